@@ -1,0 +1,55 @@
+"""The whole flow, small: a base model of 1.4 million weights from scratch, then stage 1 with AdaLoRA.
+
+Launch: bash scripts/quickstart.sh [--config.data.root=DIR]
+Hardware: 2 CPU cores, 4 GB. Expected (measured): see the README.
+"""
+
+from gemma_keras.config.schema import (
+    AdapterConfig,
+    Config,
+    CorpusConfig,
+    DataConfig,
+    ExportConfig,
+    ModelConfig,
+    OptimConfig,
+    PipelineConfig,
+    SamplingConfig,
+    TrainConfig,
+)
+
+CONVERSATIONS = ("belle", "alpaca_gpt4_zh", "alpaca_chinese")
+HELD_OUT = (CorpusConfig(name="gemmalm_chinese"),)
+
+
+def get_config() -> PipelineConfig:
+    return PipelineConfig(pretrain=_pretrain(), sft=_sft())
+
+
+def _pretrain() -> Config:
+    text = tuple(CorpusConfig(name=name) for name in ("zh_wiki", "cluecorpussmall"))
+    # A few conversations, so that the embeddings of the turn tokens are trained before they are frozen.
+    dialogues = tuple(CorpusConfig(name=name, limit=40) for name in CONVERSATIONS)
+    return Config(
+        model=ModelConfig(dtype="float32"),
+        data=DataConfig(corpora=text + dialogues, validation=HELD_OUT, loss_on="all", sequence_length=256),
+        optim=OptimConfig(learning_rate=3e-3, warmup=0.05, weight_decay=0.1, beta2=0.95),
+        train=TrainConfig(steps=300, batch_rows=8, log_every=20, save_every=100),
+        export=ExportConfig(dtype="float32"),
+    )
+
+
+def _sft() -> Config:
+    return Config(
+        model=ModelConfig(dtype="float32"),
+        data=DataConfig(
+            corpora=tuple(CorpusConfig(name=name) for name in CONVERSATIONS), validation=HELD_OUT, sequence_length=512
+        ),
+        adapter=AdapterConfig(
+            method="adalora", init_r=12, target_r=6, alpha=24.0, tinit=0.1, tfinal=0.3, delta_t=5, orth_reg_weight=0.1
+        ),
+        optim=OptimConfig(learning_rate=5e-3, warmup=0.05),
+        train=TrainConfig(steps=200, batch_rows=4, log_every=20, save_every=100),
+        sampling=SamplingConfig(max_new_tokens=128, temperature=0.3),
+        export=ExportConfig(dtype="float32"),
+        questions=("请用一句话介绍春节。", "计算：12 + 35 等于多少？", "怎样才能养成早起的习惯？"),
+    )

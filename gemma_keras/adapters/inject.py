@@ -1,0 +1,148 @@
+"""Adapters into a keras-hub backbone, and out of it again by merging.
+
+Model code knows nothing of adapters: an `AdaptedDense` takes the place of a projection and is called like it.
+Parameters are dictionaries from variable path to array, as everywhere in this package.
+"""
+
+import contextlib
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import keras
+
+from gemma_keras.adapters.adalora import AdaLora
+from gemma_keras.adapters.einsum_axes import EinsumAxes
+from gemma_keras.adapters.lora import Lora
+from gemma_keras.config.errors import UserError
+from gemma_keras.config.schema import AdapterConfig
+
+Params = dict[str, jax.Array]
+_ATTENTION = {
+    "query": "query_dense",
+    "key": "key_dense",
+    "value": "value_dense",
+    "attention_output": "output_dense",
+}
+_FEED_FORWARD = {"ffw_gating": "gating_ffw", "ffw_gating_2": "gating_ffw_2", "ffw_linear": "ffw_linear"}
+TARGETS = (*_ATTENTION, *_FEED_FORWARD)
+
+
+class AdaptedDense(keras.layers.Layer):
+    """A projection plus the delta of its adapter."""
+
+    def __init__(self, base: keras.layers.EinsumDense, adapter: keras.layers.Layer):
+        super().__init__(name=base.name, dtype=base.dtype_policy)
+        self.base = base
+        self.adapter = adapter
+
+    def build(self, input_shape) -> None:
+        self.adapter.build(input_shape)
+        self.built = True
+
+    def call(self, x, training: bool = False):
+        return self.base(x) + self.adapter(x, training=training)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptedMatrix:
+    """Where one adapted projection keeps its variables; `name` is the path that they share."""
+
+    name: str
+    adapter: Lora
+    kernel: str
+
+    def path(self, variable: str) -> str:
+        """The path of one of the adapter's weights: `lora_A`, `lora_E` or `lora_B`."""
+        return getattr(self.adapter, variable).path
+
+
+def add_adapters(backbone: keras.Model, config: AdapterConfig) -> list[AdaptedMatrix]:
+    """Replaces every target projection of every block by an `AdaptedDense`; returns them in the order of the layers.
+
+    No memory is taken: variables are created abstractly, as those of the backbone were. Initial values come from
+    `initial_adapter_params`.
+
+    Raises:
+        UserError: a target is not one of `TARGETS`.
+    """
+    unknown = sorted(set(config.targets) - set(TARGETS))
+    if unknown:
+        raise UserError(f"adapter.targets has {unknown[0]!r}; expected some of {', '.join(TARGETS)}.")
+    jax.eval_shape(lambda: _replace_projections(backbone, config))
+    return adapted_matrices(backbone)
+
+
+def adapted_matrices(backbone: keras.Model) -> list[AdaptedMatrix]:
+    """The adapted projections of a backbone; empty without adapters."""
+    found = []
+    for block in backbone.transformer_layers:
+        for owner, attribute in _projections(block, TARGETS):
+            layer = getattr(owner, attribute)
+            if isinstance(layer, AdaptedDense):
+                kernel = layer.base.kernel.path
+                found.append(AdaptedMatrix(kernel.rsplit("/", 1)[0], layer.adapter, kernel))
+    return found
+
+
+def initial_adapter_params(matrices: list[AdaptedMatrix], seed: int) -> Params:
+    """Initial values by path, drawn from the seed and the matrix's place alone."""
+    params = {}
+    for index, matrix in enumerate(matrices):
+        values = matrix.adapter.initial_values(jax.random.fold_in(jax.random.key(seed), index))
+        params |= {matrix.path(name): value for name, value in values.items()}
+    return params
+
+
+def dropout_seeds(matrices: list[AdaptedMatrix], key: jax.Array) -> Params:
+    """The states of the adapters' dropout generators for one forward pass, by path; empty without dropout."""
+    generators = [m.adapter.dropout_seed for m in matrices if m.adapter.dropout_seed is not None]
+    if not generators:
+        return {}
+    keys = jax.random.key_data(jax.random.split(key, len(generators)))
+    return {generator.state.path: keys[i] for i, generator in enumerate(generators)}
+
+
+def merge(matrices: list[AdaptedMatrix], params: Params) -> Params:
+    """The parameters of the plain backbone: every delta is added to its kernel, in float32, and rounded to its dtype."""
+    merged = dict(params)
+    for matrix in matrices:
+        weights = {name: merged.pop(matrix.path(name)) for name in matrix.adapter.weight_names}
+        kernel = params[matrix.kernel]
+        merged[matrix.kernel] = (kernel.astype(jnp.float32) + matrix.adapter.kernel_delta(weights)).astype(kernel.dtype)
+    return merged
+
+
+def _projections(block: keras.layers.Layer, targets) -> list[tuple[keras.layers.Layer, str]]:
+    return [(block.attention, _ATTENTION[t]) for t in targets if t in _ATTENTION] + [
+        (block, _FEED_FORWARD[t]) for t in targets if t in _FEED_FORWARD
+    ]
+
+
+def _replace_projections(backbone: keras.Model, config: AdapterConfig) -> None:
+    with keras.StatelessScope():
+        for block in backbone.transformer_layers:
+            for owner, attribute in _projections(block, config.targets):
+                _replace(owner, attribute, config)
+
+
+def _replace(owner: keras.layers.Layer, attribute: str, config: AdapterConfig) -> None:
+    """Puts an `AdaptedDense` in the place of `owner.attribute`, with variable paths below the projection's own."""
+    base = getattr(owner, attribute)
+    axes = EinsumAxes.of(base.equation, tuple(base.kernel.shape))
+    adapted = AdaptedDense(base, _new_adapter(axes, base.compute_dtype, config))
+    # A built layer locks its tracker, and would keep listing the projection that is replaced.
+    owner._tracker.unlock()
+    owner._layers.remove(base)
+    setattr(owner, attribute, adapted)
+    owner._tracker.lock()
+    with contextlib.ExitStack() as scopes:
+        for name in base.kernel.path.split("/")[:-2]:
+            scopes.enter_context(keras.name_scope(name))
+        adapted.build((None, None, *axes.input_dims))
+
+
+def _new_adapter(axes: EinsumAxes, compute_dtype: str, config: AdapterConfig) -> Lora:
+    policy = "float32" if compute_dtype == "float32" else f"mixed_{compute_dtype}"
+    common = {"rank": config.init_r, "alpha": config.alpha, "dropout": config.dropout, "dtype": policy}
+    return Lora(axes, **common) if config.method == "lora" else AdaLora(axes, init_r=config.init_r, **common)

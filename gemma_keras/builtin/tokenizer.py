@@ -1,0 +1,156 @@
+"""Training of SentencePiece BPE models whose control pieces have Gemma's ids.
+
+Layout of the vocabulary (as in the tokenizer of Gemma 1 and 2, but for the HTML tags that follow the runs of spaces):
+
+    0-3      <pad> <eos> <bos> <unk>
+    4-6      <mask> <2mass> [@BOS@]
+    7-105    <unused0> ... <unused98>
+    106-107  <start_of_turn> <end_of_turn>
+    108-138  runs of 1 to 31 newlines
+    139-168  runs of 2 to 31 spaces
+    169-424  the 256 bytes
+    425-     learnt pieces
+
+`python -m gemma_keras.builtin.tokenizer` writes the committed builtin model again.
+"""
+
+import io
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from gemma_keras.config.errors import UserError
+
+LONGEST_RUN = 31  # of newlines or of spaces that is one piece
+NEWLINE_IDS = range(108, 108 + LONGEST_RUN)
+SPACE_IDS = range(139, 139 + LONGEST_RUN - 1)
+BYTE_IDS = range(169, 169 + 256)
+FIRST_LEARNT_ID = 425
+CONTROL_IDS = {
+    "<pad>": 0,
+    "<eos>": 1,
+    "<bos>": 2,
+    "<unk>": 3,
+    "<mask>": 4,
+    "<2mass>": 5,
+    "[@BOS@]": 6,
+    "<unused0>": 7,
+    "<unused98>": 105,
+    "<start_of_turn>": 106,
+    "<end_of_turn>": 107,
+}
+BUILTIN_VOCABULARY_SIZE = 4096
+_COVERAGE = 0.9995  # of the characters of a text; the rest falls back to bytes (SentencePiece's advice for Chinese)
+_CHARACTER_SHARE = 0.6  # of the learnt pieces at most are single characters, so that a small vocabulary gets words too
+_LONGEST_SENTENCE = 1000  # characters; the trainer silently drops lines beyond its limit, so ours are cut before
+
+
+def user_defined_symbols() -> list[str]:
+    """The pieces 4 to 168, in the order of their ids."""
+    control = ["<mask>", "<2mass>", "[@BOS@]", *(f"<unused{i}>" for i in range(99)), "<start_of_turn>", "<end_of_turn>"]
+    newlines = ["\n" * n for n in range(1, LONGEST_RUN + 1)]
+    spaces = ["\u2581" * n for n in range(2, LONGEST_RUN + 1)]
+    return control + newlines + spaces
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary_size: int, out: Path) -> None:
+    """Train a BPE model on `texts` and write it to the file `out`, atomically.
+
+    The same texts in the same order give the same bytes: one thread, no sampling, and no path in the model.
+    Raises UserError when the texts cannot fill `vocabulary_size` pieces, or the fixed pieces alone fill it.
+    """
+    import sentencepiece as spm
+
+    if vocabulary_size < 2 * FIRST_LEARNT_ID:
+        raise UserError(
+            f"A tokenizer of {vocabulary_size} pieces was asked for, but {FIRST_LEARNT_ID} are fixed (control pieces, "
+            f"newlines, spaces, bytes): give a vocabulary size of at least {2 * FIRST_LEARNT_ID}."
+        )
+    room = int(_CHARACTER_SHARE * (vocabulary_size - FIRST_LEARNT_ID))
+    sentences = _without_rare_characters(list(_sentences(texts)), room)
+    model = io.BytesIO()
+    try:
+        spm.SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocabulary_size,
+            character_coverage=_COVERAGE,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            split_digits=True,
+            byte_fallback=True,
+            allow_whitespace_only_pieces=True,
+            pad_id=0,
+            eos_id=1,
+            bos_id=2,
+            unk_id=3,
+            pad_piece="<pad>",
+            eos_piece="<eos>",
+            bos_piece="<bos>",
+            unk_piece="<unk>",
+            user_defined_symbols=user_defined_symbols(),
+            max_sentence_length=8 * _LONGEST_SENTENCE,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = str(error).rsplit("]", 1)[-1].strip() or "no text was given"
+        raise UserError(
+            f"A tokenizer of {vocabulary_size} pieces cannot be trained on these texts ({reason}): "
+            "give a smaller vocabulary size or more text."
+        ) from error
+    check_layout(model.getvalue(), vocabulary_size)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".partial")
+    partial.write_bytes(model.getvalue())
+    partial.replace(out)
+
+
+def check_layout(model: bytes, vocabulary_size: int) -> None:
+    """Assert that a serialised model has Gemma's ids and loses no text."""
+    import sentencepiece as spm
+
+    processor = spm.SentencePieceProcessor(model_proto=model)
+    assert processor.vocab_size() == vocabulary_size
+    for piece, i in CONTROL_IDS.items():
+        assert processor.piece_to_id(piece) == i and processor.id_to_piece(i) == piece, piece
+    for i, piece in enumerate(user_defined_symbols(), start=4):
+        assert processor.id_to_piece(i) == piece, (i, piece)
+    assert all(processor.is_byte(i) for i in BYTE_IDS) and not processor.is_byte(FIRST_LEARNT_ID)
+    for text in ("  两个空格\n\n\n三个换行 123", "😀 ｆｕｌｌ\t１２", " 前后空格 "):
+        assert processor.decode(processor.encode(text)) == text, text
+    assert len(processor.encode("2024")) == 4
+
+
+def _sentences(texts: Iterable[str]) -> Iterator[str]:
+    """Lines of the texts, cut to at most `_LONGEST_SENTENCE` characters; newlines are pieces of their own anyway."""
+    for text in texts:
+        for line in re.split(r"[\n\r]+", text):
+            for start in range(0, len(line), _LONGEST_SENTENCE):
+                yield line[start : start + _LONGEST_SENTENCE]
+
+
+def _without_rare_characters(sentences: list[str], room: int) -> list[str]:
+    """Cut sentences at all but the `room` most common characters (the trainer takes no coverage below 0.98)."""
+    counts = Counter[str]()
+    for sentence in sentences:
+        counts.update(sentence)
+    if len(counts) <= room:
+        return sentences
+    rare = re.compile("[" + "".join(re.escape(c) for c, _ in counts.most_common()[room:]) + "]+")
+    return [part for sentence in sentences for part in rare.split(sentence) if part]
+
+
+def main() -> None:
+    """Train the builtin model again from the hand-written rows and a fixed volume of generated ones."""
+    from gemma_keras import builtin
+
+    train_tokenizer(builtin.tokenizer_texts(), BUILTIN_VOCABULARY_SIZE, builtin.TOKENIZER)
+    print(f"wrote {builtin.TOKENIZER} ({builtin.TOKENIZER.stat().st_size} bytes)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Command line of the scripts: `--config=FILE --workdir=DIR [--config.section.field=value ...]`.
+
+The configuration file is read first; then every leaf of it becomes one absl flag of the same name, so that `--help`
+lists all of them and a misspelt one is told with its neighbours. Nothing global is touched: each call has flags of its
+own.
+"""
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from absl import flags as absl_flags
+
+from gemma_keras.config.errors import UserError
+from gemma_keras.config.fields import STRINGS, Leaf, leaves
+from gemma_keras.config.loading import load_config
+from gemma_keras.config.schema import Config, require
+from gemma_keras.config.validation import validate
+
+C = TypeVar("C")
+_HINT = "run with --help for the list of all flags"
+_BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
+_EXPECTED = {bool: "true or false", int: "a whole number such as 100", float: "a number such as 0.5 or 3e-5"}
+
+
+class HelpRequested(Exception):
+    """`--help` was given; the message is the text to print."""
+
+
+def run(main: Callable[[C, Path], Any], *, default_config: str, kind: type[C] = Config) -> NoReturn:  # type: ignore[assignment]
+    """Runs a script: parses `sys.argv`, calls `main(config, workdir)` and exits.
+
+    Status 0 on success, 1 with one sentence on stderr for a user's mistake, 130 when interrupted; any other exception
+    is a bug and keeps its traceback.
+    """
+    try:
+        status = _status(main, default_config, kind)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output, such as head, has left; what is unwritten goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status)
+
+
+def _status(main: Callable[[C, Path], Any], default_config: str, kind: type[C]) -> int:
+    try:
+        main(*parse(sys.argv, default_config, kind))
+    except HelpRequested as help_text:
+        print(help_text)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from the last checkpoint, where there is one", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse(argv: Sequence[str], default_config: str, kind: type[C] = Config) -> tuple[C, Path]:  # type: ignore[assignment]
+    """Reads the command line of a script.
+
+    Args:
+        argv: the program's name and its arguments, as `sys.argv`.
+        default_config: configuration file taken when `--config` is absent.
+        kind: `Config` or `PipelineConfig`, what the file must give.
+
+    Returns:
+        (config, workdir): the file's configuration with the flags' values, validated; the folder, not yet created.
+
+    Raises:
+        UserError: anything wrong with the file, a flag or a value.
+        HelpRequested: `--help` was given.
+    """
+    first_pass = _base_flags(default_config)
+    _apply(first_pass, argv, known_only=True)
+    config = load_config(first_pass["config"].value, kind)
+
+    values = _base_flags(default_config)
+    for leaf in leaves(config):
+        absl_flags.DEFINE_flag(_flag(leaf), values)
+    positional = _apply(values, argv)[1:]
+    if values["help"].value:
+        raise HelpRequested(_help(argv[0], default_config, values["config"].value, config))
+    for word in positional:
+        raise UserError(f"{word!r} was given, but options have the form --name=value: {_HINT}")
+    for leaf in leaves(config):
+        value = values[f"config.{leaf.path}"].value
+        leaf.value = tuple(text for texts in value for text in texts) if leaf.kind == STRINGS else value
+    validate(config)
+    return config, _workdir(values["workdir"].value)
+
+
+def _base_flags(default_config: str) -> absl_flags.FlagValues:
+    values = absl_flags.FlagValues()
+    values.set_gnu_getopt(True)  # options may follow a stray word, which is then reported
+    absl_flags.DEFINE_string("config", default_config, "configuration file", flag_values=values)
+    absl_flags.DEFINE_string("workdir", "", "folder of this run", flag_values=values)
+    absl_flags.DEFINE_boolean("help", False, "list all flags", short_name="h", flag_values=values)
+    return values
+
+
+def _apply(values: absl_flags.FlagValues, argv: Sequence[str], known_only: bool = False) -> list[str]:
+    """Parses `argv` into `values`; returns the program's name and what is not a flag."""
+    try:
+        return values(list(argv), known_only=known_only)
+    except absl_flags.UnrecognizedFlagError as error:
+        near = _near(error.flagname, list(values))
+        meant = f"did you mean {' or '.join(f'--{name}' for name in near)}?" if near else _HINT
+        raise UserError(f"--{error.flagname} is no flag of this script or configuration: {meant}") from error
+    except (absl_flags.Error, ValueError) as error:
+        raise UserError(f"{str(error).removeprefix('ERROR:: ')}: {_HINT}") from error
+
+
+def _near(wrong: str, names: list[str]) -> list[str]:
+    """Flags that end in the same field name (three at most), else the one spelt most alike."""
+    field = wrong.rpartition(".")[2]
+    same_field = [name for name in names if name.rpartition(".")[2] == field]
+    if same_field:
+        return difflib.get_close_matches(wrong, same_field, n=3, cutoff=0)
+    return difflib.get_close_matches(wrong, names, n=1, cutoff=0.7)
+
+
+class _LeafParser(absl_flags.ArgumentParser):
+    """Turns a flag's text into the leaf's type; a default of that type passes unchanged."""
+
+    def __init__(self, kind: Any) -> None:
+        self.kind = kind
+
+    def parse(self, argument: Any) -> Any:
+        if not isinstance(argument, str) or self.kind is str:
+            return argument
+        if self.kind == STRINGS:
+            return [text.strip() for text in absl_flags.ListParser().parse(argument)]
+        convert = _BOOLEANS.__getitem__ if self.kind is bool else self.kind
+        try:
+            return convert(argument)
+        except (ValueError, KeyError):
+            raise ValueError(f"{_EXPECTED[self.kind]} is expected") from None
+
+    def flag_type(self) -> str:
+        return "list of str" if self.kind == STRINGS else self.kind.__name__
+
+
+def _flag(leaf: Leaf) -> absl_flags.Flag:
+    name = f"config.{leaf.path}"
+    if leaf.kind == STRINGS:
+        return absl_flags.MultiFlag(_LeafParser(STRINGS), None, name, [list(leaf.value)], leaf.doc)
+    return absl_flags.Flag(_LeafParser(leaf.kind), None, name, leaf.value, leaf.doc, boolean=leaf.kind is bool)
+
+
+def _workdir(text: str) -> Path:
+    require(text != "", "--workdir is missing: give the folder for this run's files, such as --workdir=runs/first")
+    folder = Path(text).expanduser()
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    require(nearest.is_dir(), f"--workdir={text} cannot be a folder, since {nearest} is a file: give another folder")
+    require(os.access(nearest, os.W_OK), f"--workdir={text} cannot be written: give a folder that you may write to")
+    return folder
+
+
+def _help(program: str, default_config: str, path: str, config: Any) -> str:
+    """The text of `--help`: the script's purpose, then every field with type, default and meaning."""
+    purpose = (sys.modules["__main__"].__doc__ or "").strip()
+    lines = [
+        f"usage: python -m scripts.{Path(program).stem} --workdir=DIR [--config=FILE] [--config.FIELD=VALUE ...]",
+        *(["", purpose] if purpose else []),
+        "",
+        "  --workdir=DIR  folder of this run: everything it writes, and what it resumes from (required)",
+        f"  --config=FILE  configuration file (default: {default_config})",
+        "  --help         this text",
+        "",
+        f"fields, with their values in {path}; a list is given as a,b,c or by repeating its flag:",
+        "",
+    ]
+    for leaf in leaves(config):
+        shown = ",".join(leaf.value) if leaf.kind == STRINGS else leaf.value
+        kind = _LeafParser(leaf.kind).flag_type()
+        lines += [f"  --config.{leaf.path} ({kind}, default: {shown!r})", f"      {leaf.doc}"]
+    return "\n".join(lines)

@@ -1,0 +1,155 @@
+"""Typed configuration of every stage.
+
+One dataclass a section; `field(doc)` carries the sentence that `--help` prints. A stage reads only the
+sections it needs. Field types are bool, int, float, str, tuple[str, ...] and (tuples of) nested sections, so that every
+leaf can be a command-line flag.
+"""
+
+import dataclasses
+from typing import Any
+
+from gemma_keras.config.errors import UserError
+
+
+def field(default: Any, doc: str) -> Any:
+    """A dataclass field with its default and the sentence that `--help` shows for it."""
+    if dataclasses.is_dataclass(default):
+        return dataclasses.field(default_factory=type(default), metadata={"doc": doc})
+    return dataclasses.field(default=default, metadata={"doc": doc})
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class TokenizerConfig:
+    path: str = field("", "SentencePiece model file; empty: the one beside the weights, else the builtin one or, for other data, one trained on the text corpora")
+    vocabulary_size: int = field(4096, "pieces of a tokenizer that is trained here")
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class ModelConfig:
+    architecture: str = field("gemma2_tiny", "named shape: gemma2_tiny, gemma2_43m, gemma2_2b, gemma2_9b, gemma2_27b, gemma_2b, gemma_7b")
+    weights: str = field("", "Hugging Face folder, Keras preset folder or export of an earlier stage; empty: random initialisation")
+    dtype: str = field("bfloat16", "of frozen weights and of matmuls: bfloat16 or float32; trainable weights are float32 always")
+    attention: str = field("auto", "attention implementation: auto or reference")
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class CorpusConfig:
+    name: str = field("", "entry of the table of sources, which fixes the raw schema")
+    path: str = field("", "file, folder or glob, relative to data.root; empty: the entry's usual places under data.root")
+    hub: str = field("", "dataset id on the Hugging Face hub, read instead of a path")
+    share: float = field(0.0, "share of data.rows; 0 (for all corpora alike): every row is taken")
+    limit: int = field(0, "take at most this many rows, drawn by seed; 0: no limit")
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class SystemPromptConfig:
+    none: float = field(1.0, "share of conversations without a system turn")
+    fixed: float = field(0.0, "share of conversations with one of the general system prompts")
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class DataConfig:
+    root: str = field("", "folder that holds the corpora; empty: the builtin corpus")
+    corpora: tuple[CorpusConfig, ...] = field((), "what is trained on")
+    validation: tuple[CorpusConfig, ...] = field((), "what is held out; empty: validation_rows of the training corpora")
+    validation_rows: int = field(0, "rows of the training corpora set apart when data.validation is empty")
+    rows: int = field(0, "training rows of the mixture, shared out by the corpora's shares; 0: all rows")
+    template: str = field("gemmalm_zh", "chat template")
+    loss_on: str = field("response", "tokens that carry loss: response (the model's turns) or all")
+    system_prompts: SystemPromptConfig = field(SystemPromptConfig(), "shares of system prompts by kind")
+    sequence_length: int = field(512, "tokens in a packed row (T)")
+    seed: int = field(0, "draws, order and packing")
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class AdapterConfig:
+    method: str = field("none", "none (all weights are trained), lora or adalora")
+    targets: tuple[str, ...] = field(("query", "key", "value", "attention_output"), "projections that get an adapter")
+    init_r: int = field(64, "rank of each matrix at the start (lora: the rank)")
+    target_r: int = field(32, "average rank of a matrix at the end")
+    alpha: float = field(32.0, "the delta is scaled by alpha / init_r")
+    dropout: float = field(0.05, "dropout on the adapter's input")
+    beta1: float = field(0.85, "decay of the average importance")
+    beta2: float = field(0.85, "decay of the average uncertainty")
+    delta_t: int = field(10, "steps between allocations")
+    tinit: float = field(0.05, "steps before budgeting; below 1: a fraction of all steps")
+    tfinal: float = field(0.2, "steps after budgeting, a duration; below 1: a fraction of all steps")
+    orth_reg_weight: float = field(0.5, "weight of the orthogonality penalty")
+    peft_compatible: bool = field(False, "keep PEFT's final phase: pruned triplets stay in the penalty and are zeroed every step")
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class OptimConfig:
+    name: str = field("adamw", "adamw or sgd")
+    learning_rate: float = field(5e-5, "peak learning rate")
+    warmup: float = field(0.03, "warm-up steps; below 1: a fraction of all steps")
+    schedule: str = field("cosine", "after warm-up: cosine (to 0) or constant")
+    beta1: float = field(0.9, "AdamW: decay of the first moment")
+    beta2: float = field(0.999, "AdamW: decay of the second moment")
+    epsilon: float = field(1e-8, "AdamW: epsilon")
+    weight_decay: float = field(0.0, "AdamW: decoupled weight decay of matrices")
+    clip_norm: float = field(1.0, "global norm to which gradients are clipped; 0: no clipping")
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class TrainConfig:
+    steps: int = field(0, "optimizer steps; 0: as many as train.epochs makes")
+    epochs: float = field(1.0, "passes over the packed rows when train.steps is 0")
+    batch_rows: int = field(8, "packed rows in an optimizer step, all microbatches together (B)")
+    accumulation: int = field(1, "microbatches in an optimizer step")
+    log_every: int = field(10, "steps between lines of metrics.jsonl")
+    eval_every: int = field(0, "steps between evaluations of the validation rows; 0: at the end only")
+    save_every: int = field(100, "steps between checkpoints")
+    keep_checkpoints: int = field(2, "newest checkpoints kept")
+    seed: int = field(0, "initial weights, dropout and the order of packed rows")
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class SamplingConfig:
+    max_new_tokens: int = field(512, "tokens generated at most")
+    temperature: float = field(0.7, "0: greedy")
+    top_k: int = field(0, "keep the k most likely tokens; 0: all")
+    top_p: float = field(0.95, "keep the most likely tokens up to this probability mass; 1: all")
+    repetition_penalty: float = field(1.1, "divides the logits of tokens already seen; 1: none")
+    seed: int = field(0, "random draws")
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class ExportConfig:
+    dtype: str = field("bfloat16", "of the exported weights: bfloat16 or float32")
+    shard_megabytes: int = field(4000, "size at which a new safetensors file is begun")
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Config:
+    """Configuration of one stage: prepare, pretrain, sft, evaluate, chat or export."""
+
+    tokenizer: TokenizerConfig = field(TokenizerConfig(), "tokenizer")
+    model: ModelConfig = field(ModelConfig(), "model")
+    data: DataConfig = field(DataConfig(), "data")
+    adapter: AdapterConfig = field(AdapterConfig(), "adapter")
+    optim: OptimConfig = field(OptimConfig(), "optimizer")
+    train: TrainConfig = field(TrainConfig(), "training loop")
+    sampling: SamplingConfig = field(SamplingConfig(), "generation")
+    export: ExportConfig = field(ExportConfig(), "export")
+    questions: tuple[str, ...] = field((), "sample questions answered after the stage")
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class PipelineDataConfig:
+    root: str = field("", "folder that holds the corpora, given to every stage; empty: the builtin corpus")
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class PipelineConfig:
+    """Configuration of the whole flow: pretrain, sft, evaluation, samples, export, verification."""
+
+    data: PipelineDataConfig = field(PipelineDataConfig(), "data of all stages")
+    pretrain: Config = field(Config(), "the base model")
+    sft: Config = field(Config(), "the adapter on top of it")
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises `UserError(message)` unless `condition` holds."""
+    if not condition:
+        raise UserError(message)

@@ -1,0 +1,73 @@
+"""Rows to packed rows of T tokens.
+
+Best-fit decreasing within blocks of about 1,000 rows in their fixed order, so that a packed row mixes what lies close
+together; a bin that a block leaves partly empty stays open for one more block, after which it is closed as it is.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def pack(lengths: Sequence[int] | np.ndarray, sequence_length: int, block: int = 1000) -> tuple[np.ndarray, np.ndarray]:
+    """The packing plan of rows with these `lengths` in tokens.
+
+    Returns:
+        offsets i64[P+1] and rows i32[R]: packed row p holds rows[offsets[p]:offsets[p+1]], in ascending order.
+
+    Raises:
+        ValueError: a row is empty or longer than `sequence_length`.
+    """
+    lengths = np.asarray(lengths, dtype=np.int64)
+    if len(lengths) and (lengths.min() < 1 or lengths.max() > sequence_length):
+        raise ValueError(f"rows of {lengths.min()} to {lengths.max()} tokens cannot be packed into {sequence_length}")
+    closed: list[list[int]] = []
+    open_bins = _Bins(sequence_length)
+    for start in range(0, len(lengths), block):
+        rows = np.arange(start, min(start + block, len(lengths)))
+        carried = open_bins.all()
+        for row in rows[np.argsort(-lengths[rows], kind="stable")]:
+            open_bins.put(int(row), int(lengths[row]))
+        finished = {id(bin_rows) for bin_rows in carried}
+        closed.extend(open_bins.take(lambda rows, space: id(rows) in finished or space == 0))  # noqa: B023
+    closed.extend(open_bins.take(lambda rows, space: True))
+    offsets = np.cumsum([0] + [len(rows) for rows in closed], dtype=np.int64)
+    flat = np.array([row for rows in closed for row in sorted(rows)], dtype=np.int32)
+    return offsets, flat
+
+
+class _Bins:
+    """Open bins by the space left in them; the fullest bin that takes a row is found in O(T / 64)."""
+
+    def __init__(self, size: int):
+        self._size = size
+        self._by_space: list[list[list[int]]] = [[] for _ in range(size + 1)]
+        # Bit s is set if a bin with space s is open.
+        self._open = 0
+
+    def put(self, row: int, length: int) -> None:
+        fitting = self._open >> length
+        if fitting:
+            space = length + (fitting & -fitting).bit_length() - 1
+            rows = self._by_space[space].pop()
+            if not self._by_space[space]:
+                self._open &= ~(1 << space)
+        else:
+            space, rows = self._size, []
+        rows.append(row)
+        self._by_space[space - length].append(rows)
+        self._open |= 1 << (space - length)
+
+    def all(self) -> list[list[int]]:
+        return [rows for bins in self._by_space for rows in bins]
+
+    def take(self, wanted) -> list[list[int]]:  # type: ignore[no-untyped-def]
+        """Removes the bins for which `wanted(rows, space)` holds, and returns them, by their first row."""
+        taken = []
+        for space, bins in enumerate(self._by_space):
+            keep = []
+            for rows in bins:
+                (taken if wanted(rows, space) else keep).append(rows)
+            self._by_space[space] = keep
+        self._open = sum(1 << space for space, bins in enumerate(self._by_space) if bins)
+        return sorted(taken, key=min)

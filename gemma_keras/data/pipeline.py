@@ -1,0 +1,255 @@
+"""Prepared datasets to batches, any step at once.
+
+B rows of a batch, T sequence length, P packed rows, R rows. A batch is a dictionary of numpy arrays:
+
+    tokens, targets        i32[B,T]  targets[b,t] = tokens[b,t+1] within a segment; 0 at a segment's last token
+    loss_weights           f32[B,T]  of the target
+    target_kinds           u8[B,T]   0 no target, 1 prompt, 2 closing, 3 content
+    segment_ids            i32[B,T]  rows packed together count from 1; 0 is padding
+    positions              i32[B,T]  from 0 in every segment
+    row_index              i32[B,T]  which prepared row; -1 is padding
+
+Training visits the packed rows in a new order every epoch, by a keyed permutation that needs no memory; so the batch of
+any step follows from (seed, step) alone.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from gemma_keras.config.errors import UserError
+from gemma_keras.text.templates import CLOSING, CONTENT, PADDING
+
+Batch = dict[str, np.ndarray]
+
+LOSS_KINDS = {"response": (CLOSING, CONTENT), "all": (1, CLOSING, CONTENT)}
+
+
+class PreparedSplit:
+    """One split of a prepared dataset, memory-mapped.
+
+    Attributes:
+        packed_count: packed rows (P).
+        tokens, kinds: ragged columns; `split.tokens[r]` is row r.
+    """
+
+    def __init__(self, folder: Path, sequence_length: int):
+        import datasets
+
+        self.sequence_length = sequence_length
+        self._dataset = datasets.load_from_disk(str(folder))
+        self.tokens = _Ragged(self._dataset.data.column("tokens"))
+        self.kinds = _Ragged(self._dataset.data.column("kinds"))
+        self._offsets = np.load(folder / "packed_offsets.npy", mmap_mode="r")
+        self._rows = np.load(folder / "packed_rows.npy", mmap_mode="r")
+        self.packed_count = len(self._offsets) - 1
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "PreparedSplit":
+        """The split in `folder` (`.../train` or `.../valid` of a prepared dataset).
+
+        Raises:
+            UserError: there is none.
+        """
+        folder = Path(folder)
+        try:
+            report = json.loads((folder.parent / "report.json").read_text(encoding="utf-8"))
+            return cls(folder, report["sequence_length"])
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"no prepared data in {folder}; run prepare_data first") from error
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def row_ids(self, rows: np.ndarray | list[int]) -> list[str]:
+        """Ids of prepared rows: corpus, file and row that they come from."""
+        return [self._dataset[int(row)]["id"] for row in rows]
+
+    def packed_row(self, index: int) -> np.ndarray:
+        """The prepared rows that packed row `index` holds."""
+        return self._rows[self._offsets[index] : self._offsets[index + 1]]
+
+
+class _Ragged:
+    """Rows of a list column, without copying the column."""
+
+    def __init__(self, column):  # type: ignore[no-untyped-def]
+        self._chunks = [(c.offsets.to_numpy(), c.values.to_numpy(zero_copy_only=True)) for c in column.chunks]
+        self._starts = np.cumsum([0] + [len(offsets) - 1 for offsets, _ in self._chunks])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        chunk = int(np.searchsorted(self._starts, row, side="right")) - 1
+        offsets, values = self._chunks[chunk]
+        place = row - self._starts[chunk]
+        return values[offsets[place] : offsets[place + 1]]
+
+
+def permuted(index: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
+    """Where a keyed permutation of range(size) sends each `index`; the key is (seed, epoch).
+
+    A Feistel network over the next even number of bits; what falls outside of the range is sent on until it falls
+    inside (cycle walking), so the result is a permutation and needs no table.
+    """
+    half = max(4, (max(size - 1, 1).bit_length() + 1) // 2)
+    mask = np.uint64((1 << half) - 1)
+    keys = np.random.default_rng([seed, epoch]).integers(0, 2**64, size=8, dtype=np.uint64)
+    values = np.array(index, dtype=np.uint64)
+    pending = np.ones(values.shape, bool)
+    while pending.any():
+        left, right = values[pending] >> np.uint64(half), values[pending] & mask
+        for key in keys:
+            left, right = right, left ^ (_mixed(right ^ key) & mask)
+        values[pending] = left << np.uint64(half) | right
+        pending = values >= size
+    return values.astype(np.int64)
+
+
+def _mixed(values: np.ndarray) -> np.ndarray:
+    """The finaliser of splitmix64: every bit of the result depends on every bit given."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def packed_rows_at(packed_count: int, step: int, batch_rows: int, seed: int) -> np.ndarray:
+    """The packed rows i64[B] of a step's global batch; a batch may hold the end of one epoch and the start of the next."""
+    places = np.arange(step * batch_rows, (step + 1) * batch_rows)
+    epochs = places // packed_count
+    rows = np.empty(batch_rows, np.int64)
+    for epoch in np.unique(epochs):
+        chosen = epochs == epoch
+        rows[chosen] = permuted(places[chosen] % packed_count, packed_count, seed, int(epoch))
+    return rows
+
+
+def batch_at(
+    split: PreparedSplit,
+    step: int,
+    *,
+    batch_rows: int,
+    seed: int,
+    loss_on: str = "response",
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Batch:
+    """This process's part of the training batch of `step`: rows of the global batch from one place on.
+
+    Args:
+        batch_rows: rows of the global batch, all processes together.
+
+    Raises:
+        UserError: the split is empty, rows cannot be shared out evenly or `loss_on` is unknown.
+    """
+    if not split.packed_count:
+        raise UserError("there are no training rows; name corpora in data.corpora")
+    mine = _share(batch_rows, process_index, process_count)
+    return _build(split, packed_rows_at(split.packed_count, step, batch_rows, seed)[mine], loss_on)
+
+
+def batches(
+    split: PreparedSplit,
+    *,
+    start_step: int,
+    steps: int | None,
+    batch_rows: int,
+    seed: int,
+    loss_on: str = "response",
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """The training batches from `start_step` on, built ahead by tf.data; `steps` of them, or without end if None."""
+
+    def build(step: int) -> Batch:
+        return batch_at(
+            split,
+            step,
+            batch_rows=batch_rows,
+            seed=seed,
+            loss_on=loss_on,
+            process_index=process_index,
+            process_count=process_count,
+        )
+
+    # A mistake shall come out as itself, not as an error of tensorflow's.
+    build(start_step)
+    return _prefetched(build, start_step, steps)
+
+
+def evaluation_batches(
+    split: PreparedSplit,
+    *,
+    batch_rows: int,
+    loss_on: str = "response",
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """Every packed row once, in order; the last batch is filled up with rows of padding."""
+    mine = _share(batch_rows, process_index, process_count)
+    for start in range(0, split.packed_count, batch_rows):
+        rows = np.arange(start, start + batch_rows)
+        yield _build(split, np.where(rows < split.packed_count, rows, -1)[mine], loss_on)
+
+
+def _share(batch_rows: int, process_index: int, process_count: int) -> slice:
+    if batch_rows < 1 or batch_rows % process_count:
+        raise UserError(
+            f"train.batch_rows is {batch_rows}, but {process_count} processes share the rows; give a multiple of that"
+        )
+    size = batch_rows // process_count
+    return slice(process_index * size, (process_index + 1) * size)
+
+
+def _build(split: PreparedSplit, packed_rows: np.ndarray, loss_on: str) -> Batch:
+    """The batch of these packed rows; -1 stands for a row of padding."""
+    if loss_on not in LOSS_KINDS:
+        raise UserError(f"data.loss_on is {loss_on!r}; choose one of {', '.join(LOSS_KINDS)}")
+    shape = (len(packed_rows), split.sequence_length)
+    batch: Batch = {
+        name: np.zeros(shape, np.int32) for name in ("tokens", "targets", "segment_ids", "positions")
+    }
+    batch["row_index"] = np.full(shape, -1, np.int32)
+    batch["target_kinds"] = np.full(shape, PADDING, np.uint8)
+    for b, packed in enumerate(packed_rows):
+        start = 0
+        for segment, row in enumerate(split.packed_row(packed) if packed >= 0 else (), start=1):
+            tokens, kinds = split.tokens[row], split.kinds[row]
+            end = start + len(tokens)
+            batch["tokens"][b, start:end] = tokens
+            batch["targets"][b, start : end - 1] = tokens[1:]
+            batch["target_kinds"][b, start : end - 1] = kinds[1:]
+            batch["segment_ids"][b, start:end] = segment
+            batch["positions"][b, start:end] = np.arange(end - start)
+            batch["row_index"][b, start:end] = row
+            start = end
+    batch["loss_weights"] = np.isin(batch["target_kinds"], LOSS_KINDS[loss_on]).astype(np.float32)
+    return batch
+
+
+def _prefetched(build, start_step: int, steps: int | None) -> Iterator[Batch]:  # type: ignore[no-untyped-def]
+    from gemma_keras.runtime import hide_accelerators_from_tensorflow
+
+    hide_accelerators_from_tensorflow()
+    import tensorflow as tf
+
+    sample = build(start_step)
+    names = list(sample)
+    stop = np.iinfo(np.int64).max if steps is None else start_step + steps
+
+    def in_graph(step):  # type: ignore[no-untyped-def]
+        values = tf.numpy_function(
+            lambda number: [built[name] for built in [build(int(number))] for name in names],
+            [step],
+            [sample[name].dtype for name in names],
+            stateful=False,
+        )
+        for name, value in zip(names, values, strict=True):
+            value.set_shape(sample[name].shape)
+        return dict(zip(names, values, strict=True))
+
+    dataset = tf.data.Dataset.range(start_step, stop).map(in_graph, num_parallel_calls=2, deterministic=True).prefetch(4)
+    return dataset.as_numpy_iterator()

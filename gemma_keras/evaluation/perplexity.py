@@ -1,0 +1,68 @@
+"""Token-weighted perplexity and token accuracy, for all tokens, the model's turns, and the content of those turns.
+
+Axes: B packed rows, T tokens, C kinds of target token (prompt, closing, content).
+
+Perplexity is exp(Σ nll / Σ tokens) over every token of the set, never a mean of per-example values.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from keras_hub.models import GemmaBackbone
+
+from gemma_keras.models.forward import EMBEDDINGS, Params, forward
+from gemma_keras.models.log_probs import token_scores
+from gemma_keras.text.templates import CLOSING, CONTENT, PROMPT
+
+_KINDS = (PROMPT, CLOSING, CONTENT)
+_SUBSETS = {"all": _KINDS, "response": (CLOSING, CONTENT), "content": (CONTENT,)}
+Evaluator = Callable[[Params, Iterable[dict[str, np.ndarray]]], dict[str, float]]
+
+
+def make_evaluator(backbone: GemmaBackbone) -> Evaluator:
+    """Builds `evaluate(params, batches)`, compiled once for batches of one shape.
+
+    The result has, for each subset (all, response, content): `perplexity_<subset>`, `accuracy_<subset>` in 0..1 and
+    `tokens_<subset>`; a subset without tokens is left out. `loss` is the mean negative log-likelihood of the
+    response tokens. Batches need `target_kinds` [B,T] beside the arrays of a training batch.
+    """
+
+    @jax.jit
+    def sums(params: Params, batch: dict[str, jax.Array]) -> jax.Array:
+        hidden = forward(backbone, params, batch["tokens"], batch["positions"], batch["segment_ids"])
+        log_probs, correct = token_scores(
+            hidden,
+            params[EMBEDDINGS],
+            batch["targets"],
+            final_logit_soft_cap=backbone.architecture.final_logit_soft_cap,
+        )
+        of_kind = batch["target_kinds"][None] == jnp.array(_KINDS)[:, None, None]
+        values = jnp.stack([-log_probs, correct.astype(jnp.float32), jnp.ones_like(log_probs)])
+        # where, not a product: a padding token's score may be anything
+        return jnp.sum(jnp.where(of_kind[None], values[:, None], 0.0), axis=(2, 3))
+
+    def evaluate(params: Params, batches: Iterable[dict[str, np.ndarray]]) -> dict[str, float]:
+        totals = np.zeros((3, len(_KINDS)))
+        for batch in batches:
+            totals += np.asarray(sums(params, batch), np.float64)
+        return summarise(totals)
+
+    return evaluate
+
+
+def summarise(totals: np.ndarray) -> dict[str, float]:
+    """From sums [3, C] (negative log-likelihood, correct tokens, tokens; by kind) to the figures of `make_evaluator`."""
+    figures: dict[str, float] = {}
+    for subset, kinds in _SUBSETS.items():
+        nll, correct, tokens = totals[:, [_KINDS.index(kind) for kind in kinds]].sum(axis=1)
+        if tokens == 0:
+            continue
+        if subset == "response":
+            figures["loss"] = float(nll / tokens)
+        figures[f"perplexity_{subset}"] = math.exp(min(nll / tokens, 700.0))
+        figures[f"accuracy_{subset}"] = float(correct / tokens)
+        figures[f"tokens_{subset}"] = int(tokens)
+    return figures

@@ -1,0 +1,131 @@
+"""The process around a stage: Keras on JAX, quiet logs, compile cache, seeds, versions.
+
+Importing this module imports neither jax nor keras nor tensorflow: their settings must be made before.
+"""
+
+import importlib.metadata
+import logging
+import os
+import platform
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from gemma_keras.config.schema import require
+
+_ENVIRONMENT = {
+    "TF_CPP_MIN_LOG_LEVEL": "2",  # no information or warnings from tensorflow's and XLA's C++ code
+    "GRPC_VERBOSITY": "ERROR",
+    "TOKENIZERS_PARALLELISM": "false",  # its threads and our forks do not mix
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "MPLBACKEND": "Agg",  # plots go to files; there may be no display
+}
+_PACKAGES = (
+    "gemma_keras",
+    "absl-py",
+    "datasets",
+    "jax",
+    "jaxlib",
+    "keras",
+    "keras-hub",
+    "numpy",
+    "optax",
+    "orbax-checkpoint",
+    "safetensors",
+    "sentencepiece",
+    "tensorflow",
+)
+
+
+def select_backend() -> None:
+    """Makes JAX the backend of Keras, whatever the shell says; must run before keras is imported.
+
+    Raises:
+        UserError: keras is already imported on another backend.
+    """
+    os.environ["KERAS_BACKEND"] = "jax"
+    keras = sys.modules.get("keras")
+    backend = keras.backend.backend() if keras is not None else "jax"
+    require(
+        backend == "jax",
+        f"keras was imported on the {backend} backend, but gemma_keras needs jax: "
+        "set KERAS_BACKEND=jax, or import gemma_keras before keras",
+    )
+
+
+def configure(workdir: Path | None = None) -> None:
+    """Prepares the process for a stage: environment, backend and compile cache. Call it before importing the stage.
+
+    Args:
+        workdir: takes the compile cache when the user's cache folder cannot be written.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    select_backend()
+    _use_compile_cache(_cache_folder(workdir))
+
+
+def _cache_folder(workdir: Path | None) -> Path | None:
+    """The first folder of these that can be written: `JAX_COMPILATION_CACHE_DIR`, the user's cache, the workdir."""
+    given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gemma_keras" / "jax"
+    candidates = [Path(given)] if given else [user_cache, *([workdir / "compile_cache"] if workdir else [])]
+    for folder in candidates:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            return folder
+    return None
+
+
+def _use_compile_cache(folder: Path | None) -> None:
+    """Lets a second run read what the first one compiled; only compilations of a second or more are kept."""
+    if folder is None:
+        return
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+def hide_accelerators_from_tensorflow() -> None:
+    """Keeps tensorflow on the CPU, so that it does not take the TPU or GPU memory that JAX needs.
+
+    Must run before tensorflow's first operation; may be called again. Without tensorflow there is nothing to do.
+    """
+    try:
+        import tensorflow
+    except ImportError:
+        return
+    for kind in ("TPU", "GPU"):
+        tensorflow.config.set_visible_devices([], kind)
+
+
+def seed_host(seed: int) -> None:
+    """Seeds Python's and numpy's global generators. What is drawn in jax takes explicit keys instead."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, the platform and the packages that results depend on, for a workdir's `config.json`."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def device_summary() -> str:
+    """One line on what JAX computes on, e.g. `8 x TPU v3 (tpu), jax 0.10.2`."""
+    import jax
+
+    devices = jax.devices()
+    return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform}), jax {jax.__version__}"

@@ -1,0 +1,134 @@
+"""What a stage starts from: the tokenizer and the model that its configuration names."""
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax.numpy as jnp
+from keras_hub.models import GemmaBackbone
+
+from gemma_keras import builtin
+from gemma_keras.adapters.inject import AdaptedMatrix, add_adapters, initial_adapter_params
+from gemma_keras.builtin.tokenizer import train_tokenizer
+from gemma_keras.config.errors import UserError
+from gemma_keras.config.schema import Config, DataConfig
+from gemma_keras.data.records import TextRecord
+from gemma_keras.data.sources import read_corpus
+from gemma_keras.inference.chat import ChatModel
+from gemma_keras.models.architectures import Architecture, get_architecture
+from gemma_keras.models.forward import Params, build_backbone, initial_params
+from gemma_keras.models.loading import describe_weights, load_params
+from gemma_keras.text.templates import TEMPLATES
+from gemma_keras.text.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Assets:
+    """A model ready for a stage. `trainable` and `frozen` together are all weights, by variable path."""
+
+    tokenizer: Tokenizer
+    backbone: GemmaBackbone
+    matrices: list[AdaptedMatrix]
+    trainable: Params
+    frozen: Params
+
+    @property
+    def params(self) -> Params:
+        return {**self.frozen, **self.trainable}
+
+
+def resolve_data(data: DataConfig) -> DataConfig:
+    """The data section with the builtin corpus in the place of an empty root."""
+    return data if data.root else dataclasses.replace(data, root=str(builtin.data_root()))
+
+
+def resolve_tokenizer(config: Config, workdir: Path) -> Tokenizer:
+    """The tokenizer that is named, lies beside the weights, is builtin, or is trained on the text corpora, in this order.
+
+    A tokenizer trained here is kept in `<workdir>/tokenizer` and used again when the stage is resumed.
+    """
+    if config.tokenizer.path:
+        return Tokenizer(config.tokenizer.path)
+    if config.model.weights:
+        return Tokenizer(_beside_weights(Path(config.model.weights)))
+    if not config.data.root:
+        return Tokenizer(builtin.TOKENIZER)
+    path = workdir / "tokenizer" / "tokenizer.model"
+    if not path.exists():
+        print(f"training a tokenizer of {config.tokenizer.vocabulary_size} pieces", file=sys.stderr, flush=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        train_tokenizer(_texts(config.data), config.tokenizer.vocabulary_size, path)
+    return Tokenizer(path)
+
+
+def load_assets(config: Config, tokenizer: Tokenizer) -> Assets:
+    """Builds the backbone, loads or draws its weights, and adds adapters if the configuration has them.
+
+    Without adapters all weights are trainable, in float32; otherwise the base is frozen, in `model.dtype`.
+    """
+    training_all = config.adapter.method == "none"
+    architecture = _architecture(config, tokenizer)
+    policy = f"mixed_{config.model.dtype}" if training_all and config.model.dtype != "float32" else config.model.dtype
+    backbone = build_backbone(architecture, policy)
+    if config.model.weights:
+        dtype = "float32" if training_all else config.model.dtype
+        base = load_params(backbone, architecture, config.model.weights, dtype)
+    else:
+        base = initial_params(backbone, config.train.seed)
+    if training_all:
+        return Assets(tokenizer, backbone, [], base, {})
+    matrices = add_adapters(backbone, config.adapter)
+    return Assets(tokenizer, backbone, matrices, initial_adapter_params(matrices, config.train.seed), base)
+
+
+def load_chat_model(config: Config, workdir: Path) -> ChatModel:
+    """The model in `model.weights`, ready to answer.
+
+    Raises:
+        UserError: no weights are named, or they cannot be read.
+    """
+    if not config.model.weights:
+        raise UserError("config.model.weights is empty; give the folder of the model to talk to.")
+    tokenizer = resolve_tokenizer(config, workdir)
+    architecture = _architecture(config, tokenizer)
+    backbone = build_backbone(architecture, config.model.dtype)
+    params = load_params(backbone, architecture, config.model.weights, config.model.dtype)
+    return ChatModel(tokenizer=tokenizer, backbone=backbone, params=params, template=TEMPLATES[config.data.template])
+
+
+def count(params: Params) -> int:
+    """Number of weights."""
+    return sum(jnp.size(array) for array in params.values())
+
+
+def _texts(data: DataConfig) -> Iterator[str]:
+    for corpus in data.corpora:
+        for row in read_corpus(corpus, Path(data.root)):
+            for record in row.records:
+                if isinstance(record, TextRecord):
+                    yield record.text
+                else:
+                    yield from (message["content"] for message in record.messages)
+
+
+def _beside_weights(folder: Path) -> Path:
+    for path in (folder / "tokenizer.model", folder / "assets" / "tokenizer" / "vocabulary.spm"):
+        if path.exists():
+            return path
+    raise UserError(
+        f"model.weights={folder} has no tokenizer.model (nor a preset's assets/tokenizer/vocabulary.spm); "
+        "give the model file with --config.tokenizer.path."
+    )
+
+
+def _architecture(config: Config, tokenizer: Tokenizer) -> Architecture:
+    if not config.model.weights:
+        return get_architecture(config.model.architecture).replace(vocabulary_size=tokenizer.vocabulary_size)
+    architecture = describe_weights(config.model.weights)
+    if tokenizer.vocabulary_size != architecture.vocabulary_size:
+        raise UserError(
+            f"The tokenizer {tokenizer.path} has {tokenizer.vocabulary_size} pieces, the weights "
+            f"{config.model.weights} have {architecture.vocabulary_size} embeddings; give the tokenizer of these weights."
+        )
+    return architecture

@@ -1,0 +1,26 @@
+"""Export as a stage: the weights that a run ended with, or any readable weights, as a Hugging Face folder."""
+
+import dataclasses
+from pathlib import Path
+
+from gemma_keras.config.schema import AdapterConfig, Config, require
+from gemma_keras.config.serialization import to_dict
+from gemma_keras.export.huggingface import export_hf
+from gemma_keras.stages import workdir as files
+from gemma_keras.stages.assets import load_assets, resolve_tokenizer
+from gemma_keras.text.templates import TEMPLATES
+
+
+def run(config: Config, workdir: Path) -> dict:
+    """Writes `model.weights` (Hugging Face folder or Keras preset) to `<workdir>/export`; returns `{"export_dir"}`."""
+    require(bool(config.model.weights), "config.model.weights is empty; give the folder of the model to export.")
+    config = dataclasses.replace(config, adapter=AdapterConfig(method="none"))
+    files.begin(workdir, to_dict(config))
+    assets = load_assets(config, resolve_tokenizer(config, workdir))
+    export_hf(
+        assets.params, assets.backbone.architecture, assets.tokenizer, workdir / "export", dtype=config.export.dtype,
+        shard_megabytes=config.export.shard_megabytes, template=TEMPLATES[config.data.template],
+    )  # fmt: skip
+    result = {"export_dir": str(workdir / "export")}
+    files.write_json(workdir / "result.json", result)
+    return result

@@ -1,0 +1,70 @@
+"""Whether an exported folder means the same to transformers as to us: token ids, logits, greedy tokens."""
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gemma_keras.config.schema import SamplingConfig
+from gemma_keras.inference.chat import ChatModel
+from gemma_keras.inference.generation import Generator
+from gemma_keras.models.forward import forward, logits
+
+LOGIT_TOLERANCE = 2e-4  # float32, after the soft caps
+GREEDY_STEPS = 64
+
+
+def verify_export(folder: Path, model: ChatModel, questions: Sequence[str]) -> dict:
+    """Compares `model` (float32, loaded from `folder`) with what transformers makes of the same folder.
+
+    Returns:
+        `transformers` (its version; None when it or torch is not installed, and then nothing else),
+        `max_logit_difference`, `same_token_ids`, `same_chat_template`, `same_greedy_tokens`, and `verified`: all agree.
+    """
+    if not (importlib.util.find_spec("transformers") and importlib.util.find_spec("torch")):
+        print("transformers and torch are not installed: the export was not compared with them", file=sys.stderr)
+        return {"transformers": None}
+    import torch
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    report: dict = {"transformers": transformers.__version__, "same_token_ids": True, "same_chat_template": True}
+    report |= {"max_logit_difference": 0.0, "same_greedy_tokens": True}
+    for question in questions:
+        messages = [{"role": "user", "content": question}]
+        ids, _ = model.template.encode(model.tokenizer, messages, add_generation_prompt=True)
+        rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        report["same_chat_template"] &= tokenizer(rendered, add_special_tokens=False)["input_ids"] == ids
+        report["same_token_ids"] &= tokenizer(question)["input_ids"][1:] == model.tokenizer.encode_content(question)
+        with torch.no_grad():
+            expected = theirs(torch.tensor([ids])).logits[0].numpy()
+            greedy = theirs.generate(torch.tensor([ids]), max_new_tokens=GREEDY_STEPS, do_sample=False)[0, len(ids) :]
+        difference = np.abs(_logits(model, ids) - expected).max()
+        report["max_logit_difference"] = max(report["max_logit_difference"], float(difference))
+        report["same_greedy_tokens"] &= _same_start(_greedy(model, ids), greedy.tolist())
+    agree = (report["same_token_ids"], report["same_chat_template"], report["same_greedy_tokens"])
+    report["verified"] = all(agree) and report["max_logit_difference"] <= LOGIT_TOLERANCE
+    return report
+
+
+def _logits(model: ChatModel, ids: list[int]) -> np.ndarray:
+    tokens = jnp.array([ids])
+    positions = jnp.arange(len(ids))[None]
+    run = jax.jit(lambda params: logits(model.backbone, params, forward(model.backbone, params, tokens, positions, tokens * 0 + 1)))
+    return np.asarray(run(model.params)[0])
+
+
+def _greedy(model: ChatModel, ids: list[int]) -> list[int]:
+    sampling = SamplingConfig(max_new_tokens=GREEDY_STEPS, temperature=0.0, repetition_penalty=1.0)
+    stop_ids = [model.tokenizer.end_of_turn_id, model.tokenizer.eos_id]
+    return Generator(backbone=model.backbone, params=model.params).generate([ids], sampling, stop_ids)[0].tokens
+
+
+def _same_start(ours: list[int], theirs: list[int]) -> bool:
+    """Our tokens come without the stop token that theirs end with."""
+    return ours == theirs[: len(ours)] and len(theirs) - len(ours) <= 1

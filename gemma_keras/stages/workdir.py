@@ -1,0 +1,117 @@
+"""The folder of one stage: what was asked, what was logged, what came out. Files are replaced whole or appended."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from gemma_keras import runtime
+from gemma_keras.config.errors import UserError
+
+# Sections whose change makes a resumed run another run.
+_BINDING = ("tokenizer", "model", "data", "adapter", "optim", "train")
+# Fields of those sections that may change between a run and its resumption.
+_FREE = {"train": ("log_every", "eval_every", "save_every", "keep_checkpoints")}
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON by way of a temporary file, so that a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file; None when there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def begin(workdir: Path, config: dict) -> None:
+    """Writes `config.json`: the resolved configuration, the command, the versions.
+
+    Raises:
+        UserError: the folder belongs to a run with another configuration, or cannot be written.
+    """
+    path = workdir / "config.json"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            _check_same_run(path, config)
+        write_json(path, {"config": config, "argv": sys.argv, "versions": runtime.versions()})
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be written ({error.strerror}); give a folder that can.") from error
+
+
+def _check_same_run(path: Path, config: dict) -> None:
+    before = json.loads(path.read_text(encoding="utf-8"))["config"]
+    for section in _BINDING:
+        old, new = (dict(c.get(section) or {}) for c in (before, config))
+        for name in _FREE.get(section, ()):
+            old.pop(name, None), new.pop(name, None)
+        changed = [name for name in new if old.get(name) != new[name]]
+        if changed:
+            name = changed[0]
+            raise UserError(
+                f"--workdir={path.parent} holds a run with config.{section}.{name}={old.get(name)!r}, this one has "
+                f"{new[name]!r}; give the same configuration to resume it, or another --workdir."
+            )
+
+
+class MetricsFile:
+    """`metrics.jsonl`: one object a logged step."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def truncate(self, step: int) -> None:
+        """Drops lines after `step` and a line cut short by a kill: the run goes on from the checkpoint of `step`."""
+        lines = [json.dumps(line, ensure_ascii=False) for line in self.read() if line["step"] <= step]
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        os.replace(temporary, self.path)
+
+    def append(self, line: dict) -> None:
+        """Adds one object."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def read(self) -> list[dict]:
+        """All complete lines."""
+        if not self.path.exists():
+            return []
+        lines = []
+        for text in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                break
+        return lines
+
+
+class TensorBoard:
+    """Scalars of logged steps as TensorBoard events; TensorFlow is not needed."""
+
+    def __init__(self, folder: Path, first_step: int):
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        self._writer = EventFileWriter(str(folder))
+        # Tells TensorBoard to forget what an interrupted run logged from here on.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._writer.add_event(self._event(step=first_step, session_log=start))
+
+    def append(self, line: dict) -> None:
+        """Writes the scalars of one object of `metrics.jsonl`."""
+        values = [
+            self._summary.Value(tag=name, simple_value=value)
+            for name, value in line.items()
+            if name != "step" and isinstance(value, int | float)
+        ]
+        self._writer.add_event(self._event(step=line["step"], summary=self._summary(value=values)))
+
+    def close(self) -> None:
+        """Flushes and closes the file."""
+        self._writer.close()

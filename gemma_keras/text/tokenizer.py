@@ -1,0 +1,132 @@
+"""SentencePiece tokenizer in which message content can never become a control token.
+
+SentencePiece matches user-defined pieces such as `<start_of_turn>` wherever they occur in a text, and never matches
+control pieces such as `<eos>`. A conversation needs neither: turn tokens must come from the template alone. So control
+ids are placed explicitly, and content is cut inside every literal that spells a control piece before it is encoded.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import sentencepiece
+
+from gemma_keras.config.errors import UserError
+
+REQUIRED_PIECES = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>")
+# User-defined pieces that also steer the model; SentencePiece does not mark them as control pieces.
+_STEERING = re.compile(r"<(mask|2mass|unused\d+|start_of_turn|end_of_turn)>|\[@BOS@\]")
+
+
+class Tokenizer:
+    """A SentencePiece model with Gemma's control pieces.
+
+    Args:
+        path: the `tokenizer.model` file.
+
+    Raises:
+        UserError: the file is missing, is no SentencePiece model, lacks a control piece or adds a leading blank.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        data = _read(self.path)
+        self.sha256 = hashlib.sha256(data).hexdigest()
+        self._model = sentencepiece.SentencePieceProcessor()
+        try:
+            self._model.LoadFromSerializedProto(data)
+        except RuntimeError as error:
+            raise UserError(f"{self.path} is no SentencePiece model; give a tokenizer.model file") from error
+        self.vocabulary_size: int = self._model.get_piece_size()
+        self.control_pieces: dict[str, int] = _control_pieces(self._model, self.path)
+        if self._model.encode("a", out_type=str)[:1] not in (["a"], ["<0x61>"]):
+            raise UserError(f"{self.path} changes the start of a text; give a model trained without a dummy prefix")
+
+        self.pad_id = self.control_pieces["<pad>"]
+        self.eos_id = self.control_pieces["<eos>"]
+        self.bos_id = self.control_pieces["<bos>"]
+        self.unk_id = self.control_pieces["<unk>"]
+        self.start_of_turn_id = self.control_pieces["<start_of_turn>"]
+        self.end_of_turn_id = self.control_pieces["<end_of_turn>"]
+        self.control_ids = frozenset(self.control_pieces.values())
+
+        literals = sorted(self.control_pieces, key=len, reverse=True)
+        self._control = re.compile("(" + "|".join(map(re.escape, literals)) + ")")
+        # Zero-width matches, so that overlapping literals are all cut.
+        self._inside_control = re.compile(
+            "|".join(f"(?<={re.escape(p[0])})(?={re.escape(p[1:])})" for p in literals)
+        )
+
+    def encode_content(self, text: str) -> list[int]:
+        """Ids of `text`, none of them a control id; `decode` gives `text` back.
+
+        The one exception is U+2581, which SentencePiece itself uses for a blank and decodes as one.
+        """
+        return self.encode_content_batch([text])[0]
+
+    def encode_content_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode_content` of each text, in one call of SentencePiece on all cores."""
+        chunks: list[str] = []
+        counts: list[int] = []
+        for text in texts:
+            parts = self._inside_control.split(text) if self._control.search(text) else [text]
+            chunks.extend(parts)
+            counts.append(len(parts))
+        encoded = iter(self._encode_chunks(chunks))
+        return [_concatenate(next(encoded) for _ in range(count)) for count in counts]
+
+    def encode_with_control(self, text: str) -> list[int]:
+        """Ids of a rendered string, every control literal becoming its id, as Hugging Face tokenizers do; no bos."""
+        parts = self._control.split(text)
+        ids: list[int] = []
+        for index, part in enumerate(parts):
+            # The pattern has one group, so odd places hold the control literals.
+            ids.extend([self.control_pieces[part]] if index % 2 else self._model.encode(part))
+        return ids
+
+    def decode(self, ids: Iterable[int], skip_control: bool = True) -> str:
+        """The text of `ids`; control ids are left out, or written as their literals when `skip_control` is false."""
+        text: list[str] = []
+        run: list[int] = []
+        for token in map(int, ids):
+            if token not in self.control_ids:
+                run.append(token)
+                continue
+            text.append(self._model.decode(run))
+            run = []
+            if not skip_control:
+                text.append(self._model.id_to_piece(token))
+        text.append(self._model.decode(run))
+        return "".join(text)
+
+    def _encode_chunks(self, chunks: list[str]) -> list[list[int]]:
+        # A short list is not worth the start of a thread pool.
+        threads = (os.cpu_count() or 1) if len(chunks) > 64 else 1
+        return self._model.encode(chunks, num_threads=threads)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"no tokenizer at {path} ({error.strerror}); give an existing tokenizer.model file") from error
+
+
+def _control_pieces(model: sentencepiece.SentencePieceProcessor, path: Path) -> dict[str, int]:
+    """Literal -> id of the control pieces that the model has, in order of their ids."""
+    pieces = ((model.id_to_piece(token), token) for token in range(model.get_piece_size()))
+    present = {
+        piece: token
+        for piece, token in pieces
+        if _STEERING.fullmatch(piece) or model.is_control(token) or model.is_unknown(token)
+    }
+    missing = [piece for piece in REQUIRED_PIECES if piece not in present]
+    if missing:
+        raise UserError(f"{path} has no piece {', '.join(missing)}; give a model with Gemma's control pieces")
+    return present
+
+
+def _concatenate(parts: Iterable[list[int]]) -> list[int]:
+    return [token for part in parts for token in part]

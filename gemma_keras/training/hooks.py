@@ -1,0 +1,135 @@
+"""Periodic work of the training loop: guard, throughput, evaluation, log, progress line, checkpoints.
+
+Their order matters: the guard first, whatever adds metrics next, then what reads them, checkpoints last.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from gemma_keras.training.loop import Batch, Metrics
+from gemma_keras.training.state import TrainState
+
+# Fields that depend on the machine's speed; all others are equal from run to run.
+TIMING_FIELDS = ("tokens_per_second", "seconds")
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or gradient was not finite; `step` and `row_index` (prepared rows of the batch) say where."""
+
+    def __init__(self, step: int, row_index: list[int], loss: float, grad_norm: float):
+        super().__init__(f"loss {loss} and gradient norm {grad_norm} at step {step}")
+        self.step, self.row_index, self.loss, self.grad_norm = step, row_index, loss, grad_norm
+
+
+def due(step: int, every: int, last_step: int) -> bool:
+    """Whether work of this period falls on `step`; always on the last one, never else when `every` is 0."""
+    return step == last_step or (every > 0 and step % every == 0)
+
+
+class NonFiniteGuard:
+    """Stops at once, before a checkpoint could hold what a non-finite step left."""
+
+    def after_step(self, step: int, state: TrainState, metrics: Metrics, batch: Batch) -> None:
+        loss, grad_norm = float(metrics["loss"]), float(metrics["grad_norm"])
+        if not (np.isfinite(loss) and np.isfinite(grad_norm)):
+            rows = np.unique(batch["row_index"])
+            raise NonFiniteError(step, rows[rows >= 0].tolist(), loss, grad_norm)
+
+
+class Throughput:
+    """Adds the learning rate, the share of tokens that are not padding, and tokens per second since the last log."""
+
+    def __init__(self, learning_rate: Callable[[int], float], log_every: int):
+        self.learning_rate = learning_rate
+        self.log_every = log_every
+        self.tokens = 0
+        self.started = time.perf_counter()
+
+    def after_step(self, step: int, state: TrainState, metrics: Metrics, batch: Batch) -> None:
+        useful = int(np.count_nonzero(batch["segment_ids"]))
+        self.tokens += useful
+        metrics["learning_rate"] = float(self.learning_rate(step - 1))
+        metrics["useful_token_share"] = useful / batch["segment_ids"].size
+        elapsed = time.perf_counter() - self.started
+        metrics["tokens_per_second"] = self.tokens / elapsed
+        if step % self.log_every == 0:
+            self.tokens, self.started = 0, time.perf_counter()
+
+
+class Evaluation:
+    """Adds `evaluate(state)` to the metrics, every so many steps and at the end."""
+
+    def __init__(self, evaluate: Callable[[TrainState], dict[str, float]], every: int, last_step: int):
+        self.evaluate, self.every, self.last_step = evaluate, every, last_step
+
+    def after_step(self, step: int, state: TrainState, metrics: Metrics, batch: Batch) -> None:
+        if due(step, self.every, self.last_step):
+            metrics |= {f"valid_{name}": value for name, value in self.evaluate(state).items()}
+
+
+class Log:
+    """Gives `write` one dictionary of plain numbers a logged step; `ranks` is a list, summed up beside it."""
+
+    def __init__(self, write: Callable[[dict], None], every: int, last_step: int):
+        self.write, self.every, self.last_step = write, every, last_step
+
+    def after_step(self, step: int, state: TrainState, metrics: Metrics, batch: Batch) -> None:
+        evaluated = any(name.startswith("valid_") for name in metrics)
+        if not (evaluated or step == 1 or due(step, self.every, self.last_step)):
+            return
+        line: dict = {"step": step}
+        for name, value in metrics.items():
+            line[name] = np.asarray(value).tolist()
+        if "ranks" in line:
+            line["adapter_rank_total"] = sum(line["ranks"])
+        self.write(line)
+
+
+class Progress:
+    """A line for people: step, loss, tokens/s, time left, adapter rank."""
+
+    def __init__(self, every: int, first_step: int, last_step: int, matrices: int = 0):
+        self.every, self.first_step, self.last_step, self.matrices = every, first_step, last_step, matrices
+        self.started = time.perf_counter()
+
+    def after_step(self, step: int, state: TrainState, metrics: Metrics, batch: Batch) -> None:
+        if not (step == self.first_step or due(step, self.every, self.last_step)):
+            return
+        done = step - self.first_step + 1
+        left = (time.perf_counter() - self.started) / done * (self.last_step - step)
+        parts = [
+            f"step {step}/{self.last_step}",
+            f"loss {float(metrics['loss']):.4f}",
+            f"{metrics['tokens_per_second']:,.0f} tokens/s",
+            f"ETA {format_seconds(left)}",
+        ]
+        if "ranks" in metrics and self.matrices:
+            parts.append(f"average rank {int(np.sum(metrics['ranks'])) / self.matrices:.2f}")
+        if "valid_loss" in metrics:
+            parts.append(f"valid loss {metrics['valid_loss']:.4f}")
+        print("  ".join(parts), file=sys.stderr, flush=True)
+
+
+class Checkpoint:
+    """Calls `save(step, state)` every so many steps, at the end, and when the run is asked to stop."""
+
+    def __init__(self, save: Callable[[int, TrainState], None], every: int, last_step: int, stop: Callable[[], bool]):
+        self.save, self.every, self.last_step, self.stop = save, every, last_step, stop
+
+    def after_step(self, step: int, state: TrainState, metrics: Metrics, batch: Batch) -> None:
+        if due(step, self.every, self.last_step) or self.stop():
+            self.save(step, state)
+
+
+def format_seconds(seconds: float) -> str:
+    """Hours, minutes and seconds.
+
+    >>> format_seconds(3725)
+    '1:02:05'
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"

@@ -1,0 +1,40 @@
+"""The training loop. Periodic work is a hook's; data, checkpoints and files are the caller's."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from gemma_keras.training.state import TrainState
+
+Metrics = dict[str, Any]
+Batch = dict[str, np.ndarray]
+
+
+class Hook(Protocol):
+    """Work after a step. Hooks run in order and may add to `metrics`, which starts with what the step returned."""
+
+    def after_step(self, step: int, state: TrainState, metrics: Metrics, batch: Batch) -> None: ...
+
+
+def train(
+    step_function: Callable,
+    state: TrainState,
+    frozen: dict,
+    batches: Iterable[Batch],
+    *,
+    first_step: int,
+    hooks: Sequence[Hook],
+    stop: Callable[[], bool] = lambda: False,
+) -> TrainState:
+    """Runs one optimizer step per batch, the first of which completes step `first_step`, until they end or `stop()`.
+
+    Returns the state after the last completed step, for which all hooks have run.
+    """
+    for step, batch in enumerate(batches, start=first_step):
+        state, metrics = step_function(state, frozen, batch)
+        for hook in hooks:
+            hook.after_step(step, state, metrics, batch)
+        if stop():
+            break
+    return state

@@ -1,0 +1,48 @@
+"""Optimizers and learning-rate schedules, all of optax."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gemma_keras.config.schema import OptimConfig
+
+
+def learning_rate_schedule(config: OptimConfig, total_steps: int) -> optax.Schedule:
+    """Linear warm-up to the peak, then a cosine to 0 at `total_steps` or a constant; step 0 is the first step.
+
+    As transformers' `get_cosine_schedule_with_warmup`: the first step of a warm-up has rate 0.
+    """
+    warmup = int(config.warmup * total_steps) if 0 < config.warmup < 1 else int(config.warmup)
+    decay_steps = max(total_steps - warmup, 1)
+    after = (
+        optax.cosine_decay_schedule(config.learning_rate, decay_steps)
+        if config.schedule == "cosine"
+        else optax.constant_schedule(config.learning_rate)
+    )
+    if warmup == 0:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, config.learning_rate, warmup), after], [warmup])
+
+
+def make_optimizer(config: OptimConfig, total_steps: int) -> optax.GradientTransformation:
+    """AdamW or plain SGD; clipping is a step of its own, since the rank allocator scores the clipped gradient."""
+    schedule = learning_rate_schedule(config, total_steps)
+    if config.name == "sgd":
+        return optax.sgd(schedule)
+    return optax.adamw(
+        schedule,
+        b1=config.beta1,
+        b2=config.beta2,
+        eps=config.epsilon,
+        weight_decay=config.weight_decay,
+        mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+    )
+
+
+def clip_by_global_norm(grads, clip_norm: float):
+    """(clipped gradients, global norm before clipping); `clip_norm` 0 clips nothing."""
+    norm = optax.tree.norm(grads)
+    if clip_norm > 0:
+        scale = clip_norm / jnp.maximum(norm, clip_norm)
+        grads = jax.tree.map(lambda g: g * scale, grads)
+    return grads, norm

@@ -1,0 +1,106 @@
+"""One optimizer step, as one jitted function: gradients, penalty, clipping, update, rank allocation.
+
+Axes: M microbatches, B packed rows of a microbatch, T tokens.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gemma_keras.adapters.rank_allocator import RankAllocator
+from gemma_keras.training.losses import LossSums
+from gemma_keras.training.optimizers import clip_by_global_norm
+from gemma_keras.training.state import Params, TrainState
+
+Batch = dict[str, jax.Array]
+# (trainable, frozen, microbatch, random key) -> sums
+LossFunction = Callable[[Params, Params, Batch, jax.Array], LossSums]
+
+
+def make_train_step(
+    loss: LossFunction,
+    optimizer: optax.GradientTransformation,
+    *,
+    allocator: RankAllocator | None = None,
+    accumulation: int = 1,
+    clip_norm: float = 0.0,
+    seed: int = 0,
+) -> Callable[[TrainState, Params, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """Builds `step(state, frozen, batch) -> (state, metrics)`; `state` is donated.
+
+    The loss is one mean over the global batch however many microbatches it comes in. A step whose loss or gradient is
+    not finite changes nothing but the count of steps; the caller sees it in `metrics["loss"]` or `metrics["grad_norm"]`.
+    """
+
+    def step(state: TrainState, frozen: Params, batch: Batch):
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        sums, grads = _accumulate(loss, state.trainable, frozen, batch, key, accumulation)
+        weight = jnp.maximum(sums.weight, 1.0)
+        grads = jax.tree.map(lambda g: g / weight, grads)
+        metrics = {"loss": sums.nll / weight, "token_accuracy": sums.correct / weight}
+        active = None
+        if allocator:
+            active = allocator.active(state.allocator, state.step)
+            grads, metrics["penalty"] = _add_penalty(allocator, state.trainable, grads, active)
+        grads, metrics["grad_norm"] = clip_by_global_norm(grads, clip_norm)
+        updated = _update(state, grads, optimizer, allocator, active)
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+        kept = state._replace(step=state.step + 1)
+        state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, kept)
+        if allocator:
+            metrics["ranks"] = allocator.ranks(state.allocator)
+        return state, metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def _accumulate(loss, trainable, frozen, batch, key, accumulation) -> tuple[LossSums, Params]:
+    """Sums and gradient of the summed loss over all microbatches."""
+
+    def value(trainable, microbatch, key):
+        sums = loss(trainable, frozen, microbatch, key)
+        return sums.nll, sums
+
+    gradient = jax.grad(value, has_aux=True)
+    if accumulation == 1:
+        grads, sums = gradient(trainable, batch, key)
+        return sums, grads
+
+    def add(totals, inputs):
+        microbatch, index = inputs
+        grads, sums = gradient(trainable, microbatch, jax.random.fold_in(key, index))
+        return jax.tree.map(jnp.add, totals, (sums, grads)), None
+
+    microbatches = {
+        name: array.reshape(accumulation, array.shape[0] // accumulation, *array.shape[1:])
+        for name, array in batch.items()
+    }
+    zero = jnp.zeros(())
+    totals = (LossSums(zero, zero, zero), jax.tree.map(jnp.zeros_like, trainable))
+    (sums, grads), _ = jax.lax.scan(add, totals, (microbatches, jnp.arange(accumulation)))
+    return sums, grads
+
+
+def _add_penalty(allocator: RankAllocator, trainable: Params, grads: Params, active):
+    """Adds the gradient of the weighted orthogonality penalty; inactive triplets get no gradient at all."""
+    weight = allocator.config.orth_reg_weight
+    penalty, penalty_grads = jax.value_and_grad(lambda p: weight * allocator.penalty(p, active))(trainable)
+    masks = allocator.weight_masks(active)
+    return {path: (g + penalty_grads[path]) * masks[path] for path, g in grads.items()}, penalty
+
+
+def _update(state: TrainState, grads: Params, optimizer, allocator: RankAllocator | None, active) -> TrainState:
+    updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trainable)
+    completed = state.step + 1
+    if allocator is None:
+        return TrainState(completed, optax.apply_updates(state.trainable, updates), optimizer_state, None)
+    masks = allocator.weight_masks(active)
+    updates = {path: u * masks[path] for path, u in updates.items()}
+    optimizer_state = optax.tree_utils.tree_map_params(
+        optimizer, lambda moment, mask: moment * mask, optimizer_state, masks
+    )
+    trainable = optax.apply_updates(state.trainable, updates)
+    allocation, trainable = allocator.update(state.allocator, trainable, grads, completed)
+    return TrainState(completed, trainable, optimizer_state, allocation)

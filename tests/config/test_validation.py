@@ -1,0 +1,133 @@
+import dataclasses
+
+import pytest
+
+from gemma_keras.config import schema
+from gemma_keras.config.errors import UserError
+from gemma_keras.config.fields import STRINGS, leaves
+from gemma_keras.config.schema import Config, CorpusConfig, DataConfig, PipelineConfig
+from gemma_keras.config.validation import (
+    ARCHITECTURES,
+    CHOICES,
+    RANGES,
+    TEMPLATES,
+    Range,
+    validate,
+)
+
+
+def with_values(**values) -> Config:
+    """A fine-tuning configuration with `section__field=value` set."""
+    corpora = (CorpusConfig(name="belle", share=0.4), CorpusConfig(name="alpaca_gpt4_zh", share=0.6))
+    config = Config(data=DataConfig(corpora=corpora))
+    config.adapter.method = "adalora"
+    found = {leaf.path.replace(".", "__"): leaf for leaf in leaves(config)}
+    for name, value in values.items():
+        found[name].value = value
+    return config
+
+
+def test_defaults_are_valid():
+    validate(Config())
+    validate(PipelineConfig())
+    validate(with_values())
+
+
+def test_every_number_has_a_range():
+    sections = [kind for kind in vars(schema).values() if dataclasses.is_dataclass(kind)]
+    numbers = {(s, f.name) for s in sections for f in dataclasses.fields(s) if f.type in (int, float)}
+    assert numbers == {(section, name) for section, ranges in RANGES.items() for name in ranges}
+
+
+def test_choices_are_text_fields_and_contain_their_defaults():
+    for (section, name), names in CHOICES.items():
+        field = section.__dataclass_fields__[name]
+        assert field.type is str
+        assert field.default in names
+
+
+def test_targets_default_is_the_only_list_besides_questions():
+    assert {leaf.path for leaf in leaves(Config()) if leaf.kind == STRINGS} == {"questions", "adapter.targets"}
+
+
+def test_names_agree_with_the_packages_that_own_them():
+    from gemma_keras.models.architectures import ARCHITECTURES as OWNED_ARCHITECTURES
+    from gemma_keras.text.templates import TEMPLATES as OWNED_TEMPLATES
+
+    assert set(ARCHITECTURES) == set(OWNED_ARCHITECTURES)
+    assert set(TEMPLATES) == set(OWNED_TEMPLATES)
+
+
+@pytest.mark.parametrize(
+    ("interval", "inside", "outside", "words"),
+    [
+        (Range(), [0, 5], [-1], "at least 0"),
+        (Range(open_low=True), [0.1], [0], "more than 0"),
+        (Range(high=1), [0, 1], [1.01], "at least 0 and at most 1"),
+        (Range(high=1, open_low=True, open_high=True), [0.5], [0, 1], "more than 0 and less than 1"),
+    ],
+)
+def test_range(interval, inside, outside, words):
+    assert all(value in interval for value in inside)
+    assert not any(value in interval for value in outside)
+    assert str(interval) == words
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"optim__learning_rate": 0.0}, "config.optim.learning_rate is 0.0, but it must be more than 0"),
+        ({"optim__learning_rate": float("nan")}, "config.optim.learning_rate is nan"),
+        ({"optim__learning_rate": float("inf")}, "config.optim.learning_rate is inf"),
+        ({"train__steps": -1}, "config.train.steps is -1, but it must be at least 0"),
+        ({"train__batch_rows": 0}, "config.train.batch_rows is 0"),
+        ({"train__batch_rows": 6, "train__accumulation": 4}, "config.train.accumulation (4) does not divide"),
+        ({"model__dtype": "float16"}, "config.model.dtype is 'float16', but it must be one of bfloat16, float32"),
+        ({"model__architecture": "gemma3"}, "gemma2_tiny"),
+        ({"adapter__method": "dora"}, "one of none, lora, adalora"),
+        ({"data__loss_on": "prompt"}, "one of response, all"),
+        ({"optim__schedule": "linear"}, "one of cosine, constant"),
+        ({"data__corpora__0__share": 0.5}, "sum to 1.1, but shares must sum to 1"),
+        ({"data__corpora__0__share": 0.0}, "config.data.corpora.0.share is 0 while other corpora have a share"),
+        ({"data__corpora__0__share": 1.4}, "config.data.corpora.0.share is 1.4"),
+        ({"data__corpora__0__name": ""}, "config.data.corpora.0.name is empty"),
+        ({"data__corpora__0__path": "a", "data__corpora__0__hub": "b/c"}, "drop one"),
+        ({"data__system_prompts__fixed": 0.5}, "the shares of config.data.system_prompts sum to 1.5"),
+        ({"adapter__target_r": 65}, "config.adapter.target_r is 65, more than config.adapter.init_r (64)"),
+        ({"adapter__tinit": 0.5, "adapter__tfinal": 0.5}, "make their sum less than 1"),
+        ({"adapter__tinit": 1.5}, "config.adapter.tinit is 1.5, but from 1 on it counts steps"),
+        ({"adapter__tinit": 60.0, "adapter__tfinal": 40.0, "train__steps": 100}, "make 100 steps"),
+        ({"adapter__tinit": 90.0, "adapter__tfinal": 0.2, "train__steps": 100}, "make 110 steps"),
+        ({"adapter__targets": ()}, "config.adapter.targets is empty"),
+        ({"adapter__targets": ("query", "q_proj")}, "config.adapter.targets holds 'q_proj'"),
+        ({"adapter__targets": ("query", "query")}, "repeats a name"),
+        ({"optim__warmup": 10.0, "train__steps": 10}, "config.optim.warmup is 10 steps"),
+        ({"sampling__top_p": 0.0}, "config.sampling.top_p is 0.0"),
+    ],
+)
+def test_impossible_values_are_named(values, sentence):
+    with pytest.raises(UserError) as error:
+        validate(with_values(**values))
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"adapter__target_r": 64},
+        {"adapter__tinit": 60.0, "adapter__tfinal": 39.0, "train__steps": 100},
+        {"adapter__method": "lora", "adapter__target_r": 65},
+        {"adapter__method": "none", "adapter__targets": (), "adapter__tinit": 0.9, "adapter__tfinal": 0.9},
+        {"data__corpora__0__share": 0.0, "data__corpora__1__share": 0.0},
+        {"train__batch_rows": 8, "train__accumulation": 4},
+        {"sampling__temperature": 0.0},
+    ],
+)
+def test_edges_are_legal(values):
+    validate(with_values(**values))
+
+
+def test_sections_of_a_pipeline_are_named_from_the_root():
+    with pytest.raises(UserError, match=r"config\.sft\.train\.batch_rows is 0"):
+        validate(PipelineConfig(sft=with_values(train__batch_rows=0)))

@@ -1,0 +1,47 @@
+"""Small models with weights at which every part of Gemma 2 shows (soft caps, swapped norms, windows)."""
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gemma_keras.models.architectures import Architecture, get_architecture
+from gemma_keras.models.hf_names import hf_tensors
+
+
+def small(**changes) -> Architecture:
+    """A Gemma 2 of 3 layers, grouped heads, vocabulary 97 and a window of 8."""
+    sizes = dict(num_layers=3, hidden_dim=64, intermediate_dim=96, head_dim=16, vocabulary_size=97, sliding_window=8)
+    return get_architecture("gemma2_tiny").replace(**{**sizes, **changes})
+
+
+def small_gemma1(**changes) -> Architecture:
+    """A Gemma 1 of 2 layers with one KV head."""
+    sizes = dict(num_layers=2, hidden_dim=64, intermediate_dim=96, num_query_heads=4, num_key_value_heads=1, head_dim=16)
+    return get_architecture("gemma_2b").replace(
+        **{**sizes, "query_pre_attn_scalar": 16, "vocabulary_size": 97, **changes}
+    )
+
+
+def lively_tensors(architecture: Architecture, seed: int = 0) -> dict[str, np.ndarray]:
+    """HF tensors: norm scales N(0, 0.4), matrices N(0, 9/fan_in), so that logits reach both soft caps."""
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for tensor in hf_tensors(architecture):
+        deviation = 0.4 if len(tensor.hf_shape) == 1 else 3 / np.sqrt(tensor.hf_shape[1])
+        tensors[tensor.name] = rng.normal(0, deviation, tensor.hf_shape).astype(np.float32)
+    return tensors
+
+
+def lively_params(architecture: Architecture, seed: int = 0) -> dict[str, jnp.ndarray]:
+    """The same weights as `lively_tensors` under Keras paths."""
+    tensors = lively_tensors(architecture, seed)
+    return {tensor.path: jnp.asarray(tensor.from_hf(tensors[tensor.name])) for tensor in hf_tensors(architecture)}
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)

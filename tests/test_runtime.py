@@ -1,0 +1,84 @@
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from gemma_keras import runtime
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=os.environ | environment
+    )
+
+
+def test_importing_it_imports_no_framework():
+    result = run_python(
+        "import sys; from gemma_keras import runtime; assert not {'jax', 'keras', 'tensorflow'} & sys.modules.keys()"
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_keras_runs_on_jax_whatever_the_shell_says(tmp_path):
+    code = (
+        "from gemma_keras import runtime; runtime.configure(); import keras, jax\n"
+        "print(keras.backend.backend(), jax.config.jax_compilation_cache_dir)"
+    )
+    result = run_python(code, KERAS_BACKEND="numpy", XDG_CACHE_HOME=str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == ["jax", str(tmp_path / "gemma_keras" / "jax")]
+
+
+def test_keras_on_another_backend_is_a_users_mistake():
+    code = (
+        "import keras; from gemma_keras import runtime; from gemma_keras.config.errors import UserError\n"
+        "try: runtime.select_backend()\nexcept UserError as error: print(error)"
+    )
+    result = run_python(code, KERAS_BACKEND="numpy")
+    assert "keras was imported on the numpy backend, but gemma_keras needs jax" in result.stdout, result.stderr
+
+
+def test_the_cache_falls_back_to_the_workdir(tmp_path, monkeypatch):
+    blocked = tmp_path / "file"
+    blocked.touch()
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    assert runtime._cache_folder(tmp_path / "run") == tmp_path / "run" / "compile_cache"
+    assert runtime._cache_folder(None) is None
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "given"))
+    assert runtime._cache_folder(None) == tmp_path / "given"
+
+
+def test_hiding_accelerators_may_be_repeated_and_needs_no_tensorflow(monkeypatch):
+    code = (
+        "from gemma_keras import runtime\nruntime.hide_accelerators_from_tensorflow()\n"
+        "import tensorflow as tf; tf.constant(1)\nruntime.hide_accelerators_from_tensorflow()\n"
+        "assert {d.device_type for d in tf.config.get_visible_devices()} == {'CPU'}"
+    )
+    result = run_python(code)
+    assert result.returncode == 0, result.stderr
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    runtime.hide_accelerators_from_tensorflow()
+
+
+def test_seeding_repeats_the_draws():
+    draws = []
+    for _ in range(2):
+        runtime.seed_host(3)
+        draws.append((random.random(), np.random.rand()))
+    assert draws[0] == draws[1]
+
+
+def test_versions_name_what_results_depend_on():
+    found = runtime.versions()
+    assert {"python", "jax", "keras", "keras-hub", "datasets"} <= found.keys()
+    assert all(isinstance(version, str) for version in found.values())
+
+
+def test_device_summary():
+    assert ", jax " in runtime.device_summary()

@@ -1,0 +1,179 @@
+"""The scripts as a user runs them: help, mistakes, exit statuses; and the shell scripts' set-up."""
+
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gemma_keras.config.flags import parse
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = ("prepare_data", "pretrain", "train_sft", "evaluate", "chat", "export", "pipeline")
+
+
+def run_script(name: str, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", f"scripts.{name}", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+
+
+def default_config(name: str) -> str:
+    found = re.search(r'default_config="(.*?)"', (ROOT / "scripts" / f"{name}.py").read_text())
+    assert found
+    return found[1]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_default_configuration_is_there_and_valid(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    main = importlib.import_module(f"scripts.{name}").main
+    kind = main.__annotations__["config"]
+    parse([name, "--workdir=runs/none"], default_config(name), kind)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("[!_]*.py")), ids=lambda path: path.stem)
+def test_every_configuration_is_valid_and_tells_its_command(path, monkeypatch):
+    from gemma_keras.config.loading import load_config
+    from gemma_keras.config.schema import Config, PipelineConfig
+    from gemma_keras.config.validation import validate
+
+    monkeypatch.chdir(ROOT)
+    text = path.read_text(encoding="utf-8")
+    validate(load_config(str(path), PipelineConfig if "-> PipelineConfig" in text else Config))
+    assert "python -m scripts." in text or "bash scripts/" in text
+
+
+def test_help_tells_purpose_and_fields_without_loading_jax():
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = ['scripts/train_sft.py', '--help']\n"
+        "try:\n    runpy.run_module('scripts.train_sft', run_name='__main__', alter_sys=True)\n"
+        "finally:\n    assert not {'jax', 'keras', 'tensorflow', 'datasets'} & sys.modules.keys()"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "Fine-tunes a base model" in result.stdout
+    assert "--config.adapter.init_r (int, default: " in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "sentence"),
+    [
+        ("train_sft", ["--workdir=runs/none", "--config.train.stepz=1"], "did you mean --config.train.steps?"),
+        ("pretrain", ["--workdir=runs/none", "--config.train.batch_rows=0"], "config.train.batch_rows is 0"),
+        ("evaluate", ["--workdir=runs/none", "--config=configs/none.py"], "is not a file"),
+        ("pipeline", ["--workdir=runs/none", "--config.sft.adapter.target_r=0"], "config.sft.adapter.target_r is 0"),
+        ("chat", [], "--workdir is missing"),
+    ],
+)
+def test_mistakes_end_in_one_sentence_and_status_1(name, arguments, sentence):
+    result = run_script(name, *arguments)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert re.fullmatch(r"error: .*\n", result.stderr), result.stderr
+    assert sentence in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "stderr"),
+    [
+        ("pass", 0, ""),
+        ("raise UserError('a\\nb')", 1, "error: a b\n"),
+        ("raise KeyboardInterrupt", 130, "interrupted: "),
+        ("raise RuntimeError('a bug')", 1, "Traceback"),
+    ],
+)
+def test_exit_statuses(tmp_path, body, status, stderr):
+    config = tmp_path / "config.py"
+    config.write_text("from gemma_keras.config.schema import Config\ndef get_config(): return Config()")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from gemma_keras.config import flags\nfrom gemma_keras.config.errors import UserError\n"
+        f"def main(config, workdir):\n    {body}\n"
+        f"flags.run(main, default_config={str(config)!r})\n"
+    )
+    result = subprocess.run(
+        [sys.executable, str(script), f"--workdir={tmp_path}/out"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert result.returncode == status
+    assert result.stderr.startswith(stderr) if stderr else result.stderr == ""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A small installable repository with our shell scripts; its one package needs nothing from an index."""
+    folder = tmp_path / "a checkout"
+    shutil.copytree(ROOT / "scripts", folder / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "setup.cfg").write_text("[metadata]\nname = nothing\n")
+    (folder / "pyproject.toml").write_text("")
+    return folder
+
+
+def prepare(checkout: Path, extras: str, **environment: str) -> subprocess.CompletedProcess:
+    """Calls the set-up from another folder, as `quickstart.sh` and `test.sh` do."""
+    code = 'set -euo pipefail; source "$1/scripts/setup.sh"; prepare_environment "$2"; pwd'
+    return subprocess.run(
+        ["bash", "-c", code, "bash", str(checkout), extras],
+        cwd=checkout.parent,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHON": sys.executable} | environment,
+    )
+
+
+def pretend_environment(checkout: Path) -> Path:
+    """A .venv whose python is ours, but whose `-m pip` only writes down how it was called; returns that file."""
+    log = checkout / "pip.log"
+    python = checkout / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        f'#!/usr/bin/env bash\nif [ "${{1:-}} ${{2:-}}" = "-m pip" ]; then echo "$*" >>"{log}"; exit; fi\n'
+        f'exec "{sys.executable}" "$@"\n'
+    )
+    python.chmod(0o755)
+    return log
+
+
+def installations(log: Path) -> int:
+    return sum(" install " in line for line in log.read_text().splitlines()) if log.exists() else 0
+
+
+def test_nothing_is_installed_twice(checkout):
+    log = pretend_environment(checkout)
+    first = prepare(checkout, "test")
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.splitlines()[-1] == str(checkout)
+    assert "-e .[test]" in log.read_text()
+    for extras in ("test", ""):  # what the extras need includes what the package needs
+        again = prepare(checkout, extras)
+        assert again.returncode == 0, again.stderr
+        assert installations(log) == 1
+
+    (checkout / "setup.cfg").write_text("[metadata]\nname = other\n")
+    assert prepare(checkout, "").returncode == 0
+    assert installations(log) == 2
+
+
+def test_an_unsuitable_interpreter_is_told_in_one_sentence(checkout):
+    old = checkout / "python3.9"
+    old.write_text("#!/usr/bin/env bash\necho 3.9\n")
+    old.chmod(0o755)
+    for python, sentence in ((str(old), "is Python 3.9, but 3.11 to 3.13 is needed"), ("no-python", "does not run")):
+        result = prepare(checkout, "", PYTHON=python)
+        assert result.returncode == 1
+        assert re.fullmatch(r"error: .*\n", result.stderr), result.stderr
+        assert sentence in result.stderr
+        assert not (checkout / ".venv").exists()
+
+
+def test_continuous_integration_runs_the_readmes_test_command():
+    assert "bash scripts/test.sh" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert (ROOT / ".ci" / "run").read_text().splitlines()[-1] == "bash scripts/test.sh"
