@@ -3,12 +3,14 @@
 Importing this module imports neither jax nor keras nor tensorflow: their settings must be made before.
 """
 
+import contextlib
 import importlib.metadata
 import logging
 import os
 import platform
 import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ import numpy as np
 from gemma_keras.config.schema import require
 
 _ENVIRONMENT = {
-    "TF_CPP_MIN_LOG_LEVEL": "2",  # no information or warnings from tensorflow's and XLA's C++ code
+    "TF_CPP_MIN_LOG_LEVEL": "2",  # no information or warnings from XLA's C++ code
     "GRPC_VERBOSITY": "ERROR",
     "TOKENIZERS_PARALLELISM": "false",  # its threads and our forks do not mix
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
@@ -66,6 +68,7 @@ def configure(workdir: Path | None = None) -> None:
     logging.getLogger("absl").setLevel(logging.WARNING)
     select_backend()
     _use_compile_cache(_cache_folder(workdir))
+    hide_accelerators_from_tensorflow()  # now, since keras-hub imports tensorflow wherever it is installed
 
 
 def _cache_folder(workdir: Path | None) -> Path | None:
@@ -98,12 +101,27 @@ def hide_accelerators_from_tensorflow() -> None:
 
     Must run before tensorflow's first operation; may be called again. Without tensorflow there is nothing to do.
     """
+    with _silenced_stderr():  # its C++ code reports on import and on devices, whatever the log level
+        try:
+            import tensorflow
+        except ImportError:
+            return
+        for kind in ("TPU", "GPU"):
+            tensorflow.config.set_visible_devices([], kind)
+
+
+@contextlib.contextmanager
+def _silenced_stderr() -> Iterator[None]:
+    """Sends the file descriptor itself elsewhere, which holds for C++ code too; exceptions still come through."""
+    sys.stderr.flush()
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
     try:
-        import tensorflow
-    except ImportError:
-        return
-    for kind in ("TPU", "GPU"):
-        tensorflow.config.set_visible_devices([], kind)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
 
 
 def seed_host(seed: int) -> None:

@@ -66,6 +66,11 @@ def test_hiding_accelerators_may_be_repeated_and_needs_no_tensorflow(monkeypatch
     runtime.hide_accelerators_from_tensorflow()
 
 
+def test_starting_a_stage_prints_nothing():
+    result = run_python("from gemma_keras import runtime; runtime.configure(); import keras_hub, tensorflow")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
 def test_seeding_repeats_the_draws():
     draws = []
     for _ in range(2):

@@ -42,7 +42,9 @@ CONTROL_IDS = {
 }
 BUILTIN_VOCABULARY_SIZE = 4096
 _COVERAGE = 0.9995  # of the characters of a text; the rest falls back to bytes (SentencePiece's advice for Chinese)
-_CHARACTER_SHARE = 0.6  # of the learnt pieces at most are single characters, so that a small vocabulary gets words too
+_CHARACTER_SHARE = 0.65  # of the learnt pieces at most are single characters, so that a small vocabulary gets words too
+# A space without a piece of its own would fall back to the bytes of "\u2581" and come back as that.
+_REQUIRED = "\u2581" + "".join(map(chr, range(ord("!"), ord("~") + 1)))
 _LONGEST_SENTENCE = 1000  # characters; the trainer silently drops lines beyond its limit, so ours are cut before
 
 
@@ -67,7 +69,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int, out: Path) -> No
             f"A tokenizer of {vocabulary_size} pieces was asked for, but {FIRST_LEARNT_ID} are fixed (control pieces, "
             f"newlines, spaces, bytes): give a vocabulary size of at least {2 * FIRST_LEARNT_ID}."
         )
-    room = int(_CHARACTER_SHARE * (vocabulary_size - FIRST_LEARNT_ID))
+    room = int(_CHARACTER_SHARE * (vocabulary_size - FIRST_LEARNT_ID)) - len(_REQUIRED)
     sentences = _without_rare_characters(list(_sentences(texts)), room)
     model = io.BytesIO()
     try:
@@ -91,6 +93,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int, out: Path) -> No
             eos_piece="<eos>",
             bos_piece="<bos>",
             unk_piece="<unk>",
+            required_chars=_REQUIRED,
             user_defined_symbols=user_defined_symbols(),
             max_sentence_length=8 * _LONGEST_SENTENCE,
             num_threads=1,
@@ -138,6 +141,8 @@ def _without_rare_characters(sentences: list[str], room: int) -> list[str]:
     counts = Counter[str]()
     for sentence in sentences:
         counts.update(sentence)
+    for character in (" ", *_REQUIRED):
+        counts.pop(character, None)
     if len(counts) <= room:
         return sentences
     rare = re.compile("[" + "".join(re.escape(c) for c, _ in counts.most_common()[room:]) + "]+")

@@ -4,7 +4,7 @@ Best-fit decreasing within blocks of about 1,000 rows in their fixed order, so t
 together; a bin that a block leaves partly empty stays open for one more block, after which it is closed as it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -25,25 +25,22 @@ def pack(lengths: Sequence[int] | np.ndarray, sequence_length: int, block: int =
     open_bins = _Bins(sequence_length)
     for start in range(0, len(lengths), block):
         rows = np.arange(start, min(start + block, len(lengths)))
-        carried = open_bins.all()
         for row in rows[np.argsort(-lengths[rows], kind="stable")]:
             open_bins.put(int(row), int(lengths[row]))
-        finished = {id(bin_rows) for bin_rows in carried}
-        closed.extend(open_bins.take(lambda rows, space: id(rows) in finished or space == 0))  # noqa: B023
-    closed.extend(open_bins.take(lambda rows, space: True))
+        closed.extend(open_bins.take(lambda first_row, start=start: first_row < start))  # type: ignore[misc]
+    closed.extend(open_bins.take(lambda first_row: True))
     offsets = np.cumsum([0] + [len(rows) for rows in closed], dtype=np.int64)
     flat = np.array([row for rows in closed for row in sorted(rows)], dtype=np.int32)
     return offsets, flat
 
 
 class _Bins:
-    """Open bins by the space left in them; the fullest bin that takes a row is found in O(T / 64)."""
+    """Bins of row numbers by the space left in them; the fullest one that takes a row is found in O(T / 64)."""
 
     def __init__(self, size: int):
         self._size = size
         self._by_space: list[list[list[int]]] = [[] for _ in range(size + 1)]
-        # Bit s is set if a bin with space s is open.
-        self._open = 0
+        self._open = 0  # bit s is set if a bin with space s is open
 
     def put(self, row: int, length: int) -> None:
         fitting = self._open >> length
@@ -58,16 +55,11 @@ class _Bins:
         self._by_space[space - length].append(rows)
         self._open |= 1 << (space - length)
 
-    def all(self) -> list[list[int]]:
-        return [rows for bins in self._by_space for rows in bins]
-
-    def take(self, wanted) -> list[list[int]]:  # type: ignore[no-untyped-def]
-        """Removes the bins for which `wanted(rows, space)` holds, and returns them, by their first row."""
+    def take(self, wanted: Callable[[int], bool]) -> list[list[int]]:
+        """Removes the bins whose lowest row is `wanted`, and returns them in the order of that row."""
         taken = []
         for space, bins in enumerate(self._by_space):
-            keep = []
-            for rows in bins:
-                (taken if wanted(rows, space) else keep).append(rows)
-            self._by_space[space] = keep
+            taken += [rows for rows in bins if wanted(min(rows))]
+            self._by_space[space] = [rows for rows in bins if not wanted(min(rows))]
         self._open = sum(1 << space for space, bins in enumerate(self._by_space) if bins)
         return sorted(taken, key=min)

@@ -14,8 +14,9 @@ any step follows from (seed, step) alone.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,7 @@ class PreparedSplit:
 class _Ragged:
     """Rows of a list column, without copying the column."""
 
-    def __init__(self, column):  # type: ignore[no-untyped-def]
+    def __init__(self, column: Any):
         self._chunks = [(c.offsets.to_numpy(), c.values.to_numpy(zero_copy_only=True)) for c in column.chunks]
         self._starts = np.cumsum([0] + [len(offsets) - 1 for offsets, _ in self._chunks])
 
@@ -175,8 +176,6 @@ def batches(
             process_count=process_count,
         )
 
-    # A mistake shall come out as itself, not as an error of tensorflow's.
-    build(start_step)
     return _prefetched(build, start_step, steps)
 
 
@@ -209,9 +208,7 @@ def _build(split: PreparedSplit, packed_rows: np.ndarray, loss_on: str) -> Batch
     if loss_on not in LOSS_KINDS:
         raise UserError(f"data.loss_on is {loss_on!r}; choose one of {', '.join(LOSS_KINDS)}")
     shape = (len(packed_rows), split.sequence_length)
-    batch: Batch = {
-        name: np.zeros(shape, np.int32) for name in ("tokens", "targets", "segment_ids", "positions")
-    }
+    batch: Batch = {name: np.zeros(shape, np.int32) for name in ("tokens", "targets", "segment_ids", "positions")}
     batch["row_index"] = np.full(shape, -1, np.int32)
     batch["target_kinds"] = np.full(shape, PADDING, np.uint8)
     for b, packed in enumerate(packed_rows):
@@ -230,26 +227,30 @@ def _build(split: PreparedSplit, packed_rows: np.ndarray, loss_on: str) -> Batch
     return batch
 
 
-def _prefetched(build, start_step: int, steps: int | None) -> Iterator[Batch]:  # type: ignore[no-untyped-def]
+def _prefetched(build: Callable[[int], Batch], start_step: int, steps: int | None) -> Iterator[Batch]:
+    """`build` of one step after the other, on two threads and a few steps ahead."""
+    # Built here once: for names and shapes, and so that a user's mistake comes out as itself.
+    sample = build(start_step)
+
     from gemma_keras.runtime import hide_accelerators_from_tensorflow
 
     hide_accelerators_from_tensorflow()
     import tensorflow as tf
 
-    sample = build(start_step)
     names = list(sample)
     stop = np.iinfo(np.int64).max if steps is None else start_step + steps
 
-    def in_graph(step):  # type: ignore[no-untyped-def]
-        values = tf.numpy_function(
-            lambda number: [built[name] for built in [build(int(number))] for name in names],
-            [step],
-            [sample[name].dtype for name in names],
-            stateful=False,
-        )
+    def arrays(step: np.int64) -> list[np.ndarray]:
+        batch = build(int(step))
+        return [batch[name] for name in names]
+
+    def in_graph(step: Any) -> dict[str, Any]:
+        values = tf.numpy_function(arrays, [step], [sample[name].dtype for name in names], stateful=False)
         for name, value in zip(names, values, strict=True):
             value.set_shape(sample[name].shape)
         return dict(zip(names, values, strict=True))
 
-    dataset = tf.data.Dataset.range(start_step, stop).map(in_graph, num_parallel_calls=2, deterministic=True).prefetch(4)
+    dataset = (
+        tf.data.Dataset.range(start_step, stop).map(in_graph, num_parallel_calls=2, deterministic=True).prefetch(4)
+    )
     return dataset.as_numpy_iterator()

@@ -1,8 +1,8 @@
 """Corpora in memory while rows are chosen, and the account of what became of every source row."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ SET_APART = "set_apart_for_validation"
 UNDECIDED, USED = "", "used"
 
 
-@dataclass(slots=True)
+@dataclasses.dataclass(slots=True)
 class Candidate:
     """A record that may be used; `fate` is UNDECIDED, USED or the rule that removed it; `parent` is its source row."""
 
@@ -28,16 +28,16 @@ class Candidate:
     fate: str = UNDECIDED
 
 
-@dataclass(slots=True)
+@dataclasses.dataclass(slots=True)
 class Pool:
     """One corpus: its candidates in the order of the files, and what never became a candidate."""
 
     corpus: CorpusConfig
-    candidates: list[Candidate] = field(default_factory=list)
+    candidates: list[Candidate] = dataclasses.field(default_factory=list)
     rows_in: int = 0
-    skipped: Counter[str] = field(default_factory=Counter)
-    quarantined: list[Quarantined] = field(default_factory=list)
-    files: list[str] = field(default_factory=list)
+    skipped: Counter[str] = dataclasses.field(default_factory=Counter)
+    quarantined: list[Quarantined] = dataclasses.field(default_factory=list)
+    files: list[str] = dataclasses.field(default_factory=list)
 
     def undecided(self) -> list[Candidate]:
         return [candidate for candidate in self.candidates if candidate.fate == UNDECIDED]
@@ -68,7 +68,9 @@ def read_pool(corpus: CorpusConfig, root: Path) -> Pool:
             pool.skipped[row.skipped or EMPTY] += 1
         pool.candidates.extend(Candidate(record, pool.rows_in) for record in row.records)
     if not pool.candidates:
-        reason = pool.quarantined[0].reason if pool.quarantined else f"all rows are left out ({', '.join(pool.skipped)})"
+        reason = (
+            pool.quarantined[0].reason if pool.quarantined else f"all rows are left out ({', '.join(pool.skipped)})"
+        )
         raise UserError(
             f"no usable row of corpus {corpus.name!r} in {', '.join(pool.files)}: {reason}; "
             "check that the corpus's name fits the files"
@@ -92,7 +94,7 @@ def clean(pools: Iterable[Pool], forbidden: set[bytes]) -> None:
 
 
 def set_apart(pools: list[Pool], rows: int, seed: int) -> list[Pool]:
-    """Draws `rows` validation rows from training pools in proportion to their sizes; returns them as pools.
+    """Draws `rows` validation rows from training pools by their shares, else their sizes; returns them as pools.
 
     The other records of a source row of which one is drawn are used nowhere.
 
@@ -105,13 +107,16 @@ def set_apart(pools: list[Pool], rows: int, seed: int) -> list[Pool]:
             f"data.validation_rows is {rows}, but the corpora hold only {sum(sizes)} usable rows; set fewer apart"
         )
     apart = []
-    for index, (pool, count) in enumerate(zip(pools, largest_remainder(sizes, rows), strict=True)):
+    shares = [pool.corpus.share for pool in pools]
+    counts = largest_remainder(shares if all(shares) else sizes, rows)
+    for index, (pool, count) in enumerate(zip(pools, counts, strict=True)):
         available = pool.undecided()
         rng = np.random.default_rng([seed, 2, index])
         drawn = [available[i] for i in sorted(rng.permutation(len(available))[:count])]
         parents = {candidate.parent for candidate in drawn}
         copies = [Candidate(candidate.record, candidate.parent) for candidate in drawn]
-        apart.append(Pool(pool.corpus, copies, rows_in=len(parents), files=list(pool.files)))
+        corpus = dataclasses.replace(pool.corpus, share=0.0, limit=0)
+        apart.append(Pool(corpus, copies, rows_in=len(parents), files=list(pool.files)))
         for candidate in available:
             if candidate.parent in parents:
                 candidate.fate = SET_APART
@@ -145,7 +150,9 @@ def wanted_counts(pools: list[Pool], available: list[int], rows: int) -> list[in
         raise UserError(f"the shares of {', '.join(names)} are {shares}; give every corpus a positive share, or none")
     if not rows:
         if any(shares) and len(set(shares)) > 1:
-            raise UserError(f"the corpora have shares {shares}, but data.rows is 0; set data.rows to the mixture's size")
+            raise UserError(
+                f"the corpora have shares {shares}, but data.rows is 0; set data.rows to the mixture's size"
+            )
         return available
     counts = largest_remainder(shares if any(shares) else available, rows)
     lacking = [

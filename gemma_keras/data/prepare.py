@@ -23,15 +23,25 @@ import pyarrow as pa
 
 from gemma_keras import builtin
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import DataConfig
+from gemma_keras.config.schema import CorpusConfig, DataConfig
 from gemma_keras.data.cleaning import content_key
 from gemma_keras.data.encoding import Encoded, EncodedRow, encode_records
 from gemma_keras.data.mixing import interleave
 from gemma_keras.data.packing import pack
-from gemma_keras.data.pools import NOT_DRAWN, USED, Candidate, Pool, clean, read_pool, set_apart, shuffled, wanted_counts
+from gemma_keras.data.pools import (
+    NOT_DRAWN,
+    USED,
+    Candidate,
+    Pool,
+    clean,
+    read_pool,
+    set_apart,
+    shuffled,
+    wanted_counts,
+)
 from gemma_keras.data.records import ChatRecord
 from gemma_keras.data.report import split_report, write_report
-from gemma_keras.data.sources import find_files
+from gemma_keras.data.sources import find_files, shown_path
 from gemma_keras.data.system_prompts import OWN, assign_kinds, with_system_prompt
 from gemma_keras.text.templates import Template, get_template
 from gemma_keras.text.tokenizer import Tokenizer
@@ -122,12 +132,31 @@ def _pools(config: DataConfig, root: Path, progress: Progress) -> tuple[list[Poo
     return train, valid
 
 
-def _read(corpus: Any, root: Path, progress: Progress) -> Pool:
+def _read(corpus: CorpusConfig, root: Path, progress: Progress) -> Pool:
     start = time.monotonic()
     pool = read_pool(corpus, root)
     rate = pool.rows_in / max(time.monotonic() - start, 1e-6)
     progress(f"read {pool.rows_in} rows of {corpus.name} from {len(pool.files)} files, {rate:,.0f} rows/s")
     return pool
+
+
+class _Pace:
+    """Tells how far a count is, how fast and how long it will take, every few seconds and at the end."""
+
+    SECONDS = 5.0
+
+    def __init__(self, verb: str, total: int, progress: Progress):
+        self._verb, self._total, self._progress = verb, total, progress
+        self._start = self._told = time.monotonic()
+
+    def done(self, count: int) -> None:
+        now = time.monotonic()
+        if now - self._told < self.SECONDS and count < self._total:
+            return
+        self._told = now
+        rate = count / max(now - self._start, 1e-6)
+        left = (self._total - count) / rate
+        self._progress(f"{self._verb} {count} of {self._total} rows, {rate:,.0f} rows/s, {left:.0f} s left")
 
 
 @dataclasses.dataclass(slots=True)
@@ -161,7 +190,7 @@ def _choose(
         return encode_records(items, tokenizer, template, config.sequence_length)
 
     chosen = _Chosen()
-    start = time.monotonic()
+    pace = _Pace("encoded", len(slots), progress)
     for first in range(0, len(slots), ENCODE_BATCH):
         numbers = range(first, min(first + ENCODE_BATCH, len(slots)))
         for number, encoded in zip(numbers, encode(numbers, slots[first : numbers.stop]), strict=True):
@@ -176,10 +205,10 @@ def _choose(
                 _add(chosen, candidate, encoded, prompts.kind(number, candidate.record))
             elif rows:
                 corpus = pools[order[number][0]].corpus.name
-                raise UserError(f"data.rows is {rows}, but too few rows of {corpus} fit into data.sequence_length; lower it")
-        if numbers.stop % (16 * ENCODE_BATCH) == 0:
-            rate = numbers.stop / (time.monotonic() - start)
-            progress(f"encoded {numbers.stop} of {len(slots)} rows, {rate:,.0f} rows/s, {(len(slots) - numbers.stop) / rate:.0f} s left")
+                raise UserError(
+                    f"data.rows is {rows}, but too few rows of {corpus} fit into data.sequence_length; lower it"
+                )
+        pace.done(numbers.stop)
     for reserve in reserves:
         for candidate in reserve:
             candidate.fate = NOT_DRAWN
@@ -218,7 +247,9 @@ class _SystemPrompts:
         return with_system_prompt(record.messages, kind, int(self._choices[slot])) if kind else []
 
 
-def _write_split(folder: Path, pools: list[Pool], chosen: _Chosen, sequence_length: int, fingerprint: str) -> dict[str, Any]:
+def _write_split(
+    folder: Path, pools: list[Pool], chosen: _Chosen, sequence_length: int, fingerprint: str
+) -> dict[str, Any]:
     """Writes rows and packing plan; returns the split's part of the report."""
     folder.mkdir()
     lengths = np.array([len(row.tokens) for row in chosen.rows], dtype=np.int64)
@@ -266,7 +297,7 @@ def _fingerprint(config: DataConfig, tokenizer: Tokenizer, root: Path) -> str:
     for corpus in (*config.corpora, *config.validation):
         for path in [] if corpus.hub else find_files(corpus, root):
             with path.open("rb") as file:
-                digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+                digest.update(shown_path(path, root).encode() + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 

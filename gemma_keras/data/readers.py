@@ -8,7 +8,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +49,14 @@ def read_file(path: Path, whole_text: bool = False) -> Iterator[ReadRow]:
 
 
 def read_hub(name: str) -> Iterator[ReadRow]:
-    """The rows of the training split of a dataset on the Hugging Face hub.
+    """The rows of the training split of a dataset on the Hugging Face hub, named `owner/name` or `owner/name:subset`.
 
     Raises:
         UserError: it cannot be had.
     """
+    identifier, _, subset = name.partition(":")
     try:
-        rows = datasets.load_dataset(name, split="train", streaming=True)
+        rows = datasets.load_dataset(identifier, subset or None, split="train", streaming=True)
         for number, row in enumerate(rows, start=1):
             yield number, row, ""
     except Exception as error:
@@ -66,11 +67,13 @@ def read_hub(name: str) -> Iterator[ReadRow]:
         ) from error
 
 
-def _with_fallback(path: Path, first: Any, second: Any) -> Iterator[ReadRow]:
+def _with_fallback(
+    path: Path, first: Callable[[], Iterable[Row]], second: Callable[[], Iterable[ReadRow]]
+) -> Iterator[ReadRow]:
     """Rows of `first()`; should it fail anywhere, those of `second()` instead; a file without rows is reported."""
     try:
         # A failure may come late, when half of the rows are already counted: so all are read before any is given.
-        rows = [(number, row, "") for number, row in enumerate(first(), start=1)]
+        rows: list[ReadRow] = [(number, row, "") for number, row in enumerate(first(), start=1)]
     except Exception as error:
         rows = list(second())
         reason = f"cannot be read: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
@@ -103,7 +106,9 @@ def _datasets_json(path: Path) -> Iterator[Row]:
         raise ValueError("one JSON object")
     options = {"field": "data"} if form == "data" else {}
     for row in _datasets_rows("json", path, **options):
-        if not isinstance(row, dict) or any(not isinstance(v, str | list | dict | int | float | None) for v in row.values()):
+        if not isinstance(row, dict) or any(
+            not isinstance(v, str | list | dict | int | float | None) for v in row.values()
+        ):
             # Arrow takes strings that look like times for times.
             raise ValueError("values change their type")
         yield row
@@ -162,14 +167,13 @@ def _json_line(number: int, line: bytes) -> ReadRow:
 def _array_elements(text: str) -> Iterator[ReadRow]:
     """Elements of a JSON array that may be broken; after a broken one, reading goes on at the next line that opens one."""
     decoder = json.JSONDecoder()
-    separator, opening = re.compile(r"[\s,]*"), re.compile(r"\n\s*(?=\{)")
+    opening = re.compile(r"\n\s*(?=\{)")
     position = text.index("[") + 1
     number = 0
     while True:
-        position = separator.match(text, position).end()
-        if position == len(text) and number:
-            return
-        if text.startswith("]", position):
+        while text[position : position + 1] in ("\n", " ", ",", "\r", "\t"):
+            position += 1
+        if text.startswith("]", position) or (position == len(text) and number):
             return
         number += 1
         try:

@@ -87,8 +87,13 @@ def read_corpus(config: CorpusConfig, root: Path) -> Iterator[SourceRow]:
         yield from (_source_row(source, f"hub:{config.hub}", *read) for read in read_hub(config.hub))
         return
     for path in find_files(config, root):
-        file = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+        file = shown_path(path, root)
         yield from (_source_row(source, file, *read) for read in read_file(path, source.whole_text))
+
+
+def shown_path(path: Path, root: Path) -> str:
+    """A source file as reports and row ids name it: relative to the data root where it lies within."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
 def _source_row(source: Source, file: str, number: int, row: Row | None, reason: str) -> SourceRow:
@@ -101,7 +106,9 @@ def _source_row(source: Source, file: str, number: int, row: Row | None, reason:
             record.id = f"{source.name}/{file}:{number}" + (f"#{part}" if len(records) > 1 else "")
             validate(record)
     except BadRow as error:
-        return SourceRow(file=file, row=number, records=[], quarantined=Quarantined(file=file, row=number, reason=str(error)))
+        return SourceRow(
+            file=file, row=number, records=[], quarantined=Quarantined(file=file, row=number, reason=str(error))
+        )
     except SkippedRow as rule:
         return SourceRow(file=file, row=number, records=[], skipped=str(rule))
     return SourceRow(file=file, row=number, records=records)
@@ -114,8 +121,9 @@ def _matching(place: str, root: Path) -> list[Path]:
     if base.is_dir():
         candidates = base.rglob("*")
     else:
-        anchor = Path(base.anchor)
-        candidates = anchor.glob(str(base.relative_to(anchor))) if base.is_absolute() else Path().glob(str(base))
+        # The root itself may hold characters that a pattern would give a meaning.
+        start = Path(Path(place).anchor) if Path(place).is_absolute() else root
+        candidates = start.glob(str(Path(place).relative_to(Path(place).anchor)))
     return sorted(
         path
         for path in candidates
@@ -138,11 +146,15 @@ def _optional_text(row: Row, *keys: str) -> str:
 
 
 def _answer(question: str, answer: str, kind: str) -> list[Record]:
-    return [ChatRecord(messages=[{"role": "user", "content": question}, {"role": "model", "content": answer}], type=kind)]
+    return [
+        ChatRecord(messages=[{"role": "user", "content": question}, {"role": "model", "content": answer}], type=kind)
+    ]
 
 
 # Translated Alpaca rows say "no input" in words, and some repeat the label that goes before the input.
-_NO_INPUT = re.compile(r"\W*(&lt;|<)?\s*(无|无输入|无需输入|没有输入|不需要输入|noinput|no input)\s*(&gt;|>)?\W*", re.IGNORECASE)
+_NO_INPUT = re.compile(
+    r"\W*(&lt;|<)?\s*(无|无输入|无需输入|没有输入|不需要输入|noinput|no input)\s*(&gt;|>)?\W*", re.IGNORECASE
+)
 _INPUT_LABEL = re.compile(r"\s*#*\s*输入\s*[:：]\s*")
 
 
@@ -214,7 +226,9 @@ def _chinese_poetry(row: Row) -> list[Record]:
 
 
 def _classical_modern(row: Row) -> list[Record]:
-    return _answer(f"用现代汉语解释下面这段古文：\n{_text(row, 'inputs')}", _text(row, "truth"), "classical_translation")
+    return _answer(
+        f"用现代汉语解释下面这段古文：\n{_text(row, 'inputs')}", _text(row, "truth"), "classical_translation"
+    )
 
 
 def _gemmalm_chinese(row: Row) -> list[Record]:
@@ -230,7 +244,7 @@ def _plain_text(row: Row) -> list[Record]:
 
 
 def _zh_wiki(row: Row) -> list[Record]:
-    if "paragraphs" not in row:
+    if row.get("paragraphs") is None:
         return _plain_text(row)
     paragraphs = row["paragraphs"]
     if not isinstance(paragraphs, list) or not all(isinstance(paragraph, dict) for paragraph in paragraphs):
@@ -242,10 +256,12 @@ def _messages(row: Row) -> list[Record]:
     if not isinstance(row.get("messages"), list):
         raise BadRow("messages is not a list")
     roles = {"assistant": "model"}
-    messages = [
-        {"role": roles.get(m.get("role"), m.get("role")), "content": m.get("content")} if isinstance(m, dict) else m
-        for m in row["messages"]
-    ]
+    messages = []
+    for message in row["messages"]:
+        if not isinstance(message, dict):
+            raise BadRow("a message is no object")
+        role = _text(message, "role")
+        messages.append({"role": roles.get(role, role), "content": _text(message, "content")})
     return [ChatRecord(messages=messages, type=_optional_text(row, "type") or "dialogue")]
 
 

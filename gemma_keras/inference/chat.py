@@ -1,7 +1,6 @@
 """Chat with a model: replies to messages, the reference recipe's functions on strings, an interactive conversation."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
@@ -72,9 +71,9 @@ def generate_response(
 ) -> str:
     """The model's answer to a rendered prompt, such as `apply_chat_template` returns.
 
-    Control literals in `prompt` (`<start_of_turn>`, `<eos>`, ...) become control tokens wherever they stand, so text from
-    others belongs into messages (`ChatModel.reply`) instead. A bos is put in front unless the prompt has one; after a
-    closed turn, the opening of the model's turn is added. The same call gives the same answer.
+    Control literals in `prompt` (`<start_of_turn>`, `<eos>`, ...) become control tokens wherever they stand, so text
+    from others belongs into messages (`ChatModel.reply`) instead. A bos is put in front unless the prompt has one;
+    after a closed turn, the opening of the model's turn is added. The same call gives the same answer.
 
     Raises:
         UserError: as `Generator.generate`, or a tokenizer that does not belong to the model.
@@ -91,10 +90,14 @@ def generate_response(
     return _answers(model, tokenizer, [ids], sampling)[0]
 
 
+def _typed_line() -> str:
+    return input("> ")
+
+
 def conversation(
     model: ChatModel,
     sampling: SamplingConfig,
-    read: Callable[[], str] = functools.partial(input, "> "),
+    read: Callable[[], str] = _typed_line,
     system: str = "",
 ) -> Iterator[str]:
     """The model's answers to one line after another, the whole conversation in view; ends at EOF or Ctrl-C.
@@ -113,9 +116,7 @@ def conversation(
             exchanges.append({"role": "user", "content": line})
             _forget_oldest(model, opening, exchanges, sampling.max_new_tokens)
             try:
-                answer = model.reply(
-                    [*opening, *exchanges], dataclasses.replace(sampling, seed=sampling.seed + turn)
-                )
+                answer = model.reply([*opening, *exchanges], dataclasses.replace(sampling, seed=sampling.seed + turn))
             except UserError as error:
                 exchanges.pop()
                 yield f"[{error}]"

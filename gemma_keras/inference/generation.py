@@ -214,17 +214,13 @@ def _run(
     return state.new, state.count, state.stopped, state.finite
 
 
-def _prefill(
-    backbone: GemmaBackbone, params: Params, tokens: jax.Array, lengths: jax.Array, new_slots: int
-) -> _State:
+def _prefill(backbone: GemmaBackbone, params: Params, tokens: jax.Array, lengths: jax.Array, new_slots: int) -> _State:
     """The loop's first state: all prompt tokens but the last of each row are in the cache."""
     batch, block = tokens.shape
     places = jnp.broadcast_to(jnp.arange(block), tokens.shape)
     last = jnp.maximum(lengths - 1, 0)
     segments = jnp.where(places < last[:, None], TEXT_SEGMENT, 0)
-    _, cache = forward(
-        backbone, params, tokens, places, segments, cache=init_cache(backbone, batch, block + new_slots)
-    )
+    _, cache = forward(backbone, params, tokens, places, segments, cache=init_cache(backbone, batch, block + new_slots))
     vocabulary = backbone.architecture.vocabulary_size
     # Padding is sent beyond the vocabulary, where it marks nothing.
     prompt = jnp.where(places < lengths[:, None], tokens, vocabulary)

@@ -69,7 +69,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             num_key_value_heads=2, head_dim=32, query_pre_attn_scalar=32, vocabulary_size=4096, sliding_window=256,
             max_position=2048,
         ),
-        Architecture(  # 43,203,072 weights
+        Architecture(  # 43,213,312 weights
             name="gemma2_43m", num_layers=12, hidden_dim=512, intermediate_dim=1376, num_query_heads=8,
             num_key_value_heads=4, head_dim=64, query_pre_attn_scalar=64, vocabulary_size=16_384, sliding_window=512,
             max_position=2048,
@@ -145,7 +145,6 @@ def to_hf_config(architecture: Architecture, dtype: str) -> dict[str, Any]:
             "query_pre_attn_scalar": int(scalar) if float(scalar).is_integer() else scalar,
             "sliding_window": architecture.sliding_window,
             "layer_types": ["full_attention" if window is None else "sliding_attention" for window in windows],
-            "cache_implementation": "hybrid",
             "attn_logit_softcapping": architecture.attention_logit_soft_cap,
             "final_logit_softcapping": architecture.final_logit_soft_cap,
         }

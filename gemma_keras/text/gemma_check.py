@@ -34,7 +34,9 @@ def check_gemma_ids(tokenizer: Tokenizer, folder: str | Path) -> list[str]:
         texts = _text(folder / f"{name}_input.txt").split("\n")
         expected = _text(folder / f"{name}_tokens_gemma.txt").split("\n")
         if len(texts) != len(expected):
-            raise UserError(f"{folder}: {name} has {len(texts)} texts but {len(expected)} lines of ids; copy both again")
+            raise UserError(
+                f"{folder}: {name} has {len(texts)} texts but {len(expected)} lines of ids; copy both again"
+            )
         for number, (text, ids) in enumerate(zip(texts, expected, strict=True), start=1):
             got = tokenizer.encode_content(text.replace("\\n", "\n"))
             mismatches += _compare(f"{name} line {number}", got, _ids(ids))
@@ -80,7 +82,9 @@ def _compare(what: str, got: object, expected: object) -> list[str]:
     if got == expected:
         return []
     if isinstance(got, list | str) and isinstance(expected, list | str):
-        place = next((i for i, (a, b) in enumerate(zip(got, expected, strict=False)) if a != b), min(len(got), len(expected)))
+        place = next(
+            (i for i, (a, b) in enumerate(zip(got, expected, strict=False)) if a != b), min(len(got), len(expected))
+        )
         return [f"{what}: differs from place {place} on ({len(got)} against {len(expected)} expected)"]
     return [f"{what}: {got}, expected {expected}"]
 

@@ -147,9 +147,7 @@ def apply_chat_template(messages: Messages, add_generation_prompt: bool = False)
     return TEMPLATES["gemmalm_zh"].render(messages, add_generation_prompt)
 
 
-_BLOCK = re.compile(
-    r"<start_of_turn>(system|user|model)\n(.*?)\n<end_of_turn><eos>\n(?=<start_of_turn>|\Z)", re.DOTALL
-)
+_BLOCK = re.compile(r"<start_of_turn>(system|user|model)\n(.*?)\n<end_of_turn><eos>\n(?=<start_of_turn>|\Z)", re.DOTALL)
 
 
 def parse_rendered(text: str) -> list[Message]:

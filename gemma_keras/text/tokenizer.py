@@ -55,9 +55,7 @@ class Tokenizer:
         literals = sorted(self.control_pieces, key=len, reverse=True)
         self._control = re.compile("(" + "|".join(map(re.escape, literals)) + ")")
         # Zero-width matches, so that overlapping literals are all cut.
-        self._inside_control = re.compile(
-            "|".join(f"(?<={re.escape(p[0])})(?={re.escape(p[1:])})" for p in literals)
-        )
+        self._inside_control = re.compile("|".join(f"(?<={re.escape(p[0])})(?={re.escape(p[1:])})" for p in literals))
 
     def encode_content(self, text: str) -> list[int]:
         """Ids of `text`, none of them a control id; `decode` gives `text` back.

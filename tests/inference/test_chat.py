@@ -86,8 +86,10 @@ def test_a_long_conversation_goes_on_without_its_beginning(model):
     lines = ["第一个问题是什么？", "第二个问题", "第三个问题", "第四个问题", "第五个问题", "第六个问题", "第七个问题"]
     answers = list(conversation(model, SAMPLING, typed(*lines)))
     assert len(answers) == len(lines) and not any(answer.startswith("[prompt") for answer in answers)
-    everything = [{"role": "user", "content": line} for line in lines]
-    assert model.prompt_length(everything) + SAMPLING.max_new_tokens > 128
+    everything = []
+    for line, answer in zip(lines, answers, strict=True):
+        everything += [{"role": "user", "content": line}, {"role": "model", "content": answer}]
+    assert model.prompt_length(everything[:-1]) + SAMPLING.max_new_tokens > 128
 
 
 def test_a_line_that_is_too_long_is_told_and_forgotten(model):

@@ -1,6 +1,5 @@
 """Generation against transformers, and its own invariants."""
 
-import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +23,10 @@ SHAPES = {
     "window 40, one KV head": small(num_key_value_heads=1, num_layers=4, sliding_window=40),
     "Gemma 1": small_gemma1(),
 }
+SMALLEST = small(num_layers=2)
 LENGTHS = (37, 1, 12, 5)
 GREEDY = SamplingConfig(max_new_tokens=64, temperature=0.0, top_p=1.0, repetition_penalty=1.0)
-DRAWN = SamplingConfig(max_new_tokens=24, temperature=1.0, top_k=20, top_p=0.9, repetition_penalty=1.2, seed=5)
+DRAWN = SamplingConfig(max_new_tokens=40, temperature=1.0, top_k=20, top_p=0.9, repetition_penalty=1.2, seed=5)
 
 
 def prompts(vocabulary=97, lengths=LENGTHS, seed=0) -> list[list[int]]:
@@ -67,7 +67,7 @@ def hf_generate(model, prompt, **options) -> list[int]:
 
 @pytest.fixture(scope="module")
 def generator() -> Generator:
-    architecture = small()
+    architecture = SMALLEST
     return Generator(backbone=build_backbone(architecture, "float32"), params=varied_params(architecture))
 
 
@@ -84,7 +84,7 @@ def test_greedy_equals_transformers(name):
 
 
 def test_penalty_and_stop_tokens_as_transformers(generator):
-    model = hf_model(small())
+    model = hf_model(SMALLEST)
     config = SamplingConfig(max_new_tokens=64, temperature=0.0, repetition_penalty=1.3)
     stop_ids = [3, 17, 40, 61]
     stopped = []
@@ -109,16 +109,15 @@ def test_rows_do_not_depend_on_their_neighbours(generator, config):
 
 
 def test_batches_of_any_size_give_the_same(generator):
-    in_pairs = Generator(backbone=generator.backbone, params=generator.params, batch_rows=2)
-    many = prompts(lengths=(9, 3, 14, 1, 7))
-    assert in_pairs.generate(many, DRAWN, stop_ids=[3]) == generator.generate(many, DRAWN, stop_ids=[3])
+    singly = Generator(backbone=generator.backbone, params=generator.params, batch_rows=1)
+    assert singly.generate(prompts(), DRAWN, stop_ids=[3]) == generator.generate(prompts(), DRAWN, stop_ids=[3])
     assert generator.generate([], DRAWN, stop_ids=[3]) == []
 
 
 def test_same_seed_same_answer(generator):
     first, again = (generator.generate(prompts(), DRAWN, stop_ids=[]) for _ in range(2))
     assert first == again
-    other = SamplingConfig(max_new_tokens=24, temperature=1.0, top_p=1.0, seed=-6)
+    other = SamplingConfig(max_new_tokens=40, temperature=1.0, top_p=1.0, seed=-6)
     assert generator.generate(prompts(), other, stop_ids=[]) != first
     equal = generator.generate([[5, 6]] * 2, other, stop_ids=[])
     assert equal[0] != equal[1]
@@ -141,16 +140,16 @@ def test_lengths_of_one_bucket_share_a_program(generator):
     try:
         generator.generate(prompts(lengths=(3, 31, 2, 8)), GREEDY, stop_ids=[1, 2, 3])
         same_params = Generator(backbone=generator.backbone, params=dict(generator.params))
-        same_params.generate(prompts(lengths=(32, 4, 4)), dataclasses.replace(DRAWN, max_new_tokens=33), stop_ids=[])
+        same_params.generate(prompts(lengths=(32, 4, 4)), DRAWN, stop_ids=[])
         assert compiled == []
-        generator.generate(prompts(lengths=(33,)), GREEDY, stop_ids=[1])
+        generator.generate(prompts(lengths=(65,)), GREEDY, stop_ids=[1])
         assert len(compiled) == 1
     finally:
         jax.monitoring.unregister_event_duration_listener(record)
 
 
 def test_bfloat16_answers(generator):
-    architecture = small()
+    architecture = SMALLEST
     params = {path: value.astype(jnp.bfloat16) for path, value in varied_params(architecture).items()}
     ours = Generator(backbone=build_backbone(architecture, "bfloat16"), params=params)
     for config in (GREEDY, DRAWN):
@@ -159,7 +158,7 @@ def test_bfloat16_answers(generator):
 
 
 def test_adapters_in_place_equal_merged_ones():
-    architecture = small()
+    architecture = SMALLEST
     backbone = build_backbone(architecture, "float32")
     matrices = add_adapters(backbone, AdapterConfig(method="adalora", init_r=4, alpha=8.0))
     adapted = varied_params(architecture) | initial_adapter_params(matrices, seed=0)
@@ -188,7 +187,6 @@ def test_impossible_prompts(generator, given, stop_ids, message):
 
 
 def test_logits_that_are_not_finite_are_an_error(generator):
-    # The embedding of token 7 is broken: as an input it spoils its row, as an output every row, so it is no output here.
     params = dict(generator.params)
     params[EMBEDDINGS] = params[EMBEDDINGS].at[7].set(jnp.nan)
     broken = Generator(backbone=generator.backbone, params=params)

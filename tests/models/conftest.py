@@ -1,9 +1,5 @@
 """Small models with weights at which every part of Gemma 2 shows (soft caps, swapped norms, windows)."""
 
-import os
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -26,19 +22,19 @@ def small_gemma1(**changes) -> Architecture:
     )
 
 
-def lively_tensors(architecture: Architecture, seed: int = 0) -> dict[str, np.ndarray]:
-    """HF tensors: norm scales N(0, 0.4), matrices N(0, 9/fan_in), so that logits reach both soft caps."""
-    rng = np.random.default_rng(seed)
+def lively_tensors(architecture: Architecture, gain: float = 3.0) -> dict[str, np.ndarray]:
+    """HF tensors: norm scales N(0, 0.4), matrices N(0, gain^2/fan_in); at a gain of 3 logits reach both soft caps."""
+    rng = np.random.default_rng(0)
     tensors = {}
     for tensor in hf_tensors(architecture):
-        deviation = 0.4 if len(tensor.hf_shape) == 1 else 3 / np.sqrt(tensor.hf_shape[1])
+        deviation = 0.4 if len(tensor.hf_shape) == 1 else gain / np.sqrt(tensor.hf_shape[1])
         tensors[tensor.name] = rng.normal(0, deviation, tensor.hf_shape).astype(np.float32)
     return tensors
 
 
-def lively_params(architecture: Architecture, seed: int = 0) -> dict[str, jnp.ndarray]:
+def lively_params(architecture: Architecture, gain: float = 3.0) -> dict[str, jnp.ndarray]:
     """The same weights as `lively_tensors` under Keras paths."""
-    tensors = lively_tensors(architecture, seed)
+    tensors = lively_tensors(architecture, gain)
     return {tensor.path: jnp.asarray(tensor.from_hf(tensors[tensor.name])) for tensor in hf_tensors(architecture)}
 
 

@@ -36,7 +36,7 @@ def test_a_wrong_id_is_found(tmp_path, tokenizer):
 
 
 def test_files_that_do_not_fit_are_told(tmp_path, tokenizer):
-    with pytest.raises(UserError, match="small_input.txt"):
+    with pytest.raises(UserError, match=r"small_input\.txt"):
         check_gemma_ids(tokenizer, tmp_path)
     _expectations(tmp_path, tokenizer)
     (tmp_path / "small_input.txt").write_text("a\nb\nc", encoding="utf-8")
@@ -49,9 +49,13 @@ def test_the_builtin_tokenizer_is_not_gemmas(real_data, tokenizer):
     assert any(line.startswith("mixed line") for line in found) and any(line.startswith("utf8") for line in found)
 
 
-@pytest.mark.skipif(TOKENIZER_VARIABLE not in os.environ, reason=f"{TOKENIZER_VARIABLE} does not point at Gemma's tokenizer")
+@pytest.mark.skipif(
+    TOKENIZER_VARIABLE not in os.environ, reason=f"{TOKENIZER_VARIABLE} does not point at Gemma's tokenizer"
+)
 def test_the_real_tokenizer_gives_gemmas_ids(request):
-    folder = os.environ.get(EXPECTED_VARIABLE) or request.getfixturevalue("real_data") / "tokenizer" / "gemma_expected_ids"
+    folder = (
+        os.environ.get(EXPECTED_VARIABLE) or request.getfixturevalue("real_data") / "tokenizer" / "gemma_expected_ids"
+    )
     assert check_gemma_ids(Tokenizer(os.environ[TOKENIZER_VARIABLE]), folder) == []
 
 
@@ -61,5 +65,7 @@ def test_command_line(tmp_path, tokenizer):
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 1 and EXPECTED_VARIABLE in done.stderr and "Traceback" not in done.stderr
     _expectations(tmp_path, tokenizer)
-    done = subprocess.run([*command, f"--expected={tmp_path}"], capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        [*command, f"--expected={tmp_path}"], capture_output=True, text=True, env=environment, check=False
+    )
     assert done.returncode == 1 and "1 differences" in done.stdout

@@ -1,0 +1,11 @@
+"""A conversation on the terminal, or answers to `--config.questions`.
+
+Launch: python -m scripts.chat --config=configs/chat.py --workdir=DIR --config.model.weights=MODEL
+Hardware: any.
+"""
+
+from gemma_keras.config.schema import Config
+
+
+def get_config() -> Config:
+    return Config()

@@ -1,0 +1,197 @@
+"""A SentencePiece BPE model as the tokenizer files that transformers reads, written without transformers or protobuf.
+
+transformers 5 wants `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja` beside `tokenizer.model`: from the
+model alone it raises, or decodes Chinese into replacement characters.
+"""
+
+import json
+import shutil
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gemma_keras.text.templates import Template
+from gemma_keras.text.tokenizer import Tokenizer
+
+SPACE = "\u2581"  # SentencePiece's sign for a blank
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4  # SentencePiece.Type in sentencepiece_model.proto
+
+
+class Piece(NamedTuple):
+    """An entry of the vocabulary; its id is its place."""
+
+    text: str
+    score: float
+    kind: int
+
+
+def write_tokenizer_files(tokenizer: Tokenizer, template: Template, out: Path) -> None:
+    """Writes `tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja` and `tokenizer.model` into folder `out`."""
+    pieces = read_pieces(tokenizer.path.read_bytes())
+    added = _added_tokens(pieces, tokenizer)
+    _write_json(out / "tokenizer.json", tokenizer_json(pieces, added, tokenizer.bos_id))
+    _write_json(out / "tokenizer_config.json", _tokenizer_config(added, template))
+    (out / "chat_template.jinja").write_text(template.jinja, encoding="utf-8")
+    shutil.copyfile(tokenizer.path, out / "tokenizer.model")
+
+
+def read_pieces(model: bytes) -> list[Piece]:
+    """The vocabulary of a serialised SentencePiece model.
+
+    Read from the protobuf's bytes, for sentencepiece itself does not tell user-defined pieces from learnt ones: field 1
+    of the model is a piece, whose fields are 1 text, 2 score and 3 kind (sentencepiece_model.proto).
+    """
+    pieces = []
+    for number, value in _fields(model):
+        if number == 1:
+            fields = dict(_fields(value))
+            (score,) = struct.unpack("<f", fields.get(2, bytes(4)))
+            pieces.append(Piece(fields[1].decode("utf-8"), score, fields.get(3, NORMAL)))
+    return pieces
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
+    """(number, value) of each field of a protobuf message: an int for a varint, else bytes."""
+    at = 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        number, wire_type = key >> 3, key & 7
+        if wire_type == 0:
+            value, at = _varint(message, at)
+            yield number, value
+            continue
+        if wire_type == 2:
+            size, at = _varint(message, at)
+        else:
+            size = {1: 8, 5: 4}[wire_type]
+        yield number, message[at : at + size]
+        at += size
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    """(value, place after it) of the number at `at`: 7 bits a byte, the lowest first, the top bit set on all but the last."""
+    value = shift = 0
+    while True:
+        byte = message[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+        shift += 7
+
+
+def bpe_merges(pieces: list[Piece]) -> list[tuple[str, str]]:
+    """Pairs to merge, best first, that make the BPE of Hugging Face's tokenizers equal to SentencePiece's.
+
+    SentencePiece keeps scores of results only: it joins the neighbours whose union is the best learnt piece. So every
+    way to cut a learnt piece into two learnt pieces is a merge, ranked by the score of the whole.
+    """
+    learnt = {piece.text for piece in pieces if piece.kind == NORMAL}
+    ranked = sorted((piece for piece in pieces if piece.kind == NORMAL), key=lambda piece: -piece.score)
+    merges = []
+    for text, _, _ in ranked:
+        for cut in range(1, len(text)):
+            left, right = text[:cut], text[cut:]
+            if left in learnt and right in learnt:
+                merges.append((left, right))
+    return merges
+
+
+def tokenizer_json(pieces: list[Piece], added: list[dict[str, Any]], bos_id: int) -> dict[str, Any]:
+    """`tokenizer.json`: byte-fallback BPE over text whose blanks became U+2581, with bos in front.
+
+    The parts are those of transformers/models/gemma/tokenization_gemma.py.
+    """
+    bos = pieces[bos_id].text
+    unknown = next(piece.text for piece in pieces if piece.kind == UNKNOWN)
+    single, pair = ({"Sequence": {"id": name, "type_id": place}} for place, name in enumerate("AB"))
+    first, second = ({"SpecialToken": {"id": bos, "type_id": place}} for place in range(2))
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
+        "pre_tokenizer": {
+            "type": "Split",
+            "pattern": {"String": " "},
+            "behavior": "MergedWithPrevious",
+            "invert": False,
+        },
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [first, single],
+            "pair": [first, single, second, pair],
+            "special_tokens": {bos: {"id": bos, "ids": [bos_id], "tokens": [bos]}},
+        },
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+            ],
+        },
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": unknown,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "ignore_merges": False,
+            "vocab": {piece.text: place for place, piece in enumerate(pieces)},
+            "merges": [list(merge) for merge in bpe_merges(pieces)],
+        },
+    }
+
+
+def _added_tokens(pieces: list[Piece], tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """Pieces that are matched before BPE: all but the learnt ones and the bytes. Those that steer the model are special.
+
+    Runs of blanks are matched in normalised text, where a blank is U+2581 already, all others in the text as given.
+    """
+    return [
+        {
+            "id": place,
+            "content": piece.text,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": piece.text.startswith(SPACE),
+            "special": place in tokenizer.control_ids,
+        }
+        for place, piece in enumerate(pieces)
+        if piece.kind in (UNKNOWN, CONTROL, USER_DEFINED)
+    ]
+
+
+def _tokenizer_config(added: list[dict[str, Any]], template: Template) -> dict[str, Any]:
+    """`tokenizer_config.json` for GemmaTokenizer; `chat_template` is there for transformers before 4.43 too."""
+    return {
+        "tokenizer_class": "GemmaTokenizer",
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "bos_token": "<bos>",
+        "eos_token": "<eos>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "mask_token": "<mask>",
+        "additional_special_tokens": ["<start_of_turn>", "<end_of_turn>"],
+        "added_tokens_decoder": {
+            str(token["id"]): {key: value for key, value in token.items() if key != "id"} for token in added
+        },
+        "chat_template": template.jinja,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 10**30,
+        "padding_side": "left",
+        "spaces_between_special_tokens": False,
+        "use_default_system_prompt": False,
+    }
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    # No indentation: it would make Gemma's 256,000 pieces several times slower to write.
+    path.write_text(json.dumps(value, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,98 @@
+"""The hand-written rows: schemas, counts, and held-out rows that are kept apart."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from gemma_keras import builtin
+
+ROW = re.compile(
+    r"<start_of_turn>user\n(.+?)\n<end_of_turn><eos>\n<start_of_turn>model\n(.+?)\n<end_of_turn><eos>\n", re.DOTALL
+)
+SCHEMAS = {
+    "belle/handwritten.json": {"instruction", "input", "output"},
+    "alpaca_gpt4_zh/handwritten.json": {"instruction", "input", "output"},
+    "alpaca_chinese/handwritten.json": {"instruction", "input", "output"},
+    "news_commentary/handwritten.jsonl": {"translation"},
+    "hc3_chinese/handwritten.jsonl": {"question", "human_answers", "chatgpt_answers"},
+    "firefly/handwritten.jsonl": {"kind", "input", "target"},
+    "chinese_modern_poetry/handwritten.jsonl": {"uuid", "prompt", "response"},
+    "chinese_poetry/handwritten.json": {"context", "instruction", "response"},
+    "classical_modern/handwritten.jsonl": {"inputs", "truth"},
+}
+# kinds of request that only the held-out rows make, by words that no training request contains
+UNSEEN = (
+    "通知 谜 清单 道歉 标语 请柬 邀请 请假 日记 自我介绍 广告 店名 发言 演讲 启事 的做法 "
+    "规定 须知 公约 采访 笑话 口吻 好处和坏处 优点和缺点 观后感 推荐语 播报 留言 对联 下联"
+).split()
+
+
+def read(path: Path) -> list[dict]:
+    text = path.read_text(encoding="utf-8")
+    return json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines()]
+
+
+def held_out() -> list[tuple[str, str]]:
+    matches = [ROW.fullmatch(row["text"]) for row in read(builtin.CORPUS / builtin.HELD_OUT)]
+    assert all(matches)
+    return [(match[1], match[2]) for match in matches if match]
+
+
+def training_rows() -> list[dict]:
+    return [row for name in SCHEMAS for row in read(builtin.CORPUS / name)]
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_schema(name: str) -> None:
+    rows = read(builtin.CORPUS / name)
+    for row in rows:
+        assert set(row) == SCHEMAS[name]
+        for key, value in row.items():
+            if key != "input":
+                assert value, row
+    texts = [json.dumps(row, ensure_ascii=False, sort_keys=True) for row in rows]
+    assert len(set(texts)) == len(rows)
+
+
+def test_counts() -> None:
+    training, held = training_rows(), held_out()
+    assert len(training) >= 264 and len(held) >= 66 and len(training) + len(held) >= 330
+    assert len(list((builtin.CORPUS / "zh_wiki").glob("*.txt"))) >= 20
+    documents = (builtin.CORPUS / "cluecorpussmall" / "handwritten.txt").read_text(encoding="utf-8").splitlines()
+    assert len(documents) >= 60 and all(documents)
+
+
+def test_text_is_clean() -> None:
+    """No stray blanks, half-width punctuation between Chinese characters, or characters of other scripts."""
+    for path in builtin.CORPUS.rglob("*.*"):
+        text = path.read_text(encoding="utf-8")
+        assert "\ufffd" not in text and "\t" not in text and "\u3000" not in text, path
+        assert not re.search(r"[\u4e00-\u9fff][,;!?][\u4e00-\u9fff]", text), path
+
+
+def test_articles_have_a_title_a_blank_line_and_a_body() -> None:
+    for path in (builtin.CORPUS / "zh_wiki").glob("*.txt"):
+        title, blank, *body = path.read_text(encoding="utf-8").splitlines()
+        assert title and not blank and body and all(body), path
+
+
+def test_held_out_requests_are_of_kinds_that_training_lacks(tmp_path: Path) -> None:
+    root = builtin.data_root(tmp_path, chat_rows=3000, text_bytes=50_000)
+    requests: list[str] = []
+    for name in ("belle", "alpaca_gpt4_zh", "alpaca_chinese"):
+        requests += [row["instruction"] for path in sorted((root / name).iterdir()) for row in read(path)]
+    requests += [row["question"] for row in read(root / "hc3_chinese" / "handwritten.jsonl")]
+    assert not [request for request in requests if any(word in request for word in UNSEEN)]
+
+
+def test_no_held_out_text_occurs_in_training(tmp_path: Path) -> None:
+    root = builtin.data_root(tmp_path, chat_rows=2000, text_bytes=300_000)
+    training = "\n".join(
+        path.read_text(encoding="utf-8").replace("\\n", "\n")
+        for path in sorted(root.rglob("*.*"))
+        if path.is_file() and path != root / builtin.HELD_OUT
+    )
+    for question, answer in held_out():
+        assert question not in training and answer not in training

@@ -1,0 +1,159 @@
+"""Weights from Hugging Face folders and Keras presets, whole and damaged."""
+
+import json
+import shutil
+
+import keras_hub
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.numpy import load_file, save_file
+
+from gemma_keras.config.errors import UserError
+from gemma_keras.models.architectures import to_hf_config
+from gemma_keras.models.forward import build_backbone
+from gemma_keras.models.loading import describe_weights, load_params
+from tests.models.conftest import lively_params, lively_tensors, small, small_gemma1
+
+
+def save_hf(architecture, folder, dtype="float32", shard="1GB"):
+    """A folder written by transformers itself."""
+    config = transformers.AutoConfig.for_model(**to_hf_config(architecture, dtype))
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    state = {name: torch.tensor(value) for name, value in lively_tensors(architecture).items()}
+    model.load_state_dict(state, strict=False)
+    model.save_pretrained(folder, max_shard_size=shard)
+
+
+def load(folder, dtype="float32"):
+    architecture = describe_weights(folder)
+    return load_params(build_backbone(architecture, dtype), architecture, folder, dtype)
+
+
+def assert_same(params, expected):
+    assert params.keys() == expected.keys()
+    for path, value in params.items():
+        np.testing.assert_array_equal(np.asarray(value), np.asarray(expected[path].astype(value.dtype)), err_msg=path)
+
+
+@pytest.mark.parametrize("shard", ["1GB", "40KB"])
+@pytest.mark.parametrize("architecture", [small(), small_gemma1()], ids=["Gemma 2", "Gemma 1"])
+def test_hf_folder(architecture, shard, tmp_path):
+    save_hf(architecture, tmp_path, shard=shard)
+    assert (tmp_path / "model.safetensors.index.json").exists() == (shard == "40KB")
+    assert describe_weights(tmp_path) == architecture.replace(name=tmp_path.name)
+    assert_same(load(tmp_path), lively_params(architecture))
+
+
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+@pytest.mark.parametrize("wanted", ["float32", "bfloat16"])
+def test_dtypes(stored, wanted, tmp_path):
+    save_hf(small(), tmp_path, stored)
+    params = load(tmp_path, wanted)
+    assert {value.dtype.name for value in params.values()} == {wanted}
+    expected = {path: value.astype(stored) for path, value in lively_params(small()).items()}
+    assert_same(params, expected)
+
+
+def preset(folder, dtype, gemma2=True, **options):
+    extra = dict(
+        use_post_ffw_norm=True, use_post_attention_norm=True, attention_logit_soft_cap=50.0, final_logit_soft_cap=30.0,
+        use_sliding_window_attention=True, sliding_window_size=8,
+    )  # fmt: skip
+    backbone = keras_hub.models.GemmaBackbone(
+        vocabulary_size=97, num_layers=3, num_query_heads=4, num_key_value_heads=2, hidden_dim=32, intermediate_dim=96,
+        head_dim=16, dtype=dtype, **(extra if gemma2 else {}),
+    )  # fmt: skip
+    backbone.save_to_preset(folder, **options)
+
+
+@pytest.mark.parametrize(
+    "gemma2, dtype, options",
+    [(True, "float32", {}), (True, "bfloat16", {"max_shard_size": 2e-5}), (False, "bfloat16", {})],
+    ids=["Gemma 2", "Gemma 2 bfloat16 in shards", "Gemma 1 bfloat16"],
+)
+def test_keras_preset(gemma2, dtype, options, tmp_path):
+    preset(str(tmp_path), dtype, gemma2, **options)
+    assert (tmp_path / "model.weights.json").exists() == bool(options)
+    architecture = describe_weights(tmp_path)
+    assert architecture.intermediate_dim == 48 and architecture.query_pre_attn_scalar == 16
+    assert architecture.post_norms == gemma2 and architecture.sliding_window == (8 if gemma2 else None)
+    theirs = keras_hub.models.GemmaBackbone.from_preset(str(tmp_path), dtype=dtype)
+    assert_same(load(tmp_path, dtype), {weight.path: weight.value for weight in theirs.weights})
+
+
+def test_preset_of_27b_has_its_query_scale(tmp_path):
+    """keras-hub writes 27b's 144 = 4608 / 32 as query_head_dim_normalize = False, and then does not use it."""
+    preset(str(tmp_path), "float32")
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["config"]["query_head_dim_normalize"] = False
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert describe_weights(tmp_path).query_pre_attn_scalar == 8
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def edit(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda folder: cut(folder / "model.safetensors"), "damaged or cut short"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b""), "damaged or cut short"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "neither model.safetensors nor model.weights.h5"),
+        (lambda folder: (folder / "config.json").unlink(), "cannot read .*config.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), "not valid JSON"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "no JSON object"),
+        (lambda folder: (folder / "model.safetensors.index.json").write_text("{}"), "no weight_map"),
+        (
+            lambda folder: (folder / "model.safetensors.index.json").write_text('{"weight_map": {"x": "absent.safetensors"}}'),
+            "absent.safetensors is missing",
+        ),
+        (lambda folder: edit(folder, lambda t: t.pop("model.norm.weight")), "lacks the tensor model.norm.weight;"),
+        (lambda folder: edit(folder, lambda t: t.update(extra=np.zeros(3))), "has besides .* the tensor extra;"),
+        (
+            lambda folder: edit(folder, lambda t: t.update({"model.norm.weight": np.zeros(3, np.float32)})),
+            r"model.norm.weight .* has shape \(3,\), but config.json says \(64,\)",
+        ),
+        (lambda folder: shutil.rmtree(folder), "there is no folder"),
+    ],
+)
+def test_damaged_hf_folders_end_in_one_sentence(damage, message, tmp_path):
+    folder = tmp_path / "model"
+    save_hf(small(), folder)
+    damage(folder)
+    with pytest.raises(UserError, match=message) as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda folder: (folder / "model.weights.h5").write_bytes(b"no h5"), "damaged or cut short"),
+        (
+            lambda folder: (folder / "model.weights.h5").write_bytes((folder / "model.weights.h5").read_bytes()[:50_000]),
+            "damaged or cut short",
+        ),
+        (lambda folder: (folder / "config.json").write_text('{"class_name": "BertBackbone"}'), "BertBackbone"),
+        (lambda folder: (folder / "config.json").write_text('{"class_name": "GemmaBackbone"}'), "lacks 'num_query_heads'"),
+    ],
+)
+def test_damaged_presets_end_in_one_sentence(damage, message, tmp_path):
+    preset(str(tmp_path), "float32")
+    damage(tmp_path)
+    with pytest.raises(UserError, match=message):
+        load(tmp_path)
+
+
+def test_tied_output_matrix_of_older_checkpoints_is_ignored(tmp_path):
+    save_hf(small(), tmp_path)
+    edit(tmp_path, lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"].copy()}))
+    assert_same(load(tmp_path), lively_params(small()))

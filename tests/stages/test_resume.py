@@ -1,0 +1,119 @@
+"""Stopping a run by signal at any step and starting it again gives what an uninterrupted run gives."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from gemma_keras.training.hooks import TIMING_FIELDS
+
+ROOT = Path(__file__).parents[2]
+STEPS = 24
+
+
+def command(base: Path, workdir: Path) -> list[str]:
+    return [
+        sys.executable, "-m", "scripts.train_sft", "--config=configs/stage1.py", f"--workdir={workdir}",
+        f"--config.model.weights={base}", "--config.model.dtype=float32", "--config.data.sequence_length=64",
+        "--config.data.corpora.0.limit=300", "--config.data.corpora.1.limit=300", "--config.adapter.init_r=4",
+        "--config.adapter.target_r=2", "--config.adapter.delta_t=2", "--config.adapter.dropout=0.1",
+        f"--config.train.steps={STEPS}", "--config.train.batch_rows=4", "--config.train.accumulation=2",
+        "--config.train.save_every=5", "--config.train.log_every=1", "--config.train.eval_every=10",
+        "--config.optim.learning_rate=1e-3", "--config.optim.warmup=0.1", "--config.data.system_prompts.none=1",
+        "--config.data.system_prompts.fixed=0",
+    ]  # fmt: skip
+
+
+def environment(cache: Path) -> dict[str, str]:
+    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache), "GEMMA_KERAS_CACHE": str(cache), "JAX_PLATFORMS": "cpu"}
+
+
+def run_until(lines: int, arguments: list[str], workdir: Path, number: int, env: dict[str, str]) -> int:
+    """Starts a run, sends the signal once that many steps are logged, returns the exit status."""
+    process = subprocess.Popen(arguments, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    metrics = workdir / "metrics.jsonl"
+    try:
+        for _ in range(2400):
+            logged = metrics.read_text().count("\n") if metrics.exists() else 0
+            if logged >= lines or process.poll() is not None:
+                break
+            time.sleep(0.05)
+        assert process.poll() is None, process.communicate()[0]
+        process.send_signal(number)
+        process.communicate(timeout=120)
+    finally:
+        process.kill()
+    return process.returncode
+
+
+def outcome(workdir: Path) -> tuple[list[dict], dict[str, np.ndarray]]:
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    kept = [{name: value for name, value in line.items() if name not in TIMING_FIELDS} for line in lines]
+    return kept, load_file(workdir / "adapter" / "adapter.safetensors")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, cache) -> Path:
+    """A base model to tune: gemma2_tiny as it is drawn, exported."""
+    from gemma_keras import builtin
+    from gemma_keras.export.huggingface import export_hf
+    from gemma_keras.models.architectures import get_architecture
+    from gemma_keras.models.forward import build_backbone, initial_params
+    from gemma_keras.text.templates import TEMPLATES
+    from gemma_keras.text.tokenizer import Tokenizer
+
+    architecture = get_architecture("gemma2_tiny").replace(num_layers=2)
+    folder = tmp_path_factory.mktemp("base") / "export"
+    export_hf(
+        initial_params(build_backbone(architecture, "float32"), 0), architecture, Tokenizer(builtin.TOKENIZER), folder,
+        dtype="float32", shard_megabytes=100, template=TEMPLATES["gemmalm_zh"],
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, base, cache):
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    subprocess.run(command(base, workdir), cwd=ROOT, env=environment(cache), check=True, capture_output=True)
+    return outcome(workdir)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
+def test_a_run_stopped_by_a_signal_ends_as_if_it_had_not_been(number, tmp_path, base, uninterrupted, cache):
+    workdir, env = tmp_path / "run", environment(cache)
+    step = random.Random(number).randint(1, STEPS - 4)
+    status = run_until(step, command(base, workdir), workdir, number, env)
+    assert status == (-number if number == signal.SIGKILL else 128 + number)
+    again = subprocess.run(command(base, workdir), cwd=ROOT, env=env, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    lines, adapter = outcome(workdir)
+    expected_lines, expected_adapter = uninterrupted
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert lines == expected_lines
+    assert adapter.keys() == expected_adapter.keys()
+    for path, value in adapter.items():
+        np.testing.assert_array_equal(value, expected_adapter[path], err_msg=path)
+
+
+def test_another_configuration_does_not_resume_the_run(tmp_path, base, uninterrupted, cache):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    whole = command(base, workdir)
+    env = environment(cache)
+    subprocess.run([*whole, "--config.train.steps=2", "--config.adapter.tinit=0", "--config.adapter.tfinal=1"], cwd=ROOT, env=env, check=True, capture_output=True)
+    other = subprocess.run(whole, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert other.returncode == 1
+    assert "give the same configuration to resume it" in other.stderr and "Traceback" not in other.stderr

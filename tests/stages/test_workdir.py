@@ -1,0 +1,64 @@
+"""Files of a workdir: whole or not at all, and cut back to the checkpoint."""
+
+import json
+
+import pytest
+
+from gemma_keras.config.errors import UserError
+from gemma_keras.stages import plots
+from gemma_keras.stages.workdir import MetricsFile, TensorBoard, begin, write_json
+
+
+def test_metrics_are_cut_back_to_a_step_and_a_torn_line_is_dropped(tmp_path):
+    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    for step in (1, 2, 3):
+        metrics.append({"step": step, "loss": 1 / step})
+    with metrics.path.open("a") as file:
+        file.write('{"step": 4, "lo')
+    metrics.truncate(2)
+    assert metrics.read() == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}]
+    metrics.append({"step": 3, "loss": 0.25})
+    assert [line["step"] for line in metrics.read()] == [1, 2, 3]
+
+
+def test_begin_accepts_the_same_run_and_names_what_changed(tmp_path):
+    config = {"train": {"steps": 5, "log_every": 1}, "optim": {"learning_rate": 0.1}}
+    begin(tmp_path, config)
+    begin(tmp_path, {**config, "train": {"steps": 5, "log_every": 2}})
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["config"]["train"]["log_every"] == 2 and "jax" in written["versions"]
+    with pytest.raises(UserError, match=r"config\.optim\.learning_rate=0\.1, this one has 0\.2"):
+        begin(tmp_path, {**config, "optim": {"learning_rate": 0.2}})
+
+
+def test_a_workdir_that_is_a_file_is_told(tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        begin(tmp_path / "taken", {})
+
+
+def test_json_is_replaced_whole(tmp_path):
+    write_json(tmp_path / "a.json", {"x": 1})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"x": object()})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
+
+
+def test_tensorboard_reads_the_events(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for first, steps in ((0, (1, 2, 3)), (1, (2,))):  # the second run starts again after step 1
+        writer = TensorBoard(tmp_path, first)
+        for step in steps:
+            writer.append({"step": step, "loss": float(step), "ranks": [1, 2]})
+        writer.close()
+    accumulator = EventAccumulator(str(tmp_path)).Reload()
+    assert accumulator.Tags()["scalars"] == ["loss"]
+
+
+def test_plots_are_pictures(tmp_path):
+    lines = [{"step": s, "loss": 2 / s, "ranks": [4, 4 - s // 2]} for s in range(1, 6)]
+    lines[-1]["valid_loss"] = 0.5
+    plots.draw(lines, tmp_path / "plots", ["decoder_block_0/attention/query", "decoder_block_0/attention/key"])
+    for name in ("loss.png", "ranks.png"):
+        assert (tmp_path / "plots" / name).read_bytes().startswith(b"\x89PNG")

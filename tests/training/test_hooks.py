@@ -1,0 +1,64 @@
+"""Hooks see the right steps, and a bad step is told with its rows."""
+
+import numpy as np
+import pytest
+
+from gemma_keras.training import hooks
+from gemma_keras.training.loop import train
+
+
+def batch(rows=(0, 3, 3, -1)):
+    return {"segment_ids": np.array([[1, 2, 2, 0]]), "row_index": np.array([list(rows)])}
+
+
+def run(losses, hook_list, **options):
+    def step(state, frozen, batch):
+        return state + 1, {"loss": np.float32(losses[state]), "grad_norm": np.float32(1.0)}
+
+    return train(step, 0, {}, [batch()] * len(losses), first_step=1, hooks=hook_list, **options)
+
+
+def test_guard_names_step_and_rows_and_comes_before_the_checkpoint():
+    saved = []
+    hook_list = [
+        hooks.NonFiniteGuard(),
+        hooks.Checkpoint(lambda step, state: saved.append(step), 1, 9, lambda: False),
+    ]
+    with pytest.raises(hooks.NonFiniteError) as caught:
+        run([1.0, 0.9, float("nan"), 0.8], hook_list)
+    assert caught.value.step == 3 and caught.value.row_index == [0, 3]
+    assert saved == [1, 2]
+
+
+def test_one_log_line_a_step_with_all_fields():
+    lines = []
+    hook_list = [
+        hooks.Throughput(lambda step: 0.1 * step, 2),
+        hooks.Evaluation(lambda state: {"loss": 7.0}, 3, 7),
+        hooks.Log(lines.append, 2, 7),
+    ]
+    run([1.0] * 7, hook_list)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 6, 7]
+    assert [line["step"] for line in lines if "valid_loss" in line] == [3, 6, 7]
+    assert lines[1]["learning_rate"] == pytest.approx(0.1) and lines[0]["useful_token_share"] == 0.75
+    assert all(isinstance(line["loss"], float) for line in lines)
+
+
+def test_a_stop_ends_the_run_after_a_saved_step():
+    saved = []
+    stop = lambda: len(saved) > 0 or asked[0]  # noqa: E731
+    asked = [False]
+
+    class Ask:
+        def after_step(self, step, state, metrics, batch):
+            asked[0] = step == 3
+
+    hook_list = [Ask(), hooks.Checkpoint(lambda step, state: saved.append(step), 100, 9, stop)]
+    assert run([1.0] * 9, hook_list, stop=stop) == 3
+    assert saved == [3]
+
+
+def test_progress_shows_step_speed_time_left_and_rank(capsys):
+    run([1.5] * 2, [hooks.Throughput(lambda step: 0.0, 1), hooks.Progress(1, 1, 2)])
+    text = capsys.readouterr().err
+    assert "step 2/2" in text and "loss 1.5000" in text and "tokens/s" in text and "ETA 0:00:00" in text
