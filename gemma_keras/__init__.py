@@ -1,3 +1,5 @@
 """gemma_keras: tailor Google's Gemma 2 models to Chinese on Kaggle TPU VMs."""
 
-__version__ = "0.1.0"
+from gemma_keras.runtime import select_backend
+
+select_backend()  # before anything imports keras, which reads its backend once

@@ -87,7 +87,7 @@ def adapted_matrices(backbone: keras.Model) -> list[AdaptedMatrix]:
 
 def initial_adapter_params(matrices: list[AdaptedMatrix], seed: int) -> Params:
     """Initial values by path, drawn from the seed and the matrix's place alone."""
-    params = {}
+    params: Params = {}
     for index, matrix in enumerate(matrices):
         values = matrix.adapter.initial_values(jax.random.fold_in(jax.random.key(seed), index))
         params |= {matrix.path(name): value for name, value in values.items()}
@@ -144,5 +144,8 @@ def _replace(owner: keras.layers.Layer, attribute: str, config: AdapterConfig) -
 
 def _new_adapter(axes: EinsumAxes, compute_dtype: str, config: AdapterConfig) -> Lora:
     policy = "float32" if compute_dtype == "float32" else f"mixed_{compute_dtype}"
-    common = {"rank": config.init_r, "alpha": config.alpha, "dropout": config.dropout, "dtype": policy}
-    return Lora(axes, **common) if config.method == "lora" else AdaLora(axes, init_r=config.init_r, **common)
+    if config.method == "lora":
+        return Lora(axes, rank=config.init_r, alpha=config.alpha, dropout=config.dropout, dtype=policy)
+    return AdaLora(
+        axes, rank=config.init_r, init_r=config.init_r, alpha=config.alpha, dropout=config.dropout, dtype=policy
+    )

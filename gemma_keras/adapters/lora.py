@@ -21,7 +21,9 @@ class Lora(keras.layers.Layer):
 
     weight_names: tuple[str, ...] = ("lora_A", "lora_B")
 
-    def __init__(self, axes: EinsumAxes, *, rank: int, alpha: float, dropout: float = 0.0, name: str = "lora", **kwargs):
+    def __init__(
+        self, axes: EinsumAxes, *, rank: int, alpha: float, dropout: float = 0.0, name: str = "lora", **kwargs
+    ):
         super().__init__(name=name, **kwargs)
         self.axes = axes
         self.rank = rank

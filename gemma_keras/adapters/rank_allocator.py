@@ -121,7 +121,7 @@ class RankAllocator:
 
     def weight_masks(self, active: Masks) -> Params:
         """`active` by weight path, shaped to multiply the weight, its gradient, its update or its moments."""
-        masks = {}
+        masks: Params = {}
         for m in self.matrices:
             mask = active[m.name]
             masks |= {m.path("lora_A"): mask[:, None], m.path("lora_E"): mask, m.path("lora_B"): mask[None, :]}

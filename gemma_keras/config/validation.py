@@ -29,7 +29,6 @@ DTYPES = ("bfloat16", "float32")
 CHOICES: dict[tuple[type, str], tuple[str, ...]] = {
     (schema.ModelConfig, "architecture"): ARCHITECTURES,
     (schema.ModelConfig, "dtype"): DTYPES,
-    (schema.ModelConfig, "attention"): ("auto", "reference"),
     (schema.DataConfig, "template"): TEMPLATES,
     (schema.DataConfig, "loss_on"): ("response", "all"),
     (schema.AdapterConfig, "method"): ("none", "lora", "adalora"),

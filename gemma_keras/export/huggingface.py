@@ -65,7 +65,7 @@ def export_hf(
 def _write_weights(params: Params, architecture: Architecture, folder: Path, dtype: str, shard_bytes: int) -> None:
     itemsize = jnp.dtype(dtype).itemsize
     shards = _shards(list(hf_tensors(architecture)), itemsize, shard_bytes)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         arrays = {tensor.name: _hf_array(params, tensor, dtype) for tensor in shard}

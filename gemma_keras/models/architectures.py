@@ -170,7 +170,9 @@ def _require_same_function(config: dict[str, Any], num_layers: int) -> None:
     for name, holds in demands.items():
         if not holds:
             given = config.get(name, rope.get(name))
-            raise UserError(f"config.json has {name} = {given!r}, which no Gemma 1 or Gemma 2 model has: use their weights")
+            raise UserError(
+                f"config.json has {name} = {given!r}, which no Gemma 1 or Gemma 2 model has: use their weights"
+            )
 
 
 def from_hf_config(config: dict[str, Any], name: str = "") -> Architecture:

@@ -63,7 +63,11 @@ def attention(
         queries = slice(start, min(start + size, query_time))
         keys = slice(0 if window is None else max(0, start - window + 1), queries.stop)
         mask = attention_mask(
-            query_positions[:, queries], key_positions[:, keys], query_segments[:, queries], key_segments[:, keys], window
+            query_positions[:, queries],
+            key_positions[:, keys],
+            query_segments[:, queries],
+            key_segments[:, keys],
+            window,
         )
         outputs.append(_attend(query[:, queries], key[:, keys], value[:, keys], mask, scale, logit_soft_cap))
     return jnp.concatenate(outputs, axis=1)

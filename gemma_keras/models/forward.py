@@ -208,9 +208,7 @@ def _decoder_block(
     if cache is not None:
         key, value = _write(cache.keys[layer], key, cache.index), _write(cache.values[layer], value, cache.index)
         key_positions, key_segments = cache.positions, cache.segments
-        cache = dataclasses.replace(
-            cache, keys=_set(cache.keys, layer, key), values=_set(cache.values, layer, value)
-        )
+        cache = dataclasses.replace(cache, keys=_set(cache.keys, layer, key), values=_set(cache.values, layer, value))
     heads = attention(
         query, key, value, query_positions=positions, key_positions=key_positions, query_segments=segment_ids,
         key_segments=key_segments, scale=architecture.query_pre_attn_scalar**-0.5,
@@ -225,7 +223,7 @@ def _decoder_block(
 
 
 def _set(items: tuple[jax.Array, ...], index: int, item: jax.Array) -> tuple[jax.Array, ...]:
-    return items[:index] + (item,) + items[index + 1 :]
+    return (*items[:index], item, *items[index + 1 :])
 
 
 def logits(backbone: GemmaBackbone, params: Params, hidden: jax.Array) -> jax.Array:

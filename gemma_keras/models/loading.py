@@ -69,7 +69,9 @@ def load_params(backbone: GemmaBackbone, architecture: Architecture, folder: str
     elif (folder / KERAS_FILE).exists() or (folder / KERAS_INDEX).exists():
         params = _load_keras(architecture, folder, dtype)
     else:
-        raise UserError(f"{folder} has neither {HF_FILE} nor {KERAS_FILE} (nor their indexes); download the weights again")
+        raise UserError(
+            f"{folder} has neither {HF_FILE} nor {KERAS_FILE} (nor their indexes); download the weights again"
+        )
     shapes = variable_shapes(backbone)
     assert all(shapes[path].shape == array.shape for path, array in params.items())
     return params
@@ -82,9 +84,7 @@ def _load_hf(architecture: Architecture, folder: Path, dtype: str) -> Params:
     params: Params = {}
     for file in sorted({files[name] for name in tensors}):
         with _open_safetensors(file) as opened:
-            for name in opened.keys():
-                if name not in tensors:
-                    continue
+            for name in sorted(tensors.keys() & opened.keys()):
                 tensor = tensors[name]
                 array = opened.get_tensor(name)
                 _require_shape(name, array.shape, tensor.hf_shape, file)
@@ -101,7 +101,7 @@ def _files_of_tensors(folder: Path) -> dict[str, Path]:
         files = {folder / file for file in weight_map.values()}
     else:
         files = {folder / HF_FILE}
-    found = {}
+    found: dict[str, Path] = {}
     for file in sorted(files):
         with _open_safetensors(file) as opened:
             found |= dict.fromkeys(opened.keys(), file)
@@ -187,7 +187,9 @@ def _from_keras_config(config: dict[str, Any], name: str) -> Architecture:
     """The shape of a preset. keras-hub has no free query scale: it is head_dim, or D/N where it is told not to use that."""
     kind, values = config.get("class_name"), config.get("config", {})
     if kind != "GemmaBackbone":
-        raise UserError(f"config.json describes a {kind}; expected a GemmaBackbone: point at a Gemma 1 or Gemma 2 preset")
+        raise UserError(
+            f"config.json describes a {kind}; expected a GemmaBackbone: point at a Gemma 1 or Gemma 2 preset"
+        )
     if values.get("layer_norm_epsilon", NORM_EPSILON) != NORM_EPSILON:
         raise UserError(f"config.json has layer_norm_epsilon {values['layer_norm_epsilon']}; Gemma has {NORM_EPSILON}")
     if values.get("use_post_ffw_norm", False) != values.get("use_post_attention_norm", False):
@@ -231,7 +233,9 @@ def _require_names(expected: Iterable[str], found: Iterable[str], folder: Path) 
 
 def _require_shape(name: str, shape: tuple[int, ...], expected: tuple[int, ...], file: Path) -> None:
     if tuple(shape) != tuple(expected):
-        raise UserError(f"{name} in {file} has shape {tuple(shape)}, but config.json says {tuple(expected)}; use a matching pair")
+        raise UserError(
+            f"{name} in {file} has shape {tuple(shape)}, but config.json says {tuple(expected)}; use a matching pair"
+        )
 
 
 def _to_device(array: np.ndarray, dtype: str) -> jax.Array:

@@ -69,7 +69,10 @@ def _print_table(result: dict) -> None:
     rows = [
         ("perplexity of the base (response content, held-out rows)", f"{result['base_perplexity']:.3f}"),
         ("perplexity after tuning", f"{result['tuned_perplexity']:.3f} ({100 * result['perplexity_change']:+.1f} %)"),
-        ("token accuracy, base and tuned", f"{result['base']['accuracy_content']:.3f}, {result['tuned']['accuracy_content']:.3f}"),
+        (
+            "token accuracy, base and tuned",
+            f"{result['base']['accuracy_content']:.3f}, {result['tuned']['accuracy_content']:.3f}",
+        ),
         ("average rank, first and last", f"{result['rank_initial']}, {result['rank_final']:g}"),
         ("tokens that are not padding", f"{100 * result['useful_token_share']:.2f} %"),
         (f"equal in transformers {checked['transformers'] or ''}".rstrip(), verdict),

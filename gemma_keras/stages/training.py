@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import jax
 from safetensors.flax import save_file
 
 from gemma_keras import runtime
@@ -22,7 +22,8 @@ from gemma_keras.data.pipeline import PreparedSplit, batches, evaluation_batches
 from gemma_keras.data.prepare import prepare
 from gemma_keras.evaluation.perplexity import make_evaluator
 from gemma_keras.export.huggingface import export_hf
-from gemma_keras.stages import plots, workdir as files
+from gemma_keras.stages import plots
+from gemma_keras.stages import workdir as files
 from gemma_keras.stages.assets import Assets, count, load_assets, resolve_data, resolve_tokenizer
 from gemma_keras.text.templates import TEMPLATES
 from gemma_keras.training import hooks
@@ -95,7 +96,9 @@ def _train(config: Config, workdir: Path, assets: Assets, splits: dict[str, Prep
         tensorboard = files.TensorBoard(workdir / "tensorboard", completed)
         try:
             with _stop_on_signal() as stop:
-                run_hooks = _hooks(config, assets, splits, completed, last_step, checkpoints, metrics_file, tensorboard, stop)
+                run_hooks = _hooks(
+                    config, assets, splits, completed, last_step, checkpoints, metrics_file, tensorboard, stop
+                )
                 stream = batches(
                     splits["train"], start_step=completed, steps=last_step - completed,
                     batch_rows=config.train.batch_rows, seed=config.train.seed, loss_on=config.data.loss_on,
@@ -221,7 +224,7 @@ class _Stop:
 def _stop_on_signal() -> Iterator[_Stop]:
     """The first SIGINT or SIGTERM lets the current step finish and be saved; the second one acts at once."""
     stop = _Stop()
-    previous = {}
+    previous: dict[int, Any] = {}
 
     def handle(number: int, frame) -> None:
         stop.signal = number
@@ -233,5 +236,5 @@ def _stop_on_signal() -> Iterator[_Stop]:
     try:
         yield stop
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for handled, handler in previous.items():
+            signal.signal(handled, handler)

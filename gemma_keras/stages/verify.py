@@ -55,7 +55,11 @@ def verify_export(folder: Path, model: ChatModel, questions: Sequence[str]) -> d
 def _logits(model: ChatModel, ids: list[int]) -> np.ndarray:
     tokens = jnp.array([ids])
     positions = jnp.arange(len(ids))[None]
-    run = jax.jit(lambda params: logits(model.backbone, params, forward(model.backbone, params, tokens, positions, tokens * 0 + 1)))
+    run = jax.jit(
+        lambda params: logits(
+            model.backbone, params, forward(model.backbone, params, tokens, positions, tokens * 0 + 1)
+        )
+    )
     return np.asarray(run(model.params)[0])
 
 

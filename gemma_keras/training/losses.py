@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-
 from keras_hub.models import GemmaBackbone
 
 from gemma_keras.models.forward import EMBEDDINGS, forward
@@ -29,9 +28,7 @@ def supervised_sums(backbone: GemmaBackbone, params, batch, *, training: bool) -
         batch: `tokens`, `targets`, `segment_ids`, `positions` i32[B,T] and `loss_weights` f32[B,T].
         training: whether adapters drop out.
     """
-    hidden = forward(
-        backbone, params, batch["tokens"], batch["positions"], batch["segment_ids"], training=training
-    )
+    hidden = forward(backbone, params, batch["tokens"], batch["positions"], batch["segment_ids"], training=training)
     log_probs, correct = token_scores(
         hidden,
         params[EMBEDDINGS],

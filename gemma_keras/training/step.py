@@ -41,7 +41,7 @@ def make_train_step(
         grads = jax.tree.map(lambda g: g / weight, grads)
         metrics = {"loss": sums.nll / weight, "token_accuracy": sums.correct / weight}
         active = None
-        if allocator:
+        if allocator and state.allocator:
             active = allocator.active(state.allocator, state.step)
             grads, metrics["penalty"] = _add_penalty(allocator, state.trainable, grads, active)
         grads, metrics["grad_norm"] = clip_by_global_norm(grads, clip_norm)
@@ -49,7 +49,7 @@ def make_train_step(
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
         kept = state._replace(step=state.step + 1)
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, kept)
-        if allocator:
+        if allocator and state.allocator:
             metrics["ranks"] = allocator.ranks(state.allocator)
         return state, metrics
 
@@ -94,7 +94,7 @@ def _add_penalty(allocator: RankAllocator, trainable: Params, grads: Params, act
 def _update(state: TrainState, grads: Params, optimizer, allocator: RankAllocator | None, active) -> TrainState:
     updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trainable)
     completed = state.step + 1
-    if allocator is None:
+    if allocator is None or state.allocator is None:
         return TrainState(completed, optax.apply_updates(state.trainable, updates), optimizer_state, None)
     masks = allocator.weight_masks(active)
     updates = {path: u * masks[path] for path, u in updates.items()}

@@ -70,7 +70,9 @@ class Peft:
         trained = [weight for weight in self.weights.values() if weight.requires_grad]
         rate = LEARNING_RATES[optimizer]
         self.optimizer = (
-            torch.optim.SGD(trained, lr=rate) if optimizer == "sgd" else torch.optim.AdamW(trained, rate, weight_decay=0)
+            torch.optim.SGD(trained, lr=rate)
+            if optimizer == "sgd"
+            else torch.optim.AdamW(trained, rate, weight_decay=0)
         )
 
     @staticmethod
@@ -144,7 +146,9 @@ def test_sixty_steps_equal_peft(optimizer):
             allocations += 1
             _assert_same_survivors(ours, peft, t)
     assert allocations == 7  # 10, 15, ..., 40
-    assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.1  # it did learn, so the comparison is not one of two models standing still
+    assert (
+        np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.1
+    )  # it did learn, so the comparison is not one of two models standing still
     alive = sum(int(a.sum()) for a in ours.state.allocator.alive.values())
     assert alive == ADAPTER.target_r * len(ours.matrices)
 

@@ -29,7 +29,11 @@ def test_figures_equal_a_slow_reference():
     backbone, params = build_backbone(small(), "float32"), lively_params(small())
     batches = [make_batch(rng), make_batch(rng)]
     figures = make_evaluator(backbone)(params, batches)
-    for subset, kinds in {"all": (PROMPT, CLOSING, CONTENT), "response": (CLOSING, CONTENT), "content": (CONTENT,)}.items():
+    for subset, kinds in {
+        "all": (PROMPT, CLOSING, CONTENT),
+        "response": (CLOSING, CONTENT),
+        "content": (CONTENT,),
+    }.items():
         nll, correct = [], []
         for batch in batches:
             hidden = forward(backbone, params, batch["tokens"], batch["positions"], batch["segment_ids"])

@@ -25,7 +25,7 @@ def tensors(folder):
     found = {}
     for file in folder.glob("*.safetensors"):
         with safe_open(file, framework="numpy") as opened:
-            found |= {name: opened.get_tensor(name) for name in opened.keys()}
+            found |= {name: opened.get_tensor(name) for name in list(opened.keys())}
     return found
 
 
@@ -87,7 +87,12 @@ def test_the_same_weights_give_the_same_bytes_and_replace_an_earlier_export(toke
     export_hf(params, GEMMA2, tokenizer, out, dtype="bfloat16")
     first = {file.name: file.read_bytes() for file in out.iterdir()}
     (out / "stray.safetensors").write_bytes(b"")
-    export_hf({**params, "decoder_block_0/attention/query/lora_A": params["final_normalization/scale"]}, GEMMA2, tokenizer, out)
+    export_hf(
+        {**params, "decoder_block_0/attention/query/lora_A": params["final_normalization/scale"]},
+        GEMMA2,
+        tokenizer,
+        out,
+    )
     assert {file.name: file.read_bytes() for file in out.iterdir()} == first
     assert [entry.name for entry in tmp_path.iterdir()] == ["export"]
 

@@ -6,7 +6,15 @@ import pytest
 import transformers
 
 from gemma_keras import builtin
-from gemma_keras.export.tokenizer_files import NORMAL, SPACE, USER_DEFINED, Piece, bpe_merges, read_pieces, write_tokenizer_files
+from gemma_keras.export.tokenizer_files import (
+    NORMAL,
+    SPACE,
+    USER_DEFINED,
+    Piece,
+    bpe_merges,
+    read_pieces,
+    write_tokenizer_files,
+)
 from gemma_keras.text.templates import TEMPLATES
 
 TEXTS = [
@@ -42,7 +50,9 @@ def test_size_and_special_tokens(exported, tokenizer):
     assert len(exported) == exported.vocab_size == tokenizer.vocabulary_size
     assert type(exported).__name__ == "GemmaTokenizer"
     names = ("pad", "eos", "bos", "unk")
-    assert [getattr(exported, f"{name}_token_id") for name in names] == [getattr(tokenizer, f"{name}_id") for name in names]
+    assert [getattr(exported, f"{name}_token_id") for name in names] == [
+        getattr(tokenizer, f"{name}_id") for name in names
+    ]
     assert exported.mask_token_id == 4
     ids = [tokenizer.start_of_turn_id, *tokenizer.encode_content("你好 "), tokenizer.end_of_turn_id, tokenizer.eos_id]
     assert exported.decode(ids, skip_special_tokens=True) == tokenizer.decode(ids) == "你好 "

@@ -1,6 +1,5 @@
 """Generation against transformers, and its own invariants."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -16,7 +16,9 @@ def small(**changes) -> Architecture:
 
 def small_gemma1(**changes) -> Architecture:
     """A Gemma 1 of 2 layers with one KV head."""
-    sizes = dict(num_layers=2, hidden_dim=64, intermediate_dim=96, num_query_heads=4, num_key_value_heads=1, head_dim=16)
+    sizes = dict(
+        num_layers=2, hidden_dim=64, intermediate_dim=96, num_query_heads=4, num_key_value_heads=1, head_dim=16
+    )
     return get_architecture("gemma_2b").replace(
         **{**sizes, "query_pre_attn_scalar": 16, "vocabulary_size": 97, **changes}
     )

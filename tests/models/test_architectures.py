@@ -43,7 +43,10 @@ def test_config_json_says_the_same_to_transformers(name, tmp_path):
     """Read by transformers and written again, the file describes the same model."""
     architecture = get_architecture(name)
     config = transformers.AutoConfig.for_model(**to_hf_config(architecture, "bfloat16"))
-    assert (config.hidden_size, config.num_key_value_heads) == (architecture.hidden_dim, architecture.num_key_value_heads)
+    assert (config.hidden_size, config.num_key_value_heads) == (
+        architecture.hidden_dim,
+        architecture.num_key_value_heads,
+    )
     assert from_hf_config(config.to_dict(), name) == architecture
 
 

@@ -92,8 +92,12 @@ def test_preset_of_27b_has_its_query_scale(tmp_path):
     assert describe_weights(tmp_path).query_pre_attn_scalar == 8
 
 
-def cut(file):
-    file.write_bytes(file.read_bytes()[:-100])
+def cut(file, size=-100):
+    file.write_bytes(file.read_bytes()[:size])
+
+
+def index(folder, value):
+    (folder / "model.safetensors.index.json").write_text(json.dumps(value))
 
 
 def edit(folder, change):
@@ -111,11 +115,8 @@ def edit(folder, change):
         (lambda folder: (folder / "config.json").unlink(), "cannot read .*config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "not valid JSON"),
         (lambda folder: (folder / "config.json").write_text("[]"), "no JSON object"),
-        (lambda folder: (folder / "model.safetensors.index.json").write_text("{}"), "no weight_map"),
-        (
-            lambda folder: (folder / "model.safetensors.index.json").write_text('{"weight_map": {"x": "absent.safetensors"}}'),
-            "absent.safetensors is missing",
-        ),
+        (lambda folder: index(folder, {}), "no weight_map"),
+        (lambda folder: index(folder, {"weight_map": {"x": "absent.safetensors"}}), "absent.safetensors is missing"),
         (lambda folder: edit(folder, lambda t: t.pop("model.norm.weight")), "lacks the tensor model.norm.weight;"),
         (lambda folder: edit(folder, lambda t: t.update(extra=np.zeros(3))), "has besides .* the tensor extra;"),
         (
@@ -138,12 +139,12 @@ def test_damaged_hf_folders_end_in_one_sentence(damage, message, tmp_path):
     "damage, message",
     [
         (lambda folder: (folder / "model.weights.h5").write_bytes(b"no h5"), "damaged or cut short"),
-        (
-            lambda folder: (folder / "model.weights.h5").write_bytes((folder / "model.weights.h5").read_bytes()[:50_000]),
-            "damaged or cut short",
-        ),
+        (lambda folder: cut(folder / "model.weights.h5", 50_000), "damaged or cut short"),
         (lambda folder: (folder / "config.json").write_text('{"class_name": "BertBackbone"}'), "BertBackbone"),
-        (lambda folder: (folder / "config.json").write_text('{"class_name": "GemmaBackbone"}'), "lacks 'num_query_heads'"),
+        (
+            lambda folder: (folder / "config.json").write_text('{"class_name": "GemmaBackbone"}'),
+            "lacks 'num_query_heads'",
+        ),
     ],
 )
 def test_damaged_presets_end_in_one_sentence(damage, message, tmp_path):

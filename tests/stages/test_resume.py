@@ -33,12 +33,19 @@ def command(base: Path, workdir: Path) -> list[str]:
 
 
 def environment(cache: Path) -> dict[str, str]:
-    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache), "GEMMA_KERAS_CACHE": str(cache), "JAX_PLATFORMS": "cpu"}
+    return {
+        **os.environ,
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "GEMMA_KERAS_CACHE": str(cache),
+        "JAX_PLATFORMS": "cpu",
+    }
 
 
 def run_until(lines: int, arguments: list[str], workdir: Path, number: int, env: dict[str, str]) -> int:
     """Starts a run, sends the signal once that many steps are logged, returns the exit status."""
-    process = subprocess.Popen(arguments, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        arguments, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     metrics = workdir / "metrics.jsonl"
     try:
         for _ in range(2400):
@@ -113,7 +120,13 @@ def test_another_configuration_does_not_resume_the_run(tmp_path, base, uninterru
     workdir.mkdir()
     whole = command(base, workdir)
     env = environment(cache)
-    subprocess.run([*whole, "--config.train.steps=2", "--config.adapter.tinit=0", "--config.adapter.tfinal=1"], cwd=ROOT, env=env, check=True, capture_output=True)
+    subprocess.run(
+        [*whole, "--config.train.steps=2", "--config.adapter.tinit=0", "--config.adapter.tfinal=1"],
+        cwd=ROOT,
+        env=env,
+        check=True,
+        capture_output=True,
+    )
     other = subprocess.run(whole, cwd=ROOT, env=env, capture_output=True, text=True)
     assert other.returncode == 1
     assert "give the same configuration to resume it" in other.stderr and "Traceback" not in other.stderr

@@ -50,14 +50,12 @@ def adapter_step(seed=0, accumulation=1, dropout=0.0):
         params = {**frozen, **trainable, **dropout_seeds(matrices, key)}
         return supervised_sums(backbone, params, batch, training=True)
 
-    step = make_train_step(
-        loss, optimizer, allocator=allocator, accumulation=accumulation, clip_norm=1.0, seed=seed
-    )
+    step = make_train_step(loss, optimizer, allocator=allocator, accumulation=accumulation, clip_norm=1.0, seed=seed)
     return step, initial_state(initial_adapter_params(matrices, 0), optimizer, allocator)
 
 
-def test_microbatches_give_the_global_mean(rng=np.random.default_rng(0)):
-    batch, frozen = make_batch(rng), lively_params(small())
+def test_microbatches_give_the_global_mean():
+    batch, frozen = make_batch(np.random.default_rng(0)), lively_params(small())
     whole, split = (adapter_step(accumulation=n) for n in (1, 4))
     for _ in range(3):
         state_1, metrics_1 = whole[0](whole[1], frozen, batch)
@@ -110,7 +108,7 @@ def test_pruned_triplets_get_neither_updates_nor_moments():
         state, _ = step(state, frozen, batch)
     fixed = jax.tree.map(np.array, state)
     for _ in range(4):
-        state, metrics = step(state, frozen, batch)
+        state, _ = step(state, frozen, batch)
     dead_seen = 0
     for name, alive in fixed.allocator.alive.items():
         dead, path = ~alive, f"{name}/adalora/lora_A"
@@ -138,6 +136,8 @@ def test_schedule_equals_transformers():
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2e-4)
     reference = transformers.get_cosine_schedule_with_warmup(optimizer, 5, 50)
     for step in range(50):
-        assert float(schedule(step)) == pytest.approx(reference.get_last_lr()[0], abs=2e-4 * 1e-6)  # of the peak, in float32
+        assert float(schedule(step)) == pytest.approx(
+            reference.get_last_lr()[0], abs=2e-4 * 1e-6
+        )  # of the peak, in float32
         optimizer.step()
         reference.step()
