@@ -28,7 +28,7 @@ def get_config() -> PipelineConfig:
 def _pretrain() -> Config:
     text = tuple(CorpusConfig(name=name) for name in ("zh_wiki", "cluecorpussmall"))
     # A few conversations, so that the embeddings of the turn tokens are trained before they are frozen.
-    dialogues = tuple(CorpusConfig(name=name, limit=40) for name in CONVERSATIONS)
+    dialogues = tuple(CorpusConfig(name=name, limit=100) for name in CONVERSATIONS)
     return Config(
         model=ModelConfig(dtype="float32"),
         data=DataConfig(corpora=text + dialogues, validation=HELD_OUT, loss_on="all", sequence_length=256),
@@ -44,10 +44,19 @@ def _sft() -> Config:
         data=DataConfig(
             corpora=tuple(CorpusConfig(name=name) for name in CONVERSATIONS), validation=HELD_OUT, sequence_length=512
         ),
+        # So small a base leaves little to attention alone: every projection gets an adapter.
         adapter=AdapterConfig(
-            method="adalora", init_r=12, target_r=6, alpha=24.0, tinit=0.1, tfinal=0.3, delta_t=5, orth_reg_weight=0.1
+            method="adalora",
+            targets=("query", "key", "value", "attention_output", "ffw_gating", "ffw_gating_2", "ffw_linear"),
+            init_r=16,
+            target_r=8,
+            alpha=64.0,
+            delta_t=5,
+            tinit=0.1,
+            tfinal=0.3,
+            orth_reg_weight=0.1,
         ),
-        optim=OptimConfig(learning_rate=5e-3, warmup=0.05),
+        optim=OptimConfig(learning_rate=1e-2, warmup=0.05),
         train=TrainConfig(steps=200, batch_rows=4, log_every=20, save_every=100),
         sampling=SamplingConfig(max_new_tokens=128, temperature=0.3),
         export=ExportConfig(dtype="float32"),

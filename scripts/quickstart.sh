@@ -3,5 +3,5 @@
 #   bash scripts/quickstart.sh --config.data.root=DIR
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-prepare_environment ""
+prepare_environment verify
 exec .venv/bin/python -m scripts.pipeline --config=configs/quickstart.py --workdir=runs/quickstart "$@"

@@ -68,30 +68,6 @@ def outcome(workdir: Path) -> tuple[list[dict], dict[str, np.ndarray]]:
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory, cache) -> Path:
-    """A base model to tune: gemma2_tiny as it is drawn, exported."""
-    from gemma_keras import builtin
-    from gemma_keras.export.huggingface import export_hf
-    from gemma_keras.models.architectures import get_architecture
-    from gemma_keras.models.forward import build_backbone, initial_params
-    from gemma_keras.text.templates import TEMPLATES
-    from gemma_keras.text.tokenizer import Tokenizer
-
-    architecture = get_architecture("gemma2_tiny").replace(num_layers=2)
-    folder = tmp_path_factory.mktemp("base") / "export"
-    export_hf(
-        initial_params(build_backbone(architecture, "float32"), 0), architecture, Tokenizer(builtin.TOKENIZER), folder,
-        dtype="float32", shard_megabytes=100, template=TEMPLATES["gemmalm_zh"],
-    )  # fmt: skip
-    return folder
-
-
-@pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, base, cache):
     workdir = tmp_path_factory.mktemp("whole") / "run"
     subprocess.run(command(base, workdir), cwd=ROOT, env=environment(cache), check=True, capture_output=True)
@@ -115,18 +91,12 @@ def test_a_run_stopped_by_a_signal_ends_as_if_it_had_not_been(number, tmp_path, 
         np.testing.assert_array_equal(value, expected_adapter[path], err_msg=path)
 
 
-def test_another_configuration_does_not_resume_the_run(tmp_path, base, uninterrupted, cache):
-    workdir = tmp_path / "run"
-    workdir.mkdir()
-    whole = command(base, workdir)
-    env = environment(cache)
-    subprocess.run(
-        [*whole, "--config.train.steps=2", "--config.adapter.tinit=0", "--config.adapter.tfinal=1"],
-        cwd=ROOT,
-        env=env,
-        check=True,
-        capture_output=True,
+def test_another_configuration_does_not_resume_the_run(tmp_path, base, cache):
+    arguments = command(base, tmp_path / "run")
+    prepare = [*arguments[:2], "scripts.prepare_data", *arguments[3:]]
+    subprocess.run(prepare, cwd=ROOT, env=environment(cache), check=True, capture_output=True)
+    other = subprocess.run(
+        [*arguments, "--config.optim.learning_rate=1"], cwd=ROOT, env=environment(cache), capture_output=True, text=True
     )
-    other = subprocess.run(whole, cwd=ROOT, env=env, capture_output=True, text=True)
     assert other.returncode == 1
     assert "give the same configuration to resume it" in other.stderr and "Traceback" not in other.stderr
