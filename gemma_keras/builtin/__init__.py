@@ -21,7 +21,7 @@ HELD_OUT = Path("gemmalm_chinese/stage1/data_final/valid.json")  # under CORPUS 
 _ARTICLES_SHARE = 0.15  # of the generated plain text; the rest is one document a line
 
 
-def data_root(cache: Path | None = None, *, chat_rows: int = 4000, text_bytes: int = 1_150_000, seed: int = 0) -> Path:
+def data_root(cache: Path | None = None, *, chat_rows: int = 1500, text_bytes: int = 600_000, seed: int = 0) -> Path:
     """A folder laid out like a user's data root: the hand-written files and generated volume beside them.
 
     It is written once, atomically, into `cache` (default: $GEMMA_KERAS_CACHE, else ~/.cache/gemma_keras) under a name

@@ -89,13 +89,6 @@ def scene(rng: random.Random) -> str:
     return expand(opening + "。".join(views + places) + "。{feeling}。", rng, bound)
 
 
-def home(rng: random.Random) -> str:
-    """An evening at home."""
-    views = rng.sample(grammar()["family_view"], rng.randint(2, 4))
-    talks = rng.sample(grammar()["family_talk"], rng.randint(1, 3))
-    return expand("{free_day}，{weather}。一家人都在家里。" + "。".join(views + talks) + "。{family_end}。", rng, {})
-
-
 def worker(rng: random.Random) -> str:
     """A person at work."""
     job, bound = rng.choice(table("jobs")), cast(rng)
@@ -152,9 +145,8 @@ def counting(rng: random.Random) -> str:
 
 KINDS: tuple[tuple[int, Callable[[random.Random], str]], ...] = (
     (8, lambda rng: story(rng, cast(rng))),
-    (5, scene),
-    (3, home),
-    (4, worker),
+    (2, scene),
+    (2, worker),
     (5, knowledge),
     (3, advice),
     (1, counting),

@@ -35,10 +35,9 @@ def _draw_ranks(lines: list[dict], path: Path, matrix_names: list[str]) -> None:
     import matplotlib.pyplot as plt
 
     ranks = np.array([line["ranks"] for line in lines]).T
-    steps = [line["step"] for line in lines]
     height = min(max(3.0, 0.22 * len(ranks) + 1.5), 30)
     figure, axes = plt.subplots(figsize=(9, height), layout="constrained")
-    edges = np.append(steps, 2 * steps[-1] - steps[-2] if len(steps) > 1 else steps[-1] + 1)
+    edges = [0, *(line["step"] for line in lines)]  # what is logged at a step stands for the steps before it
     mesh = axes.pcolormesh(edges, np.arange(len(ranks) + 1), ranks, vmin=0, vmax=ranks.max(), cmap="viridis")
     names = [name.replace("decoder_block_", "").replace("attention/", "") for name in matrix_names]
     axes.set_yticks(np.arange(len(ranks)) + 0.5, names, fontsize=7)

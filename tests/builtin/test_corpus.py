@@ -13,8 +13,11 @@ ROW = re.compile(
 )
 SCHEMAS = {
     "belle/handwritten.json": {"instruction", "input", "output"},
+    "belle/handwritten_2.json": {"instruction", "input", "output"},
     "alpaca_gpt4_zh/handwritten.json": {"instruction", "input", "output"},
+    "alpaca_gpt4_zh/handwritten_2.json": {"instruction", "input", "output"},
     "alpaca_chinese/handwritten.json": {"instruction", "input", "output"},
+    "alpaca_chinese/handwritten_2.json": {"instruction", "input", "output"},
     "news_commentary/handwritten.jsonl": {"translation"},
     "hc3_chinese/handwritten.jsonl": {"question", "human_answers", "chatgpt_answers"},
     "firefly/handwritten.jsonl": {"kind", "input", "target"},
@@ -58,10 +61,11 @@ def test_schema(name: str) -> None:
 
 def test_counts() -> None:
     training, held = training_rows(), held_out()
-    assert len(training) >= 264 and len(held) >= 66 and len(training) + len(held) >= 330
+    assert len(training) >= 600 and len(held) >= 66
     assert len(list((builtin.CORPUS / "zh_wiki").glob("*.txt"))) >= 20
-    documents = (builtin.CORPUS / "cluecorpussmall" / "handwritten.txt").read_text(encoding="utf-8").splitlines()
-    assert len(documents) >= 60 and all(documents)
+    paths = sorted((builtin.CORPUS / "cluecorpussmall").glob("*.txt"))
+    documents = [line for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+    assert len(documents) >= 300 and all(documents) and len(set(documents)) == len(documents)
 
 
 def test_text_is_clean() -> None:
