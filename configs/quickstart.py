@@ -1,4 +1,4 @@
-"""The whole flow, small: a base model of 1.4 million weights from scratch, then stage 1 with AdaLoRA.
+"""The whole flow, small: a base model of a million weights from scratch, then stage 1 with AdaLoRA.
 
 Launch: bash scripts/quickstart.sh [--config.data.root=DIR]
 Hardware: 2 CPU cores, 4 GB. Expected (measured): see the README.
@@ -28,12 +28,12 @@ def get_config() -> PipelineConfig:
 def _pretrain() -> Config:
     text = tuple(CorpusConfig(name=name) for name in ("zh_wiki", "cluecorpussmall"))
     # A few conversations, so that the embeddings of the turn tokens are trained before they are frozen.
-    dialogues = tuple(CorpusConfig(name=name, limit=100) for name in CONVERSATIONS)
+    dialogues = tuple(CorpusConfig(name=name, limit=40) for name in CONVERSATIONS)
     return Config(
         model=ModelConfig(dtype="float32"),
         data=DataConfig(corpora=text + dialogues, validation=HELD_OUT, loss_on="all", sequence_length=256),
         optim=OptimConfig(learning_rate=3e-3, warmup=0.05, weight_decay=0.1, beta2=0.95),
-        train=TrainConfig(steps=300, batch_rows=8, log_every=20, save_every=100),
+        train=TrainConfig(steps=160, batch_rows=8, log_every=10, save_every=100),
         export=ExportConfig(dtype="float32"),
     )
 
@@ -57,8 +57,8 @@ def _sft() -> Config:
             orth_reg_weight=0.1,
         ),
         optim=OptimConfig(learning_rate=1e-2, warmup=0.05),
-        train=TrainConfig(steps=200, batch_rows=4, log_every=20, save_every=100),
-        sampling=SamplingConfig(max_new_tokens=128, temperature=0.3),
+        train=TrainConfig(steps=240, batch_rows=4, log_every=10, save_every=100),
+        sampling=SamplingConfig(max_new_tokens=128),
         export=ExportConfig(dtype="float32"),
-        questions=("请用一句话介绍春节。", "计算：12 + 35 等于多少？", "怎样才能养成早起的习惯？"),
+        questions=("请用一句话介绍春节。", "周末适合做什么？", "怎样才能养成早起的习惯？"),
     )

@@ -40,7 +40,7 @@ CONTROL_IDS = {
     "<start_of_turn>": 106,
     "<end_of_turn>": 107,
 }
-BUILTIN_VOCABULARY_SIZE = 2048  # most pieces occur often in the little text there is, so that they get trained
+BUILTIN_VOCABULARY_SIZE = 2560  # most pieces occur often in the little text there is, so that they get trained
 _COVERAGE = 0.9995  # of the characters of a text; the rest falls back to bytes (SentencePiece's advice for Chinese)
 _CHARACTER_SHARE = 0.85  # of the learnt pieces at most are single characters, so that a small vocabulary gets words too
 # A space without a piece of its own would fall back to the bytes of "\u2581" and come back as that.

@@ -1,5 +1,7 @@
 """Checkpoints of a run: everything that a training state holds, written whole or not at all (orbax)."""
 
+import errno
+import os
 from pathlib import Path
 
 import jax
@@ -27,9 +29,19 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: TrainState) -> None:
-        """Writes a step; one that is there already stays as it is."""
-        if step != self._manager.latest_step():
+        """Writes a step; one that is there already stays as it is.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        if step == self._manager.latest_step():
+            return
+        try:
             self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
+        except ValueError as error:
+            if "RESOURCE_EXHAUSTED" in str(error):  # tensorstore's word for it
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{self._manager.directory}/{step}") from error
+            raise
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state of `step`, with the structure, shapes and placement of `like`.
@@ -42,8 +54,9 @@ class Checkpoints:
             return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"Checkpoint {self._manager.directory}/{step} does not fit this configuration "
-                f"({str(error).splitlines()[0]}); give the configuration that wrote it, or another --workdir."
+                f"Checkpoint {self._manager.directory}/{step} is damaged or does not fit this configuration "
+                f"({str(error).splitlines()[0]}); give the configuration that wrote it, or delete this folder to go on "
+                "from the checkpoint before it."
             ) from error
 
     def close(self) -> None:

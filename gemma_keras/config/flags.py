@@ -6,6 +6,7 @@ own.
 """
 
 import difflib
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -24,6 +25,10 @@ C = TypeVar("C")
 _HINT = "run with --help for the list of all flags"
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
 _EXPECTED = {bool: "true or false", int: "a whole number such as 100", float: "a number such as 0.5 or 3e-5"}
+
+
+# What a disk says that is full, over its quota, or no longer writable.
+_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class HelpRequested(Exception):
@@ -53,6 +58,11 @@ def _status(main: Callable[[C, Path], Any], default_config: str, kind: type[C]) 
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
+    except OSError as error:
+        if error.errno not in _STORAGE:
+            raise
+        print(f"error: a file could not be written: {error}; mend this, and the same command goes on", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from the last checkpoint, where there is one", file=sys.stderr)
         return 130
@@ -74,6 +84,11 @@ def parse(argv: Sequence[str], default_config: str, kind: type[C] = Config) -> t
         UserError: anything wrong with the file, a flag or a value.
         HelpRequested: `--help` was given.
     """
+    for word in argv:
+        # Bytes of the command line that are no UTF-8 arrive as lone surrogates, which no file takes.
+        require(
+            word.isascii() or word == word.encode(errors="ignore").decode(), f"{word!a} is no valid UTF-8: correct it"
+        )
     first_pass = _base_flags(default_config)
     _apply(first_pass, argv, known_only=True)
     config = load_config(first_pass["config"].value, kind)

@@ -258,7 +258,8 @@ def _write_split(
     table = datasets.table.InMemoryTable(_table(chosen.rows))
     dataset = datasets.Dataset(table, fingerprint=name)
     datasets.disable_progress_bars()
-    dataset.save_to_disk(str(folder))
+    # Without rows, datasets would write no file, and fail to load what it wrote.
+    dataset.save_to_disk(str(folder), num_shards=None if chosen.rows else 1)
     np.save(folder / "packed_offsets.npy", offsets)
     np.save(folder / "packed_rows.npy", packed)
     return split_report(

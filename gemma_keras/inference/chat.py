@@ -13,7 +13,7 @@ from gemma_keras.models.forward import Params
 from gemma_keras.text.templates import Message, Messages, Template, apply_chat_template
 from gemma_keras.text.tokenizer import Tokenizer
 
-__all__ = ["ChatModel", "apply_chat_template", "conversation", "generate_response"]
+__all__ = ["Answer", "ChatModel", "apply_chat_template", "conversation", "generate_response"]
 
 _CLOSED_TURN, _MODEL_TURN = "<end_of_turn><eos>\n", "<start_of_turn>model\n"
 
@@ -26,6 +26,14 @@ class Model(Protocol):
 
     @property
     def params(self) -> Params: ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answer:
+    """A decoded answer; `ended` is False where `max_new_tokens` cut it off."""
+
+    text: str
+    ended: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +60,10 @@ class ChatModel:
 
     def reply_batch(self, conversations: Sequence[Messages], sampling: SamplingConfig) -> list[str]:
         """The model's answer to each conversation, generated together."""
+        return [answer.text for answer in self.answer_batch(conversations, sampling)]
+
+    def answer_batch(self, conversations: Sequence[Messages], sampling: SamplingConfig) -> list[Answer]:
+        """As `reply_batch`, with whether each answer came to its own end."""
         encoded = self.template.encode_batch(self.tokenizer, conversations, add_generation_prompt=True)
         return _answers(self, self.tokenizer, [ids for ids, _ in encoded], sampling)
 
@@ -87,7 +99,7 @@ def generate_response(
     sampling = SamplingConfig(
         max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, repetition_penalty=repetition_penalty
     )
-    return _answers(model, tokenizer, [ids], sampling)[0]
+    return _answers(model, tokenizer, [ids], sampling)[0].text
 
 
 def _typed_line() -> str:
@@ -137,11 +149,11 @@ def _forget_oldest(model: ChatModel, opening: Messages, exchanges: list[Message]
 
 def _answers(
     model: Model, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], sampling: SamplingConfig
-) -> list[str]:
+) -> list[Answer]:
     stop_ids = [tokenizer.end_of_turn_id, tokenizer.eos_id]
     generated = Generator(backbone=model.backbone, params=model.params).generate(prompts, sampling, stop_ids)
     # The template puts a newline between an answer and <end_of_turn>.
-    return [tokenizer.decode(answer.tokens).strip("\n\r") for answer in generated]
+    return [Answer(tokenizer.decode(answer.tokens).strip("\n\r"), answer.stopped) for answer in generated]
 
 
 def _check_vocabulary(tokenizer: Tokenizer, backbone: GemmaBackbone) -> None:

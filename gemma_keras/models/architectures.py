@@ -66,7 +66,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     for architecture in (
         Architecture(
             name="gemma2_tiny", num_layers=4, hidden_dim=128, intermediate_dim=384, num_query_heads=4,
-            num_key_value_heads=2, head_dim=32, query_pre_attn_scalar=32, vocabulary_size=2048, sliding_window=256,
+            num_key_value_heads=2, head_dim=32, query_pre_attn_scalar=32, vocabulary_size=2560, sliding_window=256,
             max_position=2048,
         ),
         Architecture(  # 43,213,312 weights

@@ -12,7 +12,7 @@ from gemma_keras import builtin
 from gemma_keras.adapters.inject import AdaptedMatrix, add_adapters, initial_adapter_params
 from gemma_keras.builtin.tokenizer import train_tokenizer
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import Config, DataConfig
+from gemma_keras.config.schema import Config, DataConfig, require
 from gemma_keras.data.records import TextRecord
 from gemma_keras.data.sources import read_corpus
 from gemma_keras.inference.chat import ChatModel
@@ -113,6 +113,7 @@ def _texts(data: DataConfig) -> Iterator[str]:
 
 
 def _beside_weights(folder: Path) -> Path:
+    require(folder.is_dir(), f"model.weights={folder} is no folder; give a Hugging Face or Keras preset folder.")
     for path in (folder / "tokenizer.model", folder / "assets" / "tokenizer" / "vocabulary.spm"):
         if path.exists():
             return path

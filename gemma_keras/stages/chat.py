@@ -1,5 +1,7 @@
 """Answers on the terminal: the configured questions, or a conversation."""
 
+import io
+import sys
 from pathlib import Path
 
 from gemma_keras.config.schema import Config
@@ -18,6 +20,8 @@ def run(config: Config, workdir: Path) -> None:
         for question, answer in zip(config.questions, model.reply_batch(conversations, config.sampling), strict=True):
             print(f"> {question}\n{answer}\n")
         return
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # bytes that are no text, such as a paste from elsewhere
     print("Type a message; the end of input (Ctrl-D) or Ctrl-C ends the conversation.")
     for answer in conversation(model, config.sampling):
         print(answer, flush=True)

@@ -8,10 +8,9 @@ from gemma_keras.config.serialization import to_dict
 from gemma_keras.data.pipeline import PreparedSplit, evaluation_batches
 from gemma_keras.data.prepare import prepare
 from gemma_keras.evaluation.perplexity import make_evaluator
-from gemma_keras.models.forward import build_backbone
-from gemma_keras.models.loading import describe_weights, load_params
+from gemma_keras.inference.chat import ChatModel
 from gemma_keras.stages import workdir as files
-from gemma_keras.stages.assets import resolve_data, resolve_tokenizer
+from gemma_keras.stages.assets import load_chat_model, resolve_data
 
 
 def run(config: Config, workdir: Path) -> dict:
@@ -19,18 +18,22 @@ def run(config: Config, workdir: Path) -> dict:
     require(bool(config.model.weights), "config.model.weights is empty; give the folder of the model to evaluate.")
     config = dataclasses.replace(config, adapter=AdapterConfig(method="none"))
     files.begin(workdir, to_dict(config))
-    prepare(resolve_data(config.data), resolve_tokenizer(config, workdir), workdir / "data")
-    figures = evaluate_weights(config, PreparedSplit.load(workdir / "data" / "valid"))
+    model = load_chat_model(config, workdir)
+    prepare(resolve_data(config.data), model.tokenizer, workdir / "data")
+    figures = evaluate_model(model, PreparedSplit.load(workdir / "data" / "valid"), config.train.batch_rows)
     files.write_json(workdir / "result.json", figures)
     for name, value in figures.items():
         print(f"{name:24} {value:,.4f}" if isinstance(value, float) else f"{name:24} {value:,}")
     return figures
 
 
-def evaluate_weights(config: Config, split: PreparedSplit) -> dict[str, float]:
-    """The figures of `perplexity.make_evaluator` for the model in `model.weights`."""
-    architecture = describe_weights(config.model.weights)
-    backbone = build_backbone(architecture, config.model.dtype)
-    params = load_params(backbone, architecture, config.model.weights, config.model.dtype)
-    rows = evaluation_batches(split, batch_rows=config.train.batch_rows)
-    return make_evaluator(backbone)(params, rows)
+def evaluate_model(model: ChatModel, split: PreparedSplit, batch_rows: int) -> dict[str, float]:
+    """The figures of `perplexity.make_evaluator`.
+
+    Raises:
+        UserError: the split has no rows.
+    """
+    require(
+        len(split) > 0, "there are no rows to evaluate; name corpora in data.validation, or give data.validation_rows."
+    )
+    return make_evaluator(model.backbone)(model.params, evaluation_batches(split, batch_rows=batch_rows))

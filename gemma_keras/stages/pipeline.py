@@ -4,18 +4,23 @@ import dataclasses
 import time
 from pathlib import Path
 
-from gemma_keras.config.schema import Config, PipelineConfig
+from gemma_keras.config.schema import Config, PipelineConfig, require
 from gemma_keras.config.serialization import to_dict
 from gemma_keras.data.pipeline import PreparedSplit
+from gemma_keras.inference.chat import ChatModel
 from gemma_keras.stages import pretrain, sft
 from gemma_keras.stages import workdir as files
 from gemma_keras.stages.assets import load_chat_model
-from gemma_keras.stages.evaluate import evaluate_weights
+from gemma_keras.stages.evaluate import evaluate_model
 from gemma_keras.stages.verify import verify_export
 
 
 def run(config: PipelineConfig, workdir: Path) -> dict:
     """Runs every part that has not finished yet; returns what `<workdir>/result.json` holds and prints it as a table."""
+    method = config.sft.adapter.method
+    require(
+        method == "adalora", f"config.sft.adapter.method is {method!r}, but the pipeline shows AdaLoRA: use train_sft."
+    )
     started = time.perf_counter()
     files.begin(workdir, to_dict(config))
     base = _stage(config.pretrain, config)
@@ -37,11 +42,10 @@ def _stage(stage: Config, config: PipelineConfig) -> Config:
 def _summary(tuned: Config, sft_result: dict, workdir: Path) -> dict:
     """Perplexities of the base and of the exported model on the same rows, samples, verification."""
     split = PreparedSplit.load(workdir / "sft" / "data" / "valid")
-    exported = _float32(tuned, sft_result["export_dir"])
-    before, after = (evaluate_weights(c, split) for c in (_float32(tuned, tuned.model.weights), exported))
-    model = load_chat_model(exported, workdir)
+    base, model = (_load_float32(tuned, folder, workdir) for folder in (tuned.model.weights, sft_result["export_dir"]))
+    before, after = (evaluate_model(m, split, tuned.train.batch_rows) for m in (base, model))
     conversations = [[{"role": "user", "content": question}] for question in tuned.questions]
-    answers = model.reply_batch(conversations, tuned.sampling)
+    answers = model.answer_batch(conversations, tuned.sampling)
     return {
         "base_perplexity": before["perplexity_content"],
         "tuned_perplexity": after["perplexity_content"],
@@ -52,17 +56,22 @@ def _summary(tuned: Config, sft_result: dict, workdir: Path) -> dict:
         "export_dir": sft_result["export_dir"],
         "base": before,
         "tuned": after,
-        "samples": [{"question": q, "answer": a} for q, a in zip(tuned.questions, answers, strict=True)],
+        "samples": [
+            {"question": question, "answer": answer.text, "ended": answer.ended}
+            for question, answer in zip(tuned.questions, answers, strict=True)
+        ],
         "verification": verify_export(Path(sft_result["export_dir"]), model, tuned.questions),
     }
 
 
-def _float32(config: Config, weights: str) -> Config:
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, weights=weights, dtype="float32"))
+def _load_float32(config: Config, weights: str, workdir: Path) -> ChatModel:
+    model = dataclasses.replace(config.model, weights=weights, dtype="float32")
+    return load_chat_model(dataclasses.replace(config, model=model), workdir)
 
 
 def _print_table(result: dict) -> None:
-    for sample in result["samples"]:
+    samples = result["samples"]
+    for sample in samples:
         print(f"\n> {sample['question']}\n{sample['answer']}")
     checked = result["verification"]
     verdict = {True: "yes", False: "NO", None: "not compared"}[checked.get("verified")]
@@ -75,6 +84,7 @@ def _print_table(result: dict) -> None:
         ),
         ("average rank, first and last", f"{result['rank_initial']}, {result['rank_final']:g}"),
         ("tokens that are not padding", f"{100 * result['useful_token_share']:.2f} %"),
+        ("sample answers that ended by themselves", f"{sum(s['ended'] for s in samples)} of {len(samples)}"),
         (f"equal in transformers {checked['transformers'] or ''}".rstrip(), verdict),
         ("exported model", result["export_dir"]),
         ("seconds", f"{result['seconds']:.0f}"),

@@ -63,13 +63,15 @@ def run(config: Config, workdir: Path) -> dict:
 def total_steps(config: Config, packed_rows: int) -> int:
     """Optimizer steps of the run: `train.steps`, or what `train.epochs` makes of the packed rows."""
     if config.train.steps:
-        return config.train.steps
+        return config.train.steps  # against which `validate` has checked the warm-up
     steps = round(config.train.epochs * packed_rows / config.train.batch_rows)
     if steps < 1:
         raise UserError(
             f"{packed_rows} packed rows make no step of train.batch_rows={config.train.batch_rows}; give more rows, "
             "more train.epochs, or fewer rows a batch."
         )
+    if config.optim.warmup >= steps:
+        raise UserError(f"optim.warmup is {config.optim.warmup:g}, but the run has only {steps} steps; lower it.")
     return steps
 
 
@@ -93,12 +95,10 @@ def _train(config: Config, workdir: Path, assets: Assets, splits: dict[str, Prep
     metrics_file = files.MetricsFile(workdir / "metrics.jsonl")
     metrics_file.truncate(completed)
     if completed < last_step:
-        tensorboard = files.TensorBoard(workdir / "tensorboard", completed)
+        tensorboard = files.TensorBoard(workdir / "tensorboard", completed + 1)
         try:
             with _stop_on_signal() as stop:
-                run_hooks = _hooks(
-                    config, assets, splits, completed, last_step, checkpoints, metrics_file, tensorboard, stop
-                )
+                run_hooks = _hooks(config, assets, splits, completed, last_step, checkpoints, metrics_file, tensorboard)
                 stream = batches(
                     splits["train"], start_step=completed, steps=last_step - completed,
                     batch_rows=config.train.batch_rows, seed=config.train.seed, loss_on=config.data.loss_on,
@@ -106,12 +106,13 @@ def _train(config: Config, workdir: Path, assets: Assets, splits: dict[str, Prep
                 state = train(
                     step_function, state, assets.frozen, stream, first_step=completed + 1, hooks=run_hooks, stop=stop
                 )
+                checkpoints.save(int(state.step), state)
         except hooks.NonFiniteError as error:
             raise _explain(error, workdir, splits["train"], checkpoints) from error
         finally:
             tensorboard.close()
             plots.draw(metrics_file.read(), workdir / "plots", [matrix.name for matrix in assets.matrices])
-        if int(state.step) < last_step:
+        if stop():
             print(f"stopped after step {int(state.step)}; the same command goes on from there", file=sys.stderr)
             raise SystemExit(128 + stop.signal)
     checkpoints.close()
@@ -136,7 +137,7 @@ def _evaluator(config: Config, assets: Assets, split: PreparedSplit):
     return on_split
 
 
-def _hooks(config, assets, splits, completed, last_step, checkpoints, metrics_file, tensorboard, stop) -> list:
+def _hooks(config, assets, splits, completed, last_step, checkpoints, metrics_file, tensorboard) -> list:
     settings = config.train
     evaluate = _evaluator(config, assets, splits["valid"])
     listed: list = [
@@ -150,7 +151,7 @@ def _hooks(config, assets, splits, completed, last_step, checkpoints, metrics_fi
         hooks.Log(metrics_file.append, settings.log_every, last_step),
         hooks.Log(tensorboard.append, settings.log_every, last_step),
         hooks.Progress(settings.log_every, completed + 1, last_step, len(assets.matrices)),
-        hooks.Checkpoint(checkpoints.save, settings.save_every, last_step, stop),
+        hooks.Checkpoint(checkpoints.save, settings.save_every, last_step),
     ]
 
 

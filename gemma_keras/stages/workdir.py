@@ -13,6 +13,8 @@ from gemma_keras.config.errors import UserError
 _BINDING = ("tokenizer", "model", "data", "adapter", "optim", "train")
 # Fields of those sections that may change between a run and its resumption.
 _FREE = {"train": ("log_every", "eval_every", "save_every", "keep_checkpoints")}
+# What a run goes on from; until one of these is there, a workdir is free for another configuration.
+_PROGRESS = ("result.json", "tokenizer/tokenizer.model", "checkpoints/[0-9]*")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -24,15 +26,22 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file; None when there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    """The value of a JSON file; None when there is no such file.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); delete it, or give another --workdir.") from error
 
 
 def begin(workdir: Path, config: dict) -> None:
     """Writes `config.json`: the resolved configuration, the command, the versions.
 
     Raises:
-        UserError: the folder belongs to a run with another configuration, or cannot be written.
+        UserError: the folder belongs to a run with another configuration or to something else, or cannot be written.
     """
     path = workdir / "config.json"
     try:
@@ -45,7 +54,12 @@ def begin(workdir: Path, config: dict) -> None:
 
 
 def _check_same_run(path: Path, config: dict) -> None:
-    before = json.loads(path.read_text(encoding="utf-8"))["config"]
+    written = read_json(path)
+    if not isinstance(written, dict) or "config" not in written:
+        raise UserError(f"{path} is not from a run of gemma_keras; give another --workdir.")
+    before = written["config"]
+    if not any(any(path.parent.glob(pattern)) for pattern in _PROGRESS):
+        return
     for section in _BINDING:
         old, new = (dict(c.get(section) or {}) for c in (before, config))
         for name in _FREE.get(section, ()):
@@ -91,7 +105,7 @@ class MetricsFile:
 
 
 class TensorBoard:
-    """Scalars of logged steps as TensorBoard events; TensorFlow is not needed."""
+    """Scalars of logged steps, from `first_step` on, as TensorBoard events; TensorFlow is not needed."""
 
     def __init__(self, folder: Path, first_step: int):
         from tensorboard.compat.proto import event_pb2, summary_pb2

@@ -114,13 +114,13 @@ class Progress:
 
 
 class Checkpoint:
-    """Calls `save(step, state)` every so many steps, at the end, and when the run is asked to stop."""
+    """Calls `save(step, state)` every so many steps and at the end."""
 
-    def __init__(self, save: Callable[[int, TrainState], None], every: int, last_step: int, stop: Callable[[], bool]):
-        self.save, self.every, self.last_step, self.stop = save, every, last_step, stop
+    def __init__(self, save: Callable[[int, TrainState], None], every: int, last_step: int):
+        self.save, self.every, self.last_step = save, every, last_step
 
     def after_step(self, step: int, state: TrainState, metrics: Metrics, batch: Batch) -> None:
-        if due(step, self.every, self.last_step) or self.stop():
+        if due(step, self.every, self.last_step):
             self.save(step, state)
 
 

@@ -20,7 +20,7 @@ def pieces(processor: spm.SentencePieceProcessor) -> list[str]:
 
 
 def test_ids_are_gemmas(processor: spm.SentencePieceProcessor) -> None:
-    assert processor.vocab_size() == 2048
+    assert processor.vocab_size() == 2560
     assert (processor.pad_id(), processor.eos_id(), processor.bos_id(), processor.unk_id()) == (0, 1, 2, 3)
     assert processor.piece_to_id("<mask>") == 4
     assert processor.piece_to_id("<start_of_turn>") == 106 and processor.piece_to_id("<end_of_turn>") == 107

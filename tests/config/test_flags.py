@@ -1,10 +1,11 @@
+import errno
 from pathlib import Path
 
 import pytest
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.fields import leaves
-from gemma_keras.config.flags import HelpRequested, parse
+from gemma_keras.config.flags import HelpRequested, parse, run
 from gemma_keras.config.loading import load_config
 from gemma_keras.config.schema import Config, PipelineConfig
 
@@ -160,3 +161,19 @@ def test_help_lists_every_field_with_meaning_type_and_the_files_value(sft):
         assert f"      {leaf.doc}\n" in f"{text}\n"
     assert "--config.train.steps (int, default: 100)" in text
     assert "usage: python -m scripts.train " in text
+
+
+def test_bytes_that_are_no_text_are_told(sft):
+    with pytest.raises(UserError, match=r"'--config.questions=\\udcff' is no valid UTF-8"):
+        read(sft, "--config.questions=\udcff")
+    assert read(sft, "--config.questions=春\U0001f33c").questions == ("春\U0001f33c",)
+
+
+def test_a_full_disk_is_told_in_one_sentence(sft, monkeypatch, capsys):
+    def full(config, workdir):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("sys.argv", ["train.py", "--workdir=runs/x"])
+    with pytest.raises(SystemExit) as caught:
+        run(full, default_config=sft)
+    assert caught.value.code == 1 and capsys.readouterr().err.startswith("error: a file could not be written")

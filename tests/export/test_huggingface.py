@@ -16,8 +16,8 @@ from gemma_keras.models.forward import build_backbone, forward, logits
 from gemma_keras.models.loading import describe_weights, load_params
 from tests.models.conftest import lively_params, lively_tensors, small, small_gemma1
 
-GEMMA2 = small(vocabulary_size=2048, query_pre_attn_scalar=9)
-GEMMA1 = small_gemma1(vocabulary_size=2048)
+GEMMA2 = small(vocabulary_size=2560, query_pre_attn_scalar=9)
+GEMMA1 = small_gemma1(vocabulary_size=2560)
 
 
 def tensors(folder):
@@ -45,7 +45,7 @@ def test_transformers_loads_the_folder_and_gives_the_same_logits(architecture, t
     )
     assert type(model).__name__ == ("Gemma2ForCausalLM" if architecture.post_norms else "GemmaForCausalLM")
     assert not any(info[problem] for problem in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"))
-    tokens = np.random.default_rng(1).integers(0, 2048, (2, 30))
+    tokens = np.random.default_rng(1).integers(0, 2560, (2, 30))
     with torch.no_grad():
         theirs = model(torch.tensor(tokens)).logits.numpy()
     np.testing.assert_allclose(our_logits(architecture, params, tokens), theirs, rtol=0, atol=2e-4)
@@ -114,5 +114,5 @@ def test_a_users_folder_is_not_overwritten(tokenizer, tmp_path):
 
 
 def test_another_tokenizer_is_refused(tokenizer, tmp_path):
-    with pytest.raises(UserError, match="2048 pieces and the model 97"):
+    with pytest.raises(UserError, match="2560 pieces and the model 97"):
         export_hf({}, small(), tokenizer, tmp_path / "export")

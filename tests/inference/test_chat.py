@@ -100,7 +100,7 @@ def test_a_line_that_is_too_long_is_told_and_forgotten(model):
 
 def test_tokenizer_and_weights_must_belong_together(model):
     backbone = build_backbone(small(), "float32")
-    message = "has 2048 pieces, the model 97 embeddings"
+    message = "has 2560 pieces, the model 97 embeddings"
     with pytest.raises(UserError, match=message):
         ChatModel(tokenizer=model.tokenizer, backbone=backbone, params={}, template=model.template)
     with pytest.raises(UserError, match=message):

@@ -93,8 +93,7 @@ def test_a_run_stopped_by_a_signal_ends_as_if_it_had_not_been(number, tmp_path, 
 
 def test_another_configuration_does_not_resume_the_run(tmp_path, base, cache):
     arguments = command(base, tmp_path / "run")
-    prepare = [*arguments[:2], "scripts.prepare_data", *arguments[3:]]
-    subprocess.run(prepare, cwd=ROOT, env=environment(cache), check=True, capture_output=True)
+    assert run_until(6, arguments, tmp_path / "run", signal.SIGKILL, environment(cache)) == -signal.SIGKILL
     other = subprocess.run(
         [*arguments, "--config.optim.learning_rate=1"], cwd=ROOT, env=environment(cache), capture_output=True, text=True
     )

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import shutil
+import signal
 
 import pytest
 
@@ -9,6 +11,7 @@ from configs import quickstart
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import Config
 from gemma_keras.stages import chat, evaluate, pipeline, sft
+from gemma_keras.training import hooks
 
 
 @pytest.fixture(autouse=True)
@@ -83,3 +86,66 @@ def test_evaluate_and_chat(config, tmp_path, capsys):
     asked = change(config, sampling={"max_new_tokens": 4})
     chat.run(asked, tmp_path / "chat")
     assert config.questions[0] in capsys.readouterr().out
+
+
+def test_the_pipeline_shows_adalora_only(tmp_path):
+    config = quickstart.get_config()
+    lora = dataclasses.replace(config, sft=change(config.sft, adapter={"method": "lora"}))
+    with pytest.raises(UserError, match="pipeline shows AdaLoRA"):
+        pipeline.run(lora, tmp_path / "run")
+
+
+def test_training_without_validation_rows(config, tmp_path):
+    result = sft.run(change(config, data={"validation": ()}, train={"steps": 8}), tmp_path / "run")
+    assert result["steps"] == 8 and "valid" not in result
+
+
+def test_evaluation_without_rows_is_told(config, tmp_path):
+    with pytest.raises(UserError, match="no rows to evaluate"):
+        evaluate.run(change(config, data={"validation": ()}), tmp_path / "run")
+
+
+def test_evaluation_with_a_tokenizer_of_another_size_is_told(config, tmp_path):
+    from gemma_keras import builtin
+    from gemma_keras.builtin.tokenizer import train_tokenizer
+
+    train_tokenizer(builtin.tokenizer_texts(), 1024, tmp_path / "small.model")
+    with pytest.raises(UserError, match="has 1024 pieces"):
+        evaluate.run(change(config, tokenizer={"path": str(tmp_path / "small.model")}), tmp_path / "run")
+
+
+def test_a_missing_weights_folder_is_told_and_may_be_mended(config, tmp_path):
+    with pytest.raises(UserError, match="is no folder"):
+        evaluate.run(change(config, model={"weights": str(tmp_path / "none")}), tmp_path / "run")
+    assert evaluate.run(config, tmp_path / "run")["tokens_all"] > 0
+
+
+def test_a_warm_up_longer_than_the_run_is_told(config, tmp_path):
+    endless = change(config, train={"steps": 0, "epochs": 0.5}, optim={"warmup": 1000.0})
+    with pytest.raises(UserError, match="optim.warmup is 1000"):
+        sft.run(endless, tmp_path / "run")
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_serves(config, tmp_path):
+    run = tmp_path / "run"
+    sft.run(config, run)
+    (run / "result.json").unlink()
+    for path in (run / "checkpoints" / "12").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(UserError, match="damaged or does not fit"):
+        sft.run(config, run)
+    shutil.rmtree(run / "checkpoints" / "12")
+    assert sft.run(config, run)["steps"] == 12
+
+
+def test_a_stop_at_the_last_step_is_obeyed(config, tmp_path, monkeypatch):
+    def stop_at_12(self, step, state, metrics, batch):
+        if step == 12:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as caught:
+        patch.setattr(hooks.NonFiniteGuard, "after_step", stop_at_12)
+        sft.run(config, tmp_path / "run")
+    assert caught.value.code == 128 + signal.SIGTERM and not (tmp_path / "run" / "result.json").exists()
+    assert sft.run(config, tmp_path / "run")["steps"] == 12

@@ -27,8 +27,19 @@ def test_begin_accepts_the_same_run_and_names_what_changed(tmp_path):
     begin(tmp_path, {**config, "train": {"steps": 5, "log_every": 2}})
     written = json.loads((tmp_path / "config.json").read_text())
     assert written["config"]["train"]["log_every"] == 2 and "jax" in written["versions"]
+    begin(tmp_path, {**config, "optim": {"learning_rate": 0.3}})  # nothing to go on from: a mistake may be mended
+    begin(tmp_path, config)
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
     with pytest.raises(UserError, match=r"config\.optim\.learning_rate=0\.1, this one has 0\.2"):
         begin(tmp_path, {**config, "optim": {"learning_rate": 0.2}})
+
+
+@pytest.mark.parametrize("text", ['{"a"', '{"model_type": "gemma2"}', "[]"])
+def test_a_workdir_with_a_damaged_or_foreign_config_is_told(text, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match="give another --workdir"):
+        begin(tmp_path, {})
+    assert (tmp_path / "config.json").read_text() == text
 
 
 def test_a_workdir_that_is_a_file_is_told(tmp_path):
@@ -47,13 +58,14 @@ def test_json_is_replaced_whole(tmp_path):
 def test_tensorboard_reads_the_events(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    for first, steps in ((0, (1, 2, 3)), (1, (2,))):  # the second run starts again after step 1
+    for first, steps in ((1, (1, 2, 3)), (2, (2,))):  # the second run starts again after step 1
         writer = TensorBoard(tmp_path, first)
         for step in steps:
             writer.append({"step": step, "loss": float(step), "ranks": [1, 2]})
         writer.close()
     accumulator = EventAccumulator(str(tmp_path)).Reload()
     assert accumulator.Tags()["scalars"] == ["loss"]
+    assert [event.step for event in accumulator.Scalars("loss")] == [1, 2]
 
 
 def test_plots_are_pictures(tmp_path):

@@ -22,7 +22,7 @@ def test_guard_names_step_and_rows_and_comes_before_the_checkpoint():
     saved = []
     hook_list = [
         hooks.NonFiniteGuard(),
-        hooks.Checkpoint(lambda step, state: saved.append(step), 1, 9, lambda: False),
+        hooks.Checkpoint(lambda step, state: saved.append(step), 1, 9),
     ]
     with pytest.raises(hooks.NonFiniteError) as caught:
         run([1.0, 0.9, float("nan"), 0.8], hook_list)
@@ -44,18 +44,15 @@ def test_one_log_line_a_step_with_all_fields():
     assert all(isinstance(line["loss"], float) for line in lines)
 
 
-def test_a_stop_ends_the_run_after_a_saved_step():
-    saved = []
-    stop = lambda: len(saved) > 0 or asked[0]  # noqa: E731
-    asked = [False]
-
+def test_a_stop_ends_the_run_after_the_step():
     class Ask:
-        def after_step(self, step, state, metrics, batch):
-            asked[0] = step == 3
+        asked = False
 
-    hook_list = [Ask(), hooks.Checkpoint(lambda step, state: saved.append(step), 100, 9, stop)]
-    assert run([1.0] * 9, hook_list, stop=stop) == 3
-    assert saved == [3]
+        def after_step(self, step, state, metrics, batch):
+            self.asked = step == 3
+
+    ask = Ask()
+    assert run([1.0] * 9, [ask], stop=lambda: ask.asked) == 3
 
 
 def test_progress_shows_step_speed_time_left_and_rank(capsys):
