@@ -1,4 +1,4 @@
-"""The process around a stage: Keras on JAX, quiet logs, compile cache, seeds, versions.
+"""The process around a stage: Keras on JAX, quiet logs, compile cache, versions.
 
 Importing this module imports neither jax nor keras nor tensorflow: their settings must be made before.
 """
@@ -8,12 +8,9 @@ import importlib.metadata
 import logging
 import os
 import platform
-import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-
-import numpy as np
 
 from gemma_keras.config.schema import require
 
@@ -122,12 +119,6 @@ def _silenced_stderr() -> Iterator[None]:
         os.dup2(saved, 2)
         os.close(saved)
         os.close(nowhere)
-
-
-def seed_host(seed: int) -> None:
-    """Seeds Python's and numpy's global generators. What is drawn in jax takes explicit keys instead."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
 
 
 def versions() -> dict[str, str]:

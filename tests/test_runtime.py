@@ -1,10 +1,7 @@
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
-
-import numpy as np
 
 from gemma_keras import runtime
 
@@ -35,12 +32,9 @@ def test_keras_runs_on_jax_whatever_the_shell_says(tmp_path):
 
 
 def test_keras_on_another_backend_is_a_users_mistake():
-    code = (
-        "import keras; from gemma_keras import runtime; from gemma_keras.config.errors import UserError\n"
-        "try: runtime.select_backend()\nexcept UserError as error: print(error)"
-    )
-    result = run_python(code, KERAS_BACKEND="numpy")
-    assert "keras was imported on the numpy backend, but gemma_keras needs jax" in result.stdout, result.stderr
+    result = run_python("import keras; import gemma_keras", KERAS_BACKEND="numpy")
+    last_line = result.stderr.strip().splitlines()[-1]
+    assert "UserError: keras was imported on the numpy backend, but gemma_keras needs jax" in last_line, result.stderr
 
 
 def test_the_cache_falls_back_to_the_workdir(tmp_path, monkeypatch):
@@ -69,14 +63,6 @@ def test_hiding_accelerators_may_be_repeated_and_needs_no_tensorflow(monkeypatch
 def test_starting_a_stage_prints_nothing():
     result = run_python("from gemma_keras import runtime; runtime.configure(); import keras_hub, tensorflow")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
-
-
-def test_seeding_repeats_the_draws():
-    draws = []
-    for _ in range(2):
-        runtime.seed_host(3)
-        draws.append((random.random(), np.random.rand()))
-    assert draws[0] == draws[1]
 
 
 def test_versions_name_what_results_depend_on():

@@ -59,7 +59,9 @@ class PreparedSplit:
             report = json.loads((folder.parent / "report.json").read_text(encoding="utf-8"))
             return cls(folder, report["sequence_length"])
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"no prepared data in {folder}; run prepare_data first") from error
+            raise UserError(
+                f"no readable prepared data in {folder} ({error}); delete {folder.parent} if it is there, and prepare it again"
+            ) from error
 
     def __len__(self) -> int:
         return len(self.tokens)

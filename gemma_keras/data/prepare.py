@@ -319,7 +319,10 @@ def _finished_report(out: Path) -> dict[str, Any] | None:
 
 
 def _replace(partial: Path, out: Path) -> None:
-    # The report goes first: whatever an interruption leaves of the old data does not look finished.
-    (out / "report.json").unlink(missing_ok=True)
-    shutil.rmtree(out, ignore_errors=True)
+    # Renamed aside first: an interruption leaves either the old data, or none, or the new, never half of them.
+    aside = out.with_name(f".{out.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    if out.exists():
+        out.rename(aside)
     partial.rename(out)
+    shutil.rmtree(aside, ignore_errors=True)

@@ -68,7 +68,7 @@ def load_assets(config: Config, tokenizer: Tokenizer) -> Assets:
     Without adapters all weights are trainable, in float32; otherwise the base is frozen, in `model.dtype`.
     """
     training_all = config.adapter.method == "none"
-    architecture = _architecture(config, tokenizer)
+    architecture = resolve_architecture(config, tokenizer)
     policy = f"mixed_{config.model.dtype}" if training_all and config.model.dtype != "float32" else config.model.dtype
     backbone = build_backbone(architecture, policy)
     if config.model.weights:
@@ -91,7 +91,7 @@ def load_chat_model(config: Config, workdir: Path) -> ChatModel:
     if not config.model.weights:
         raise UserError("config.model.weights is empty; give the folder of the model to talk to.")
     tokenizer = resolve_tokenizer(config, workdir)
-    architecture = _architecture(config, tokenizer)
+    architecture = resolve_architecture(config, tokenizer)
     backbone = build_backbone(architecture, config.model.dtype)
     params = load_params(backbone, architecture, config.model.weights, config.model.dtype)
     return ChatModel(tokenizer=tokenizer, backbone=backbone, params=params, template=TEMPLATES[config.data.template])
@@ -123,7 +123,22 @@ def _beside_weights(folder: Path) -> Path:
     )
 
 
-def _architecture(config: Config, tokenizer: Tokenizer) -> Architecture:
+def resolve_architecture(config: Config, tokenizer: Tokenizer) -> Architecture:
+    """The shape of the named weights, or the named shape with the tokenizer's vocabulary.
+
+    Raises:
+        UserError: weights and tokenizer do not belong together, or rows are longer than the model's context.
+    """
+    architecture = _named_or_stored(config, tokenizer)
+    if config.data.sequence_length > architecture.max_position:
+        raise UserError(
+            f"data.sequence_length={config.data.sequence_length} is above the {architecture.max_position} positions of "
+            f"{architecture.name}; lower it."
+        )
+    return architecture
+
+
+def _named_or_stored(config: Config, tokenizer: Tokenizer) -> Architecture:
     if not config.model.weights:
         return get_architecture(config.model.architecture).replace(vocabulary_size=tokenizer.vocabulary_size)
     architecture = describe_weights(config.model.weights)

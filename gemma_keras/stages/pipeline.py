@@ -31,6 +31,10 @@ def run(config: PipelineConfig, workdir: Path) -> dict:
     result["seconds"] = time.perf_counter() - started
     files.write_json(workdir / "result.json", result)
     _print_table(result)
+    require(
+        result["verification"].get("verified") is not False,
+        f"{result['export_dir']} is not in transformers what it is here ({result['verification']}); please report this.",
+    )
     return result
 
 

@@ -1,6 +1,7 @@
 """One training run, from a configuration to a workdir: what pretraining and supervised fine-tuning have in common."""
 
 import dataclasses
+import math
 import signal
 import sys
 import time
@@ -16,7 +17,7 @@ from gemma_keras.adapters.inject import dropout_seeds, merge
 from gemma_keras.adapters.rank_allocator import RankAllocator
 from gemma_keras.checkpoints.manager import Checkpoints
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import Config
+from gemma_keras.config.schema import Config, require
 from gemma_keras.config.serialization import to_dict
 from gemma_keras.data.pipeline import PreparedSplit, batches, evaluation_batches
 from gemma_keras.data.prepare import prepare
@@ -24,7 +25,7 @@ from gemma_keras.evaluation.perplexity import make_evaluator
 from gemma_keras.export.huggingface import export_hf
 from gemma_keras.stages import plots
 from gemma_keras.stages import workdir as files
-from gemma_keras.stages.assets import Assets, count, load_assets, resolve_data, resolve_tokenizer
+from gemma_keras.stages.assets import Assets, count, load_assets, resolve_architecture, resolve_data, resolve_tokenizer
 from gemma_keras.text.templates import TEMPLATES
 from gemma_keras.training import hooks
 from gemma_keras.training.loop import train
@@ -50,9 +51,12 @@ def run(config: Config, workdir: Path) -> dict:
         print(f"{workdir} is finished; give another --workdir to run it anew", file=sys.stderr)
         return finished
     tokenizer = resolve_tokenizer(config, workdir)
+    resolve_architecture(config, tokenizer)  # a mistake there shall not cost the preparation of data
     report = prepare(resolve_data(config.data), tokenizer, workdir / "data")
     splits = {name: PreparedSplit.load(workdir / "data" / name) for name in ("train", "valid")}
     assets = load_assets(config, tokenizer)
+    inputs = {"data": report["fingerprint"], "weights": files.file_sizes(Path(config.model.weights))}
+    files.check_inputs(workdir, inputs, resuming=(workdir / "checkpoints").exists())
     state = _train(config, workdir, assets, splits)
     result = _finish(config, workdir, assets, state, splits, report)
     result["seconds"] = time.perf_counter() - started
@@ -178,6 +182,11 @@ def _finish(config: Config, workdir: Path, assets: Assets, state: TrainState, sp
         result |= {"rank_initial": config.adapter.init_r, "rank_final": sum(ranks) / len(ranks), "ranks": ranks}
     if len(splits["valid"]):
         result["valid"] = _evaluator(config, assets, splits["valid"])(state.trainable)
+        require(
+            math.isfinite(result["valid"]["loss"]),
+            f"The run ended with a validation loss of {result['valid']['loss']}, so nothing was exported; lower "
+            "optim.learning_rate and give another --workdir.",
+        )
     params = {**assets.frozen, **state.trainable}
     if assets.matrices:
         _save_adapter(workdir / "adapter", state, config)
@@ -203,12 +212,12 @@ def _explain(error: hooks.NonFiniteError, workdir: Path, split: PreparedSplit, c
     ids = split.row_ids(error.row_index)
     detail = {"step": error.step, "loss": str(error.loss), "grad_norm": str(error.grad_norm), "rows": ids}
     files.write_json(workdir / "non_finite.json", detail)
-    good = checkpoints.latest_step()
+    good = f"step {checkpoints.latest_step()}" if checkpoints.latest_step() else "none, since none was due yet"
     shown = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
     return UserError(
         f"The loss ({error.loss}) or gradient norm ({error.grad_norm}) was not finite at step {error.step}, on rows {shown} "
-        f"(all in {workdir / 'non_finite.json'}); the last good checkpoint is "
-        f"{f'step {good}' if good else 'none, since none was due yet'}: look at these rows, or lower optim.learning_rate."
+        f"(all in {workdir / 'non_finite.json'}); the last good checkpoint is {good}: look at these rows, or lower "
+        "optim.learning_rate in another --workdir."
     )
 
 

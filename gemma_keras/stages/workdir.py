@@ -1,10 +1,11 @@
 """The folder of one stage: what was asked, what was logged, what came out. Files are replaced whole or appended."""
 
+import fcntl
 import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from gemma_keras import runtime
 from gemma_keras.config.errors import UserError
@@ -15,6 +16,8 @@ _BINDING = ("tokenizer", "model", "data", "adapter", "optim", "train")
 _FREE = {"train": ("log_every", "eval_every", "save_every", "keep_checkpoints")}
 # What a run goes on from; until one of these is there, a workdir is free for another configuration.
 _PROGRESS = ("result.json", "tokenizer/tokenizer.model", "checkpoints/[0-9]*")
+# Lock files of the workdirs of this process, held open until it ends; the system frees them however it ends.
+_LOCKS: dict[Path, IO[str]] = {}
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -37,20 +40,59 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is damaged ({error}); delete it, or give another --workdir.") from error
 
 
+def file_sizes(folder: Path) -> dict[str, int]:
+    """Bytes of every file directly in a folder, by name; empty for an empty path."""
+    return (
+        {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()} if folder.name else {}
+    )
+
+
 def begin(workdir: Path, config: dict) -> None:
     """Writes `config.json`: the resolved configuration, the command, the versions.
 
     Raises:
-        UserError: the folder belongs to a run with another configuration or to something else, or cannot be written.
+        UserError: the folder belongs to a run with another configuration or to something else, is in use by another
+            process, or cannot be written.
     """
     path = workdir / "config.json"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        _lock(workdir)
         if path.exists():
             _check_same_run(path, config)
         write_json(path, {"config": config, "argv": sys.argv, "versions": runtime.versions()})
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be written ({error.strerror}); give a folder that can.") from error
+
+
+def _lock(workdir: Path) -> None:
+    if workdir.resolve() in _LOCKS:
+        return
+    file = (workdir / ".lock").open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(
+            f"--workdir={workdir} is in use by another run; wait for it, or give another --workdir."
+        ) from error
+    _LOCKS[workdir.resolve()] = file
+
+
+def check_inputs(workdir: Path, inputs: dict[str, Any], resuming: bool) -> None:
+    """Writes `inputs.json`: what a run reads besides its configuration, told by content.
+
+    Raises:
+        UserError: the run is resumed, and something that it had read is not what it was.
+    """
+    path = workdir / "inputs.json"
+    before = read_json(path) if resuming else None
+    for name, value in (before or {}).items():
+        if inputs.get(name) != value:
+            raise UserError(
+                f"--workdir={workdir} holds a run on other {name}, which have changed since it began; bring them back, or "
+                "give another --workdir."
+            )
+    write_json(path, inputs)
 
 
 def _check_same_run(path: Path, config: dict) -> None:

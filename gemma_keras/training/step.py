@@ -18,6 +18,8 @@ Batch = dict[str, jax.Array]
 # (trainable, frozen, microbatch, random key) -> sums
 LossFunction = Callable[[Params, Params, Batch, jax.Array], LossSums]
 
+_DROPOUT_STREAM = 0x5EED
+
 
 def make_train_step(
     loss: LossFunction,
@@ -35,7 +37,8 @@ def make_train_step(
     """
 
     def step(state: TrainState, frozen: Params, batch: Batch):
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        # A stream of its own: the initial weights are drawn from the seed's key, too.
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _DROPOUT_STREAM), state.step)
         sums, grads = _accumulate(loss, state.trainable, frozen, batch, key, accumulation)
         weight = jnp.maximum(sums.weight, 1.0)
         grads = jax.tree.map(lambda g: g / weight, grads)

@@ -149,3 +149,8 @@ def test_a_stop_at_the_last_step_is_obeyed(config, tmp_path, monkeypatch):
         sft.run(config, tmp_path / "run")
     assert caught.value.code == 128 + signal.SIGTERM and not (tmp_path / "run" / "result.json").exists()
     assert sft.run(config, tmp_path / "run")["steps"] == 12
+
+
+def test_rows_longer_than_the_context_are_told(config, tmp_path):
+    with pytest.raises(UserError, match="above the 2048 positions"):
+        sft.run(change(config, data={"sequence_length": 4096}), tmp_path / "run")

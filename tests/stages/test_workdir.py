@@ -1,12 +1,14 @@
 """Files of a workdir: whole or not at all, and cut back to the checkpoint."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.stages import plots
-from gemma_keras.stages.workdir import MetricsFile, TensorBoard, begin, write_json
+from gemma_keras.stages.workdir import MetricsFile, TensorBoard, begin, check_inputs, write_json
 
 
 def test_metrics_are_cut_back_to_a_step_and_a_torn_line_is_dropped(tmp_path):
@@ -74,3 +76,25 @@ def test_plots_are_pictures(tmp_path):
     plots.draw(lines, tmp_path / "plots", ["decoder_block_0/attention/query", "decoder_block_0/attention/key"])
     for name in ("loss.png", "ranks.png"):
         assert (tmp_path / "plots" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_two_runs_in_one_workdir_are_refused(tmp_path):
+    begun = f"import pathlib, time; from gemma_keras.stages import workdir; workdir.begin(pathlib.Path({str(tmp_path)!r}), {{}})"
+    code = f"{begun}; print('begun', flush=True); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "begun\n"
+        with pytest.raises(UserError, match="in use by another run"):
+            begin(tmp_path, {})
+    finally:
+        other.kill()
+        other.wait()
+    begin(tmp_path, {})  # the lock is gone with the process, however it ended
+
+
+def test_inputs_that_changed_under_a_run_are_named(tmp_path):
+    check_inputs(tmp_path, {"data": "a", "weights": {"x": 1}}, resuming=False)
+    check_inputs(tmp_path, {"data": "a", "weights": {"x": 1}}, resuming=True)
+    with pytest.raises(UserError, match="other data"):
+        check_inputs(tmp_path, {"data": "b", "weights": {"x": 1}}, resuming=True)
+    check_inputs(tmp_path, {"data": "b", "weights": {"x": 1}}, resuming=False)
