@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from gemma_keras import runtime
 from gemma_keras.config.errors import UserError
@@ -17,7 +17,7 @@ _FREE = {"train": ("log_every", "eval_every", "save_every", "keep_checkpoints")}
 # What a run goes on from; until one of these is there, a workdir is free for another configuration.
 _PROGRESS = ("result.json", "tokenizer/tokenizer.model", "checkpoints/[0-9]*")
 # Lock files of the workdirs of this process, held open until it ends; the system frees them however it ends.
-_LOCKS: dict[Path, IO[str]] = {}
+_LOCKS: dict[Path, int] = {}
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -68,14 +68,15 @@ def begin(workdir: Path, config: dict) -> None:
 def _lock(workdir: Path) -> None:
     if workdir.resolve() in _LOCKS:
         return
-    file = (workdir / ".lock").open("a")
+    descriptor = os.open(workdir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
+        os.close(descriptor)
         raise UserError(
             f"--workdir={workdir} is in use by another run; wait for it, or give another --workdir."
         ) from error
-    _LOCKS[workdir.resolve()] = file
+    _LOCKS[workdir.resolve()] = descriptor
 
 
 def check_inputs(workdir: Path, inputs: dict[str, Any], resuming: bool) -> None:
