@@ -31,6 +31,7 @@ def verify_export(folder: Path, model: ChatModel, questions: Sequence[str]) -> d
     import torch
     import transformers
 
+    transformers.logging.disable_progress_bar()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     report: dict = {"transformers": transformers.__version__, "same_token_ids": True, "same_chat_template": True}
