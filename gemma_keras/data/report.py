@@ -70,7 +70,7 @@ def _lengths(lengths: np.ndarray) -> dict[str, float]:
     return {
         "mean": round(float(lengths.mean()), 2),
         "median": float(np.median(lengths)),
-        "p90": float(np.percentile(lengths, 90)),
+        "p90": round(float(np.percentile(lengths, 90)), 2),
         "max": int(lengths.max()),
     }
 
@@ -127,7 +127,10 @@ def _charts(folder: Path, report: dict[str, Any]) -> None:
             axes.set_title(f"{label}: {title}", fontsize=8)
             axes.tick_params(labelsize=7)
             values = part[name]
-            if isinstance(values, dict):
+            if not values:
+                axes.set_axis_off()
+                axes.text(0.5, 0.5, "none", ha="center")
+            elif isinstance(values, dict):
                 axes.barh(list(values), list(values.values()))
             else:
                 width = report["sequence_length"] / len(values)

@@ -25,9 +25,8 @@ Evaluator = Callable[[Params, Iterable[dict[str, np.ndarray]]], dict[str, float]
 def make_evaluator(backbone: GemmaBackbone) -> Evaluator:
     """Builds `evaluate(params, batches)`, compiled once for batches of one shape.
 
-    The result has, for each subset (all, response, content): `perplexity_<subset>`, `accuracy_<subset>` in 0..1 and
-    `tokens_<subset>`; a subset without tokens is left out. `loss` is the mean negative log-likelihood of the
-    response tokens. Batches need `target_kinds` [B,T] beside the arrays of a training batch.
+    The result has, for each subset (all, response, content): `loss_<subset>` (mean negative log-likelihood in nats),
+    `perplexity_<subset>`, `accuracy_<subset>` in 0..1 and `tokens_<subset>`; a subset without tokens is left out. Batches need `target_kinds` [B,T] beside the arrays of a training batch.
     """
 
     @jax.jit
@@ -60,8 +59,7 @@ def summarise(totals: np.ndarray) -> dict[str, float]:
         nll, correct, tokens = totals[:, [_KINDS.index(kind) for kind in kinds]].sum(axis=1)
         if tokens == 0:
             continue
-        if subset == "response":
-            figures["loss"] = float(nll / tokens)
+        figures[f"loss_{subset}"] = float(nll / tokens)
         figures[f"perplexity_{subset}"] = math.exp(min(nll / tokens, 700.0))
         figures[f"accuracy_{subset}"] = float(correct / tokens)
         figures[f"tokens_{subset}"] = int(tokens)

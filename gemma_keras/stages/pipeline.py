@@ -23,6 +23,10 @@ def run(config: PipelineConfig, workdir: Path) -> dict:
     )
     started = time.perf_counter()
     files.begin(workdir, to_dict(config))
+    finished = files.read_json(workdir / "result.json")
+    if finished:
+        _print_table(finished)
+        return finished
     base = _stage(config.pretrain, config)
     tuned = _stage(config.sft, config)
     pretrained = pretrain.run(base, workdir / "pretrain")
@@ -83,7 +87,7 @@ def _print_table(result: dict) -> None:
         ("perplexity of the base (response content, held-out rows)", f"{result['base_perplexity']:.3f}"),
         ("perplexity after tuning", f"{result['tuned_perplexity']:.3f} ({100 * result['perplexity_change']:+.1f} %)"),
         (
-            "token accuracy, base and tuned",
+            "token accuracy of the content, base and tuned",
             f"{result['base']['accuracy_content']:.3f}, {result['tuned']['accuracy_content']:.3f}",
         ),
         ("average rank, first and last", f"{result['rank_initial']}, {result['rank_final']:g}"),

@@ -136,7 +136,8 @@ def _evaluator(config: Config, assets: Assets, split: PreparedSplit):
 
     def on_split(trainable) -> dict[str, float]:
         rows = evaluation_batches(split, batch_rows=config.train.batch_rows)
-        return evaluate({**assets.frozen, **trainable}, rows)
+        figures = evaluate({**assets.frozen, **trainable}, rows)
+        return {"loss": figures[f"loss_{config.data.loss_on}"], **figures}  # what the training loss is taken over
 
     return on_split
 
@@ -166,7 +167,9 @@ def _announce(config, assets, splits, allocator, completed, last_step) -> None:
     if allocator:
         print(allocator.schedule.describe(), file=sys.stderr)
     if completed:
-        print(f"going on after step {completed} of {last_step}", file=sys.stderr, flush=True)
+        print(f"going on after step {completed} of {last_step}", file=sys.stderr)
+    if completed < last_step:
+        print("compiling the train step", file=sys.stderr, flush=True)
 
 
 def _finish(config: Config, workdir: Path, assets: Assets, state: TrainState, splits, report: dict) -> dict:
@@ -178,8 +181,10 @@ def _finish(config: Config, workdir: Path, assets: Assets, state: TrainState, sp
         "export_dir": str(workdir / "export"),
     }
     if state.allocator is not None:
-        ranks = [int(alive.sum()) for alive in state.allocator.alive.values()]
-        result |= {"rank_initial": config.adapter.init_r, "rank_final": sum(ranks) / len(ranks), "ranks": ranks}
+        ranks = {matrix.name: int(state.allocator.alive[matrix.name].sum()) for matrix in assets.matrices}
+        result |= {
+            "rank_initial": config.adapter.init_r, "rank_final": sum(ranks.values()) / len(ranks), "ranks": ranks,
+        }  # fmt: skip
     if len(splits["valid"]):
         result["valid"] = _evaluator(config, assets, splits["valid"])(state.trainable)
         require(

@@ -45,6 +45,7 @@ class Throughput:
     def __init__(self, learning_rate: Callable[[int], float], log_every: int):
         self.learning_rate = learning_rate
         self.log_every = log_every
+        self.first = True
         self.tokens = 0
         self.started = time.perf_counter()
 
@@ -55,8 +56,8 @@ class Throughput:
         metrics["useful_token_share"] = useful / batch["segment_ids"].size
         elapsed = time.perf_counter() - self.started
         metrics["tokens_per_second"] = self.tokens / elapsed
-        if step % self.log_every == 0:
-            self.tokens, self.started = 0, time.perf_counter()
+        if self.first or step % self.log_every == 0:  # the first step compiles, and says nothing about speed
+            self.first, self.tokens, self.started = False, 0, time.perf_counter()
 
 
 class Evaluation:
@@ -93,19 +94,17 @@ class Progress:
 
     def __init__(self, every: int, first_step: int, last_step: int, matrices: int = 0):
         self.every, self.first_step, self.last_step, self.matrices = every, first_step, last_step, matrices
-        self.started = time.perf_counter()
+        self.started = 0.0
 
     def after_step(self, step: int, state: TrainState, metrics: Metrics, batch: Batch) -> None:
-        if not (step == self.first_step or due(step, self.every, self.last_step)):
+        if step == self.first_step:
+            self.started = time.perf_counter()  # after it: the first step compiles
+        elif not due(step, self.every, self.last_step):
             return
-        done = step - self.first_step + 1
-        left = (time.perf_counter() - self.started) / done * (self.last_step - step)
-        parts = [
-            f"step {step}/{self.last_step}",
-            f"loss {float(metrics['loss']):.4f}",
-            f"{metrics['tokens_per_second']:,.0f} tokens/s",
-            f"ETA {format_seconds(left)}",
-        ]
+        parts = [f"step {step}/{self.last_step}", f"loss {float(metrics['loss']):.4f}"]
+        if step > self.first_step:
+            left = (time.perf_counter() - self.started) / (step - self.first_step) * (self.last_step - step)
+            parts += [f"{metrics['tokens_per_second']:,.0f} tokens/s", f"ETA {format_seconds(left)}"]
         if "ranks" in metrics and self.matrices:
             parts.append(f"average rank {int(np.sum(metrics['ranks'])) / self.matrices:.2f}")
         if "valid_loss" in metrics:

@@ -52,14 +52,14 @@ def test_perplexity_is_weighted_by_tokens_not_by_batches():
     totals[:, 2] = [1 * math.log(2) + 3 * math.log(4), 2, 4]
     figures = summarise(totals)
     assert figures["perplexity_content"] == pytest.approx(2 ** (7 / 4))
-    assert figures["loss"] == pytest.approx(math.log(2) * 7 / 4)
+    assert figures["loss_response"] == pytest.approx(math.log(2) * 7 / 4)
     assert figures["accuracy_content"] == 0.5
 
 
 def test_subsets_without_tokens_are_left_out():
     totals = np.zeros((3, 3))
     totals[:, 0] = [3.0, 1, 2]
-    assert set(summarise(totals)) == {"perplexity_all", "accuracy_all", "tokens_all"}
+    assert set(summarise(totals)) == {"loss_all", "perplexity_all", "accuracy_all", "tokens_all"}
 
 
 def test_padding_does_not_count():
