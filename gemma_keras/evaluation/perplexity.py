@@ -26,7 +26,8 @@ def make_evaluator(backbone: GemmaBackbone) -> Evaluator:
     """Builds `evaluate(params, batches)`, compiled once for batches of one shape.
 
     The result has, for each subset (all, response, content): `loss_<subset>` (mean negative log-likelihood in nats),
-    `perplexity_<subset>`, `accuracy_<subset>` in 0..1 and `tokens_<subset>`; a subset without tokens is left out. Batches need `target_kinds` [B,T] beside the arrays of a training batch.
+    `perplexity_<subset>`, `accuracy_<subset>` in 0..1 and `tokens_<subset>`; a subset without tokens is left out.
+    Batches need `target_kinds` [B,T] beside the arrays of a training batch.
     """
 
     @jax.jit
