@@ -23,16 +23,14 @@ def run(config: PipelineConfig, workdir: Path) -> dict:
     )
     started = time.perf_counter()
     files.begin(workdir, to_dict(config))
-    finished = files.read_json(workdir / "result.json")
-    if finished:
-        _print_table(finished)
-        return finished
+    finished = files.read_json(workdir / "result.json") or {}
     base = _stage(config.pretrain, config)
     tuned = _stage(config.sft, config)
     pretrained = pretrain.run(base, workdir / "pretrain")
     tuned = dataclasses.replace(tuned, model=dataclasses.replace(tuned.model, weights=pretrained["export_dir"]))
     result = _summary(tuned, sft.run(tuned, workdir / "sft"), workdir)
-    result["seconds"] = time.perf_counter() - started
+    # Finished stages return at once, so the time of a second call says nothing about the run.
+    result["seconds"] = finished.get("seconds", time.perf_counter() - started)
     files.write_json(workdir / "result.json", result)
     _print_table(result)
     require(

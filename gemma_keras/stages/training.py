@@ -56,7 +56,7 @@ def run(config: Config, workdir: Path) -> dict:
     splits = {name: PreparedSplit.load(workdir / "data" / name) for name in ("train", "valid")}
     assets = load_assets(config, tokenizer)
     inputs = {"data": report["fingerprint"], "weights": files.file_sizes(Path(config.model.weights))}
-    files.check_inputs(workdir, inputs, resuming=(workdir / "checkpoints").exists())
+    files.check_inputs(workdir, inputs, resuming=any((workdir / "checkpoints").glob("[0-9]*")))
     state = _train(config, workdir, assets, splits)
     result = _finish(config, workdir, assets, state, splits, report)
     result["seconds"] = time.perf_counter() - started

@@ -80,7 +80,7 @@ def _lock(workdir: Path) -> None:
 
 
 def check_inputs(workdir: Path, inputs: dict[str, Any], resuming: bool) -> None:
-    """Writes `inputs.json`: what a run reads besides its configuration, told by content.
+    """Writes `inputs.json`: what a run reads besides its configuration, as far as `inputs` tells it apart.
 
     Raises:
         UserError: the run is resumed, and something that it had read is not what it was.
