@@ -36,14 +36,44 @@ class CorpusConfig:
     name: str = field("", "entry of the table of sources, which fixes the raw schema")
     path: str = field("", "file, folder or glob, relative to data.root; empty: the entry's usual places under data.root")
     hub: str = field("", "dataset id on the Hugging Face hub, read instead of a path")
+    kinds: tuple[str, ...] = field((), "kinds of task to take from a corpus that holds several, as its rows name them; empty: the entry's own choice")
+    group: str = field("", "stage that the corpus belongs to; sampling=random draws at random within a group only")
     share: float = field(0.0, "share of data.rows; 0 (for all corpora alike): every row is taken")
     limit: int = field(0, "take at most this many rows, drawn by seed; 0: no limit")
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class EndpointConfig:
+    url: str = field("", "base of an OpenAI-compatible API, such as http://localhost:8000/v1")
+    model: str = field("", "name of the model that the endpoint serves")
+    key_variable: str = field("OPENAI_API_KEY", "environment variable that holds the API key, where one is needed")
+    concurrency: int = field(50, "requests under way at once")
+    retries: int = field(5, "further attempts after a failed one")
+    timeout: float = field(60.0, "seconds to wait for an answer")
+    temperature: float = field(0.7, "of the answers")
+    max_tokens: int = field(200, "longest answer in tokens")
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class SystemPromptConfig:
     none: float = field(1.0, "share of conversations without a system turn")
     fixed: float = field(0.0, "share of conversations with one of the general system prompts")
+    dynamic: float = field(0.0, "share of conversations whose system prompt a large model writes for them")
+    endpoint: EndpointConfig = field(EndpointConfig(), "who writes the dynamic ones")
+    cache: str = field("", "file that keeps the answers of the endpoint; empty: system_prompts.sqlite beside the prepared data")
+    dry_run: bool = field(False, "print how many calls and tokens the dynamic ones would take, and stop")
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class CleaningConfig:
+    repair: bool = field(True, "mend mis-decoded text, line ends and control characters")
+    residue: bool = field(True, "strip prompt templates that a corpus left inside its fields")
+    duplicates: bool = field(True, "remove rows whose content is that of an earlier row but for blanks")
+    near_duplicates: float = field(0.0, "remove rows whose 5-grams overlap with an earlier row's by this Jaccard similarity; 0: off")
+    contamination: tuple[str, ...] = field((), "evaluation corpora; rows that share an n-gram with one of their texts are removed")
+    contamination_ngram: int = field(13, "length of these n-grams, in Chinese characters, words and numbers")
+    min_tokens: int = field(0, "remove rows with fewer tokens of content")
+    max_tokens: int = field(0, "remove rows with more tokens of content; 0: no limit, they are cut to data.sequence_length")
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -52,10 +82,17 @@ class DataConfig:
     corpora: tuple[CorpusConfig, ...] = field((), "what is trained on")
     validation: tuple[CorpusConfig, ...] = field((), "what is held out; empty: validation_rows of the training corpora")
     validation_rows: int = field(0, "rows of the training corpora set apart when data.validation is empty")
+    earlier: tuple[str, ...] = field((), "prepared data of earlier stages (their workdir/data): a corpus that one of them holds is drawn from its rows")
     rows: int = field(0, "training rows of the mixture, shared out by the corpora's shares; 0: all rows")
-    template: str = field("gemmalm_zh", "chat template")
+    sampling: str = field("exact", "exact (counts by largest remainder) or random (within a group rows are drawn from all of its corpora)")
+    too_small: str = field("error", "a corpus smaller than its share: error, repeat (its rows occur several times) or less (take what it has)")
+    missing: str = field("error", "a corpus without files: error, or builtin (the rows of this kind that come with the package)")
+    template: str = field("gemmalm_zh", "chat template: gemmalm_zh, gemma, passage or instruction")
     loss_on: str = field("response", "tokens that carry loss: response (the model's turns) or all")
     system_prompts: SystemPromptConfig = field(SystemPromptConfig(), "shares of system prompts by kind")
+    cleaning: CleaningConfig = field(CleaningConfig(), "rules that mend and remove rows")
+    editions: int = field(1, "times that requests with random wording are drawn; epoch e trains on drawing e modulo this")
+    max_prompt_tokens: int = field(0, "preference pairs with a longer prompt are removed; 0: no limit")
     sequence_length: int = field(512, "tokens in a packed row (T)")
     seed: int = field(0, "draws, order and packing")
 

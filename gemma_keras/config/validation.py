@@ -22,7 +22,7 @@ ARCHITECTURES = (
     "gemma_2b",
     "gemma_7b",
 )
-TEMPLATES = ("gemmalm_zh",)
+TEMPLATES = ("gemmalm_zh", "gemma", "passage", "instruction")
 TARGETS = ("query", "key", "value", "attention_output", "ffw_gating", "ffw_gating_2", "ffw_linear")
 DTYPES = ("bfloat16", "float32")
 
@@ -31,6 +31,9 @@ CHOICES: dict[tuple[type, str], tuple[str, ...]] = {
     (schema.ModelConfig, "dtype"): DTYPES,
     (schema.DataConfig, "template"): TEMPLATES,
     (schema.DataConfig, "loss_on"): ("response", "all"),
+    (schema.DataConfig, "sampling"): ("exact", "random"),
+    (schema.DataConfig, "too_small"): ("error", "repeat", "less"),
+    (schema.DataConfig, "missing"): ("error", "builtin"),
     (schema.AdapterConfig, "method"): ("none", "lora", "adalora"),
     (schema.OptimConfig, "name"): ("adamw", "sgd"),
     (schema.OptimConfig, "schedule"): ("cosine", "constant"),
@@ -69,10 +72,25 @@ DECAY = Range(high=1, open_low=True, open_high=True)
 RANGES: dict[type, dict[str, Range]] = {
     schema.TokenizerConfig: {"vocabulary_size": Range(low=512)},
     schema.CorpusConfig: {"share": SHARE, "limit": NOT_NEGATIVE},
-    schema.SystemPromptConfig: {"none": SHARE, "fixed": SHARE},
+    schema.EndpointConfig: {
+        "concurrency": COUNT,
+        "retries": NOT_NEGATIVE,
+        "timeout": POSITIVE,
+        "temperature": NOT_NEGATIVE,
+        "max_tokens": COUNT,
+    },
+    schema.SystemPromptConfig: {"none": SHARE, "fixed": SHARE, "dynamic": SHARE},
+    schema.CleaningConfig: {
+        "near_duplicates": SHARE,
+        "contamination_ngram": Range(low=4),
+        "min_tokens": NOT_NEGATIVE,
+        "max_tokens": NOT_NEGATIVE,
+    },
     schema.DataConfig: {
         "validation_rows": NOT_NEGATIVE,
         "rows": NOT_NEGATIVE,
+        "editions": COUNT,
+        "max_prompt_tokens": NOT_NEGATIVE,
         "sequence_length": Range(low=8),
         "seed": NOT_NEGATIVE,
     },
@@ -174,7 +192,7 @@ def _check_corpus(corpus: schema.CorpusConfig, path: str) -> None:
 
 
 def _check_system_prompts(prompts: schema.SystemPromptConfig, path: str) -> None:
-    total = math.fsum(getattr(prompts, field.name) for field in dataclasses.fields(prompts))
+    total = math.fsum((prompts.none, prompts.fixed, prompts.dynamic))
     require(
         math.isclose(total, 1, abs_tol=1e-6),
         f"the shares of {path} sum to {total:g}, but they must sum to 1: correct them",

@@ -46,8 +46,9 @@ def test_choices_are_text_fields_and_contain_their_defaults():
         assert field.default in names
 
 
-def test_targets_default_is_the_only_list_besides_questions():
-    assert {leaf.path for leaf in leaves(Config()) if leaf.kind == STRINGS} == {"questions", "adapter.targets"}
+def test_lists_of_text_are_flags_too():
+    lists = {leaf.path for leaf in leaves(Config()) if leaf.kind == STRINGS}
+    assert lists == {"questions", "adapter.targets", "data.earlier", "data.cleaning.contamination"}
 
 
 def test_names_agree_with_the_packages_that_own_them():
@@ -93,6 +94,8 @@ def test_range(interval, inside, outside, words):
         ({"data__corpora__0__name": ""}, "config.data.corpora.0.name is empty"),
         ({"data__corpora__0__path": "a", "data__corpora__0__hub": "b/c"}, "drop one"),
         ({"data__system_prompts__fixed": 0.5}, "the shares of config.data.system_prompts sum to 1.5"),
+        ({"data__too_small": "shrink"}, "one of error, repeat, less"),
+        ({"data__cleaning__near_duplicates": 1.5}, "config.data.cleaning.near_duplicates is 1.5"),
         ({"adapter__target_r": 65}, "config.adapter.target_r is 65, more than config.adapter.init_r (64)"),
         ({"adapter__tinit": 0.5, "adapter__tfinal": 0.5}, "make their sum less than 1"),
         ({"adapter__tinit": 1.5}, "config.adapter.tinit is 1.5, but from 1 on it counts steps"),
