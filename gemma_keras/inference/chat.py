@@ -65,7 +65,7 @@ class ChatModel:
     def answer_batch(self, conversations: Sequence[Messages], sampling: SamplingConfig) -> list[Answer]:
         """As `reply_batch`, with whether each answer came to its own end."""
         encoded = self.template.encode_batch(self.tokenizer, conversations, add_generation_prompt=True)
-        return _answers(self, self.tokenizer, [ids for ids, _ in encoded], sampling)
+        return _answers(self, self.tokenizer, [row.ids.tolist() for row in encoded], sampling)
 
     def prompt_length(self, messages: Messages) -> int:
         """Tokens of the prompt that a conversation makes."""

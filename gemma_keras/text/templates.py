@@ -1,81 +1,109 @@
 """Chat templates: messages to spans, and spans to text or to token ids.
 
-A span is either ordinary text or one control token. Each carries a kind, from which the loss weights follow:
+Every message becomes one block, written by the row of its role in the template's table:
 
-    <bos> <start_of_turn> user\\n question \\n <end_of_turn> <eos> \\n      all PROMPT
-    <start_of_turn> model\\n                                               PROMPT
-    answer                                                                CONTENT
-    \\n <end_of_turn> <eos>                                                CLOSING: what teaches the model to stop
-    \\n                                                                    PROMPT
+    before    "<start_of_turn>model\\n"        PROMPT
+    content   the message's own text          CONTENT in a model turn, else PROMPT
+    closing   "\\n<end_of_turn><eos>"          CLOSING in a model turn (what teaches the model to stop), else PROMPT
+    after     "\\n"                            PROMPT
+
+Loss weights follow from the kinds. In the template's own texts control literals are control tokens; in content they are
+ordinary text. A template's texts meet content at a newline or a control token, over which SentencePiece does not merge
+(newlines are user-defined pieces), so a conversation has the same ids in parts, in one string and in transformers.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.text.tokenizer import Tokenizer
 
 PADDING, PROMPT, CLOSING, CONTENT = 0, 1, 2, 3
 ROLES = ("system", "user", "model")
+GIVEN = "\n\n所给内容：\n"
+"""What stands between a task and the text that it is about, where a corpus has them in two fields."""
 
 Message = dict[str, str]
 Messages = Sequence[Message]
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+_KINDS = dict.fromkeys(ROLES, bytes([PROMPT] * 4)) | {"model": bytes([PROMPT, CONTENT, CLOSING, PROMPT])}
+"""Of the four texts of a block."""
+
+
+class Span(NamedTuple):
     """A piece of a rendered conversation.
 
     Attributes:
-        text: its characters, for a control token the token's literal.
-        control: whether it is one control token rather than ordinary text.
+        text: its characters.
+        own: whether it is the template's own, so that control literals in it are control tokens.
         kind: PROMPT, CLOSING or CONTENT.
     """
 
     text: str
-    control: bool
+    own: bool
     kind: int
 
 
-@dataclass(frozen=True, slots=True)
+class Block(NamedTuple):
+    """How a template writes the messages of one role; see the head of this module."""
+
+    before: str
+    closing: str
+    after: str
+
+
+class Encoding(NamedTuple):
+    """A conversation as tokens.
+
+    Attributes:
+        ids: i32[n], starting with bos.
+        kinds: u8[n], the kind of each token.
+        ends: number of tokens up to the end of each model turn's block, what stands after it included.
+    """
+
+    ids: np.ndarray
+    kinds: np.ndarray
+    ends: list[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Template:
-    """A way to write a conversation, one block a message.
+    """A way to write a conversation.
 
     Attributes:
         name: key in `TEMPLATES`.
-        opening: control literal that opens a turn.
-        closing: control literals that close it.
-        jinja: the same template for Hugging Face tokenizers, with the bos token in front and "assistant" for "model".
+        blocks: how the messages of each role are written; without "system", a system message at the front becomes the
+            beginning of the user's message after it, with an empty line between them.
+        stripped: characters taken from both ends of content, for they would merge with the template's; None: whitespace.
+        given: what is written for the first `GIVEN` in a user's message; empty: just that.
     """
 
     name: str
-    opening: str
-    closing: tuple[str, ...]
-    jinja: str
+    blocks: Mapping[str, Block]
+    stripped: str | None = "\n\r"
+    given: str = ""
 
     def spans(self, messages: Messages) -> list[Span]:
         """The spans of a conversation, without bos.
 
         Raises:
-            UserError: a message has an unknown role or content that is no string.
+            UserError: a message has an unknown role, content that is no string, or no place in this template.
         """
         spans: list[Span] = []
-        for message in messages:
-            role, content = _checked(message)
-            model_turn = role == "model"
-            closing = CLOSING if model_turn else PROMPT
-            spans.append(Span(self.opening, True, PROMPT))
-            spans.append(Span(f"{role}\n", False, PROMPT))
-            spans.append(Span(content, False, CONTENT if model_turn else PROMPT))
-            spans.append(Span("\n", False, closing))
-            spans.extend(Span(literal, True, closing) for literal in self.closing)
-            spans.append(Span("\n", False, PROMPT))
+        for role, content in self._turns(messages):
+            block, kinds = self.blocks[role], _KINDS[role]
+            texts = (block.before, content, block.closing, block.after)
+            spans.extend(map(Span, texts, (True, False, True, True), kinds))
         return spans
 
     def generation_prompt(self) -> list[Span]:
         """What is appended for the model to answer."""
-        return [Span(self.opening, True, PROMPT), Span("model\n", False, PROMPT)]
+        return [Span(self.blocks["model"].before, True, PROMPT)]
 
     def render(self, messages: Messages, add_generation_prompt: bool = False) -> str:
         """The conversation as one string, without bos.
@@ -90,41 +118,151 @@ class Template:
         self, tokenizer: Tokenizer, messages: Messages, add_generation_prompt: bool = False
     ) -> tuple[list[int], list[int]]:
         """Token ids, starting with bos, and the kind of each; content never yields a control id."""
-        return self.encode_batch(tokenizer, [messages], add_generation_prompt)[0]
+        encoding = self.encode_batch(tokenizer, [messages], add_generation_prompt)[0]
+        return encoding.ids.tolist(), encoding.kinds.tolist()
 
     def encode_batch(
         self, tokenizer: Tokenizer, conversations: Sequence[Messages], add_generation_prompt: bool = False
-    ) -> list[tuple[list[int], list[int]]]:
-        """`encode` of each conversation; all texts go through SentencePiece in one call."""
-        ending = self.generation_prompt() if add_generation_prompt else []
-        rows = [self.spans(messages) + ending for messages in conversations]
-        texts = list(dict.fromkeys(span.text for spans in rows for span in spans if not span.control))
-        ids_of = dict(zip(texts, tokenizer.encode_content_batch(texts), strict=True))
-        encoded = []
-        for spans in rows:
-            ids, kinds = [tokenizer.bos_id], [PROMPT]
-            for span in spans:
-                piece = [tokenizer.control_pieces[span.text]] if span.control else ids_of[span.text]
-                ids.extend(piece)
-                kinds.extend([span.kind] * len(piece))
-            encoded.append((ids, kinds))
-        return encoded
+    ) -> list[Encoding]:
+        """Each conversation as tokens; all contents go through SentencePiece in one call.
+
+        The arrays are views of the batch's, which stay in memory as long as any of them.
+        """
+        rows = [self._turns(messages) for messages in conversations]
+        contents = iter(tokenizer.encode_content_arrays([content for turns in rows for _, content in turns]))
+        own = {
+            role: [np.array(tokenizer.encode_with_control(text), np.int32) for text in block]
+            for role, block in self.blocks.items()
+        }
+        first = np.array([tokenizer.bos_id], np.int32)
+        last = [own["model"][0]] if add_generation_prompt else []
+
+        pieces: list[np.ndarray] = []
+        kinds = bytearray()
+        places = []  # of each row: its first piece, the piece after its last, and the piece after each model turn
+        for turns in rows:
+            start, ends = len(pieces), []
+            pieces.append(first)
+            kinds.append(PROMPT)
+            for role, _ in turns:
+                before, closing, after = own[role]
+                pieces += (before, next(contents), closing, after)
+                kinds += _KINDS[role]
+                if role == "model":
+                    ends.append(len(pieces))
+            pieces += last
+            kinds += bytes([PROMPT] * len(last))
+            places.append((start, len(pieces), ends))
+        return _rows(pieces, kinds, places)
+
+    @property
+    def jinja(self) -> str:
+        """The same template for Hugging Face tokenizers, with bos in front and "assistant" for "model"."""
+        content = f"message['content'].strip({'' if self.stripped is None else repr(self.stripped)})"
+        opening = "{{ bos_token }}"
+        if "system" not in self.blocks:
+            opening += _JINJA_SYSTEM
+            content = f"((system if loop.first else '') + {content}).strip()"
+        contents = dict.fromkeys(self.blocks, "content")
+        if self.given:
+            contents["user"] += f".replace({GIVEN!r}, {self.given!r}, 1)"
+        branches = "el".join(
+            f"if role == {role!r} %}}{{{{ {before!r} + {contents[role]} + {closing + after!r} }}}}{{% "
+            for role, (before, closing, after) in self.blocks.items()
+        )
+        return (
+            f"{opening}{{% for message in messages %}}"
+            "{% set role = 'model' if message['role'] == 'assistant' else message['role'] %}"
+            f"{{% set content = {content} %}}"
+            f"{{% {branches}else %}}{{{{ raise_exception('no place for a message of role ' + role) }}}}{{% endif %}}"
+            f"{{% endfor %}}{{% if add_generation_prompt %}}{{{{ {self.blocks['model'].before!r} }}}}{{% endif %}}"
+        )
+
+    def _turns(self, messages: Messages) -> list[tuple[str, str]]:
+        """Role and content of each block."""
+        turns = [self._turn(message) for message in messages]
+        return turns if "system" in self.blocks else _folded(turns, self.name)
+
+    def _turn(self, message: Message) -> tuple[str, str]:
+        role, content = message.get("role"), message.get("content")
+        if role not in ROLES:
+            raise UserError(f"a message has the role {role!r}; use one of {', '.join(ROLES)}")
+        if not isinstance(content, str):
+            raise UserError(f"the content of a {role} message is {type(content).__name__}; give a string")
+        content = content.strip(self.stripped)
+        if self.given and role == "user":
+            content = content.replace(GIVEN, self.given, 1)
+        return role, content
+
+
+_JINJA_SYSTEM = (
+    "{% set system = '' %}{% if messages[0]['role'] == 'system' %}"
+    "{% set system = messages[0]['content'].strip() + '\\n\\n' %}{% set messages = messages[1:] %}{% endif %}"
+)
+
+
+def _folded(turns: list[tuple[str, str]], template: str) -> list[tuple[str, str]]:
+    """The turns with the system's text at the front of the user's first."""
+    roles = [role for role, _ in turns]
+    if "system" not in roles:
+        return turns
+    if roles[:2] != ["system", "user"] or "system" in roles[1:]:
+        raise UserError(
+            f"the template {template} writes a system message into the user's after it, but the roles are "
+            f"{', '.join(roles[:8])}; give one system message, then the user's"
+        )
+    return [("user", f"{turns[0][1]}\n\n{turns[1][1]}".strip()), *turns[2:]]
+
+
+def _rows(pieces: list[np.ndarray], kinds: bytearray, places: list[tuple[int, int, list[int]]]) -> list[Encoding]:
+    """Pieces in order, the kind of each, and where each row has its pieces, as one encoding a row."""
+    lengths = np.fromiter(map(len, pieces), np.int64, len(pieces))
+    bounds = [0, *np.cumsum(lengths).tolist()]
+    tokens = np.concatenate(pieces) if pieces else np.empty(0, np.int32)
+    token_kinds = np.repeat(np.frombuffer(kinds, np.uint8), lengths)
+    encodings = []
+    for first, stop, ends in places:
+        start, end = bounds[first], bounds[stop]
+        encodings.append(Encoding(tokens[start:end], token_kinds[start:end], [bounds[at] - start for at in ends]))
+    return encodings
+
+
+def _labelled(name: str, system: str, user: str, model: str, given: str = "") -> Template:
+    """A template of plain labels, a line each, in which only a model turn ends with a control token."""
+    blocks = {
+        "system": Block(system, "", "\n\n"),
+        "user": Block(user, "", "\n\n"),
+        "model": Block(model, "<eos>", "\n"),
+    }
+    return Template(name=name, blocks=blocks, given=given)
 
 
 TEMPLATES = {
-    "gemmalm_zh": Template(
-        name="gemmalm_zh",
-        opening="<start_of_turn>",
-        closing=("<end_of_turn>", "<eos>"),
-        jinja=(
-            "{{ bos_token }}{% for message in messages %}"
-            "{% set role = 'model' if message['role'] == 'assistant' else message['role'] %}"
-            "{{ '<start_of_turn>' + role + '\\n' + message['content'].strip('\\n\\r')"
-            " + '\\n<end_of_turn><eos>\\n' }}"
-            "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
+    template.name: template
+    for template in (
+        Template(
+            name="gemmalm_zh",
+            blocks={role: Block(f"<start_of_turn>{role}\n", "\n<end_of_turn><eos>", "\n") for role in ROLES},
         ),
+        Template(
+            name="gemma",
+            blocks={role: Block(f"<start_of_turn>{role}\n", "<end_of_turn>", "\n") for role in ("user", "model")},
+            stripped=None,
+        ),
+        _labelled("passage", system="参考资料：\n", user="问：\n", model="答：\n"),
+        _labelled("instruction", system="", user="### 指令：\n", model="### 回答：\n", given="\n\n### 输入：\n"),
     )
 }
+"""By name:
+
+    gemmalm_zh   the reference recipe's, with a block of its own for the system
+    gemma        Google's, for Gemma 2 and 3; the system's text opens the user's first message
+    passage      a dialogue about a text, which is the system message
+    instruction  instruction, input and output; the input is what stands after `GIVEN`
+
+In the last two a user can write a label such as "答：" into a message, where it is ordinary text like any other. What
+ends a model turn is a control token in all of them, and that no content can write.
+"""
 
 
 def get_template(name: str) -> Template:
@@ -169,13 +307,3 @@ def parse_rendered(text: str) -> list[Message]:
     if not messages:
         raise ValueError("no turn at all")
     return messages
-
-
-def _checked(message: Message) -> tuple[str, str]:
-    role, content = message.get("role"), message.get("content")
-    if role not in ROLES:
-        raise UserError(f"a message has the role {role!r}; use one of {', '.join(ROLES)}")
-    if not isinstance(content, str):
-        raise UserError(f"the content of a {role} message is {type(content).__name__}; give a string")
-    # A newline at an end would merge with the template's own into another token.
-    return role, content.strip("\n\r")

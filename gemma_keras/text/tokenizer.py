@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import sentencepiece
 
 from gemma_keras.config.errors import UserError
@@ -66,14 +67,16 @@ class Tokenizer:
 
     def encode_content_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode_content` of each text, in one call of SentencePiece on all cores."""
-        chunks: list[str] = []
-        counts: list[int] = []
-        for text in texts:
-            parts = self._inside_control.split(text) if self._control.search(text) else [text]
-            chunks.extend(parts)
-            counts.append(len(parts))
-        encoded = iter(self._encode_chunks(chunks))
-        return [_concatenate(next(encoded) for _ in range(count)) for count in counts]
+        return [ids.tolist() for ids in self.encode_content_arrays(texts)]
+
+    def encode_content_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """As `encode_content_batch`, each text as i32[n] (do not write to it), which is quicker."""
+        encoded = self._encode(list(texts))
+        for index, text in enumerate(texts):
+            # Rare, so such a text is encoded once more rather than cut before.
+            if self._control.search(text):
+                encoded[index] = np.concatenate(self._encode(self._inside_control.split(text)))
+        return encoded
 
     def encode_with_control(self, text: str) -> list[int]:
         """Ids of a rendered string, every control literal becoming its id, as Hugging Face tokenizers do; no bos."""
@@ -99,10 +102,10 @@ class Tokenizer:
         text.append(self._model.decode(run))
         return "".join(text)
 
-    def _encode_chunks(self, chunks: list[str]) -> list[list[int]]:
+    def _encode(self, texts: list[str]) -> list[np.ndarray]:
         # A short list is not worth the start of a thread pool.
-        threads = (os.cpu_count() or 1) if len(chunks) > 64 else 1
-        return self._model.encode(chunks, num_threads=threads)
+        threads = (os.cpu_count() or 1) if len(texts) > 64 else 1
+        return self._model.encode_as_numpy(texts, num_threads=threads)
 
 
 def _read(path: Path) -> bytes:
@@ -124,7 +127,3 @@ def _control_pieces(model: sentencepiece.SentencePieceProcessor, path: Path) -> 
     if missing:
         raise UserError(f"{path} has no piece {', '.join(missing)}; give a model with Gemma's control pieces")
     return present
-
-
-def _concatenate(parts: Iterable[list[int]]) -> list[int]:
-    return [token for part in parts for token in part]
