@@ -22,12 +22,14 @@ class ChatRecord:
         type: kind of task: instruction, translation, dialogue, story_generation, ...
         source: name of the corpus.
         id: corpus, file and row that it came from.
+        wording: entry of `wordings.WORDINGS` that phrases the request anew in every edition; empty: messages stand as they are.
     """
 
     messages: list[Message]
     type: str
     source: str = ""
     id: str = ""
+    wording: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,7 +42,42 @@ class TextRecord:
     type: str = "text"
 
 
-Record = ChatRecord | TextRecord
+@dataclass(slots=True, kw_only=True)
+class PreferenceRecord:
+    """A prompt (messages that end with the user's turn) and two answers of which the first is preferred."""
+
+    prompt: list[Message]
+    chosen: str
+    rejected: str
+    type: str = "preference"
+    source: str = ""
+    id: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class ChoiceRecord:
+    """A multiple-choice question, for evaluation; never trained on.
+
+    Attributes:
+        choices: the options; the first has the letter A.
+        answer: letter of the right one; empty where it is not published.
+        subject: such as "law".
+        split: dev (examples to show), val or test.
+        explanation: why the answer is right, where the corpus says so.
+    """
+
+    question: str
+    choices: list[str]
+    answer: str
+    subject: str
+    split: str = ""
+    explanation: str = ""
+    type: str = "multiple_choice"
+    source: str = ""
+    id: str = ""
+
+
+Record = ChatRecord | TextRecord | PreferenceRecord | ChoiceRecord
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)
@@ -60,17 +97,39 @@ def validate(record: Record) -> None:
     """
     if isinstance(record, TextRecord):
         _check_text(record.text, "text")
-        return
-    if not isinstance(record.messages, list) or not record.messages:
+    elif isinstance(record, ChatRecord):
+        _check_turns(record.messages, ends_with="model")
+    elif isinstance(record, PreferenceRecord):
+        _check_turns(record.prompt, ends_with="user")
+        _check_text(record.chosen, "chosen")
+        _check_text(record.rejected, "rejected")
+    else:
+        _check_choice(record)
+
+
+def _check_turns(messages: list[Message], ends_with: str) -> None:
+    if not isinstance(messages, list) or not messages:
         raise BadRow("no messages")
-    for message in record.messages:
+    for message in messages:
         if not isinstance(message, dict) or message.get("role") not in ROLES:
             raise BadRow(f"a message without one of the roles {', '.join(ROLES)}")
         _check_text(message.get("content"), f"content of the {message['role']} turn")
-    roles = [message["role"] for message in record.messages]
+    roles = [message["role"] for message in messages]
     turns = roles[1:] if roles[0] == "system" else roles
-    if not turns or turns != ["user", "model"] * (len(turns) // 2):
-        raise BadRow(f"turns are {', '.join(roles)}; expected user and model by turns, after at most one system turn")
+    cycle = ["user", "model"] * (len(turns) // 2) + (["user"] if len(turns) % 2 else [])
+    if not turns or turns != cycle or turns[-1] != ends_with:
+        shown = ", ".join(roles[:8]) + (", ..." if len(roles) > 8 else "")
+        raise BadRow(
+            f"turns are {shown}; expected user and model by turns up to a {ends_with} turn, after at most one system turn"
+        )
+
+
+def _check_choice(record: ChoiceRecord) -> None:
+    for text in (record.question, record.subject, *record.choices):
+        _check_text(text, "a text of the question")
+    letters = "ABCDEFGHIJ"[: len(record.choices)]
+    if len(record.choices) < 2 or not (record.answer == "" or record.answer in tuple(letters)):
+        raise BadRow(f"answer {record.answer!r} is none of the options {', '.join(letters)}")
 
 
 def _check_text(text: object, what: str) -> None:

@@ -1,0 +1,90 @@
+"""QQP and CoLA for the recipe that trains on JSON files of instruction, input and output."""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gemma_keras.config.errors import UserError
+from gemma_keras.data.readers import read_file
+from gemma_keras.data.records import BadRow, Quarantined
+from gemma_keras.data.sources.exams import COLA_COLUMNS, GLUE_INSTRUCTIONS, glue_example
+
+SPLITS = ("train", "dev")
+
+_COLA_WITHOUT_LABELS = {3: ("source", "mark", "sentence"), 2: ("index", "sentence")}
+
+
+@dataclass(slots=True, kw_only=True)
+class Counts:
+    """What became of the rows of one file: `written` of `rows`, of which `unlabelled` with an empty output; the others."""
+
+    rows: int = 0
+    written: int = 0
+    unlabelled: int = 0
+    bad: list[Quarantined] = field(default_factory=list)
+
+
+def run(root: Path, names: Iterable[str], out: Path) -> dict[str, Counts]:
+    """Preprocesses `{name}_train.tsv` and `{name}_dev.tsv` of `root`, or GLUE's `{name}/train.tsv` and `{name}/dev.tsv`.
+
+    Returns:
+        By the name of the file written in `out`, such as `qqp_train.json`.
+
+    Raises:
+        UserError: a file is missing, or a name is unknown.
+    """
+    counts = {}
+    for name in names:
+        for split in SPLITS:
+            places = (root / f"{name}_{split}.tsv", root / name / f"{split}.tsv")
+            found = next((place for place in places if place.is_file()), None)
+            if found is None:
+                raise UserError(f"there is neither {places[0]} nor {places[1]}; give the folder that holds one of them")
+            target = out / f"{name}_{split}.json"
+            counts[target.name] = preprocess(name, found, target, labelled=split == "train")
+    return counts
+
+
+def preprocess(dataset: str, tsv_path: Path, json_path: Path, labelled: bool = False) -> Counts:
+    """Writes the rows of a GLUE file as a JSON array, one object `{"instruction", "input", "output"}` a line.
+
+    Args:
+        dataset: "qqp" (with header) or "cola" (without; source, label, mark, sentence, the second of which may lack).
+        labelled: a row without a label is bad; otherwise its output is empty.
+
+    Raises:
+        UserError: there is no such dataset.
+    """
+    if dataset not in GLUE_INSTRUCTIONS:
+        raise UserError(f"no GLUE dataset is called {dataset!r}; choose one of {', '.join(GLUE_INSTRUCTIONS)}")
+    counts, lines = Counts(), []
+    columns = _cola_columns(tsv_path) if dataset == "cola" else ()
+    for number, row, reason in read_file(tsv_path, columns=columns):
+        counts.rows += number > 0
+        try:
+            if row is None:
+                raise BadRow(reason)
+            given, label = glue_example(dataset, row)
+            if labelled and not label:
+                raise BadRow("no label")
+        except BadRow as error:
+            counts.bad.append(Quarantined(file=tsv_path.name, row=number, reason=str(error)))
+            continue
+        counts.unlabelled += not label
+        example = {"instruction": GLUE_INSTRUCTIONS[dataset], "input": given, "output": label}
+        lines.append(json.dumps(example, ensure_ascii=False))
+    counts.written = len(lines)
+    json_path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = json_path.with_name(json_path.name + ".unfinished")
+    unfinished.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
+    os.replace(unfinished, json_path)
+    return counts
+
+
+def _cola_columns(path: Path) -> tuple[str, ...]:
+    """Names by the number of fields; none for a file of GLUE's test form, which has a header."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        first = file.readline(1_000_000).rstrip("\r\n").split("\t")
+    return () if first == ["index", "sentence"] else _COLA_WITHOUT_LABELS.get(len(first), COLA_COLUMNS)

@@ -1,0 +1,189 @@
+"""The corpora that are known by name, and how their rows are read.
+
+To add one, write a function `row -> records` in the module of its kind and an entry in that module's `SOURCES`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from gemma_keras import builtin
+from gemma_keras.config.errors import UserError
+from gemma_keras.config.schema import CorpusConfig
+from gemma_keras.data.readers import SUFFIXES, ReadRow, read_file, read_hub, suffix_of
+from gemma_keras.data.records import BadRow, Quarantined, Record, SkippedRow, validate
+from gemma_keras.data.sources import dialogues, exams, instructions, preferences, tasks, texts
+from gemma_keras.data.sources.base import FILE, Row, Source
+
+SOURCES: dict[str, Source] = {
+    source.name: source
+    for module in (instructions, dialogues, tasks, texts, preferences, exams)
+    for source in module.SOURCES
+}
+
+ALL_KINDS = "all"
+"""In a corpus's `kinds`: every kind, whatever the entry would choose by itself."""
+
+
+@dataclass(slots=True, kw_only=True)
+class SourceRow:
+    """One raw row (or a group of `rows` that is read together): its records, the rule that skips it, or what is wrong."""
+
+    file: str
+    row: int
+    records: list[Record]
+    rows: int = 1
+    skipped: str = ""
+    quarantined: Quarantined | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Located:
+    """Where a corpus is read from: files below a root, or the hub; `builtin` if the package's own rows stand in."""
+
+    root: Path
+    files: tuple[Path, ...] = ()
+    hub: str = ""
+    builtin: bool = False
+
+    def shown(self) -> list[str]:
+        """The files as reports and row ids name them."""
+        return [f"hub:{self.hub}"] if self.hub else [shown_path(path, self.root) for path in self.files]
+
+
+def get_source(name: str) -> Source:
+    """The entry of `SOURCES`.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    if name not in SOURCES:
+        raise UserError(f"no corpus is called {name!r}; choose one of {', '.join(SOURCES)}")
+    return SOURCES[name]
+
+
+def locate(config: CorpusConfig, root: Path, missing: str = "error") -> Located:
+    """Finds a corpus: its hub id, its path, or its usual places under `root`; files are sorted by path.
+
+    Args:
+        missing: "builtin" to take the rows of this corpus that come with the package where `root` has none.
+
+    Raises:
+        UserError: there are none; it names the places that were looked at.
+    """
+    source = get_source(config.name)
+    if config.hub:
+        return Located(root=root, hub=config.hub)
+    places = (config.path,) if config.path else source.places or (source.name,)
+    files = _first_matching(places, root, source)
+    if files:
+        return Located(root=root, files=files)
+    if missing == "builtin":
+        own = builtin.data_root()
+        files = _first_matching(source.places or (source.name,), own, source)
+        if files:
+            return Located(root=own, files=files, builtin=True)
+    if not root.is_dir():
+        raise UserError(f"data.root={root} is no folder; give the folder that holds the corpora")
+    looked = ", ".join(str(root / place) for place in places)
+    raise UserError(
+        f"no files of corpus {config.name!r} ({', '.join((*SUFFIXES, *source.suffixes))}) in {looked}; set data.root to the "
+        "folder of corpora, or the corpus's path or hub"
+        + ("; the package has no such rows either" if missing == "builtin" else "")
+    )
+
+
+def read_corpus(config: CorpusConfig, located: Located) -> Iterator[SourceRow]:
+    """Every row of a corpus, in the order of its files, each with its validated records or what is wrong with it."""
+    source = get_source(config.name)
+    if located.hub:
+        yield from _read_rows(source, config.kinds, f"hub:{located.hub}", read_hub(located.hub))
+        return
+    for path, file in zip(located.files, located.shown(), strict=True):
+        rows = read_file(
+            path, whole_text=source.whole_text, columns=source.columns, plain=suffix_of(path) in source.suffixes
+        )
+        yield from _read_rows(source, config.kinds, file, rows)
+
+
+def shown_path(path: Path, root: Path) -> str:
+    """A source file as reports and row ids name it: relative to the data root where it lies within."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
+def _read_rows(source: Source, kinds: tuple[str, ...], file: str, rows: Iterator[ReadRow]) -> Iterator[SourceRow]:
+    if source.group is None:
+        for number, row, reason in rows:
+            yield _source_row(source, kinds, file, number, [row] if row is not None else [], reason)
+        return
+    group: list[Row] = []
+    first, key = 0, ""
+    for number, row, reason in rows:
+        row_key = _key(source, row)
+        if group and (row is None or row_key != key):
+            yield _source_row(source, kinds, file, first, group, "")
+            group = []
+        if row is None:
+            yield _source_row(source, kinds, file, number, [], reason)
+            continue
+        if not group:
+            first, key = number, row_key
+        group.append(row)
+    if group:
+        yield _source_row(source, kinds, file, first, group, "")
+
+
+def _key(source: Source, row: Row | None) -> str:
+    assert source.group is not None
+    try:
+        return source.group(row) if row is not None else ""
+    except BadRow:
+        return ""  # read alone, it says by itself what is wrong with it
+
+
+def _source_row(
+    source: Source, kinds: tuple[str, ...], file: str, number: int, rows: list[Row], reason: str
+) -> SourceRow:
+    result = SourceRow(file=file, row=number, records=[], rows=max(1, len(rows)))
+    try:
+        if not rows:
+            raise BadRow(reason)
+        if source.names_file:
+            rows = [{**row, FILE: file} for row in rows]
+        wanted = kinds or source.kinds
+        if source.kind is not None and wanted and ALL_KINDS not in wanted and source.kind(rows[0]) not in wanted:
+            raise SkippedRow("other_kind")
+        records = source.read_group(rows) if source.read_group is not None else source.read(rows[0])
+        for part, record in enumerate(records):
+            record.source = source.name
+            record.id = f"{source.name}/{file}:{number}" + (f"#{part}" if len(records) > 1 else "")
+            validate(record)
+        result.records = records
+    except BadRow as error:
+        result.quarantined = Quarantined(file=file, row=number, reason=str(error))
+    except SkippedRow as rule:
+        result.skipped = str(rule)
+    return result
+
+
+def _first_matching(places: tuple[str, ...], root: Path, source: Source) -> tuple[Path, ...]:
+    for place in places:
+        files = _matching(place, root, (*SUFFIXES, *source.suffixes))
+        if files:
+            return files
+    return ()
+
+
+def _matching(place: str, root: Path, suffixes: tuple[str, ...]) -> tuple[Path, ...]:
+    base = root / place
+    if base.is_file():
+        return (base,)
+    if base.is_dir():
+        candidates = base.rglob("*")
+    else:
+        # The root itself may hold characters that a pattern would give a meaning.
+        start = Path(Path(place).anchor) if Path(place).is_absolute() else root
+        candidates = start.glob(str(Path(place).relative_to(Path(place).anchor)))
+    return tuple(
+        sorted(path for path in candidates if path.is_file() and suffix_of(path) in suffixes and path.name[0] != ".")
+    )

@@ -1,0 +1,97 @@
+"""What an entry of the table of sources is, and what the functions that read rows share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gemma_keras.data.records import BadRow, ChatRecord, Record
+from gemma_keras.text.templates import Message
+
+Row = dict[str, Any]
+"""One raw row, as the file has it."""
+
+ReadRow = Callable[[Row], list[Record]]
+"""A raw row to its records. Raises BadRow (quarantined) or SkippedRow (removed under the rule that it names)."""
+
+RESEARCH = "research use; see the publisher"
+
+FILE = "__file__"
+"""Key of a raw row that `Source.names_file` adds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A corpus.
+
+    Attributes:
+        name: what configurations call it.
+        read: a raw row to its records.
+        type: kind of task of its records, where they are all of one.
+        places: globs under a data root, of which the first that matches anything is read; the entry's own name first.
+        hub_id: where it is published, as `owner/name` or `owner/name:subset`.
+        licence: as its publisher states it.
+        schema: the keys of a raw row, for people to read.
+        whole_text: a text file is one document, not one a line.
+        columns: names of the columns of its csv and tsv files, where these have no header.
+        suffixes: of files of its own besides those of `readers.SUFFIXES`; such files are text.
+        names_file: rows say which file they come from, as reports show it, under the key `FILE`.
+        kind: the kind of task of a raw row, of a corpus that holds several.
+        kinds: which of them are taken if the configuration says nothing; empty: all.
+        group: key of a raw row; consecutive rows with the same key are read together, by `read_group`.
+        read_group: such rows to their records, in the place of `read`.
+        evaluation_texts: what of a record must not occur in training rows, where that is not all of its contents.
+    """
+
+    name: str
+    read: ReadRow
+    type: str = ""
+    places: tuple[str, ...] = ()
+    hub_id: str = ""
+    licence: str = RESEARCH
+    schema: str = ""
+    whole_text: bool = False
+    columns: tuple[str, ...] = ()
+    suffixes: tuple[str, ...] = ()
+    names_file: bool = False
+    kind: Callable[[Row], str] | None = None
+    kinds: tuple[str, ...] = ()
+    group: Callable[[Row], str] | None = None
+    read_group: Callable[[list[Row]], list[Record]] | None = None
+    evaluation_texts: Callable[[Record], list[str]] | None = None
+
+
+def text(row: Row, *keys: str) -> str:
+    """The string under the first of `keys` that the row has; BadRow if it has none, or something else there."""
+    for key in keys:
+        value = row.get(key)
+        if value is not None:
+            if not isinstance(value, str):
+                raise BadRow(f"{key} is {type(value).__name__}, not a string")
+            return value
+    raise BadRow(f"no {' or '.join(keys)}")
+
+
+def optional_text(row: Row, *keys: str) -> str:
+    """As `text`, but empty if the row has none of the keys."""
+    return text(row, *keys) if any(row.get(key) is not None for key in keys) else ""
+
+
+def list_of(row: Row, key: str, kind: type) -> list[Any]:
+    """The list under `key`, all of whose items are of `kind`; BadRow otherwise."""
+    values = row.get(key)
+    if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+        raise BadRow(f"{key} is not a list of {kind.__name__}")
+    return values
+
+
+def user(content: str) -> Message:
+    return {"role": "user", "content": content}
+
+
+def model(content: str) -> Message:
+    return {"role": "model", "content": content}
+
+
+def answer(question: str, reply: str, type: str) -> list[Record]:
+    """One question and its answer, as the one record of a row."""
+    return [ChatRecord(messages=[user(question), model(reply)], type=type)]

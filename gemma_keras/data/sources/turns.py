@@ -1,0 +1,107 @@
+"""Conversations out of the forms in which corpora write turns: named roles, pairs, and one text with markers in it."""
+
+import re
+from collections.abc import Iterable
+from itertools import groupby
+from operator import itemgetter
+
+from gemma_keras.data.records import BadRow, ChatRecord, Record, SkippedRow
+from gemma_keras.data.sources.base import Row, answer, optional_text, text
+
+Turn = tuple[str, str]
+"""The name that a corpus gives to the speaker, and what is said."""
+
+ONE_SIDED = "one_sided"
+NO_ANSWER = "no_answer"
+
+_ROLES = {
+    "system": "system",
+    **dict.fromkeys(("user", "human", "prompter", "client"), "user"),
+    **dict.fromkeys(("model", "assistant", "gpt", "chatgpt", "bing", "bard", "bot", "moss", "counselor"), "model"),
+}
+
+
+def conversation(turns: Iterable[Turn], type: str) -> list[Record]:
+    """The turns as one record. Those of one speaker in a row become one, a line each; a reply to nothing at the front
+    and a question without a reply at the end are left out. Empty turns stay: that is for the rules of cleaning.
+
+    Raises:
+        BadRow: there are no turns, or a speaker has a name that is not known.
+        SkippedRow: no question with its reply is among them.
+    """
+    named = [(_role(name), content) for name, content in turns]
+    messages = [
+        {"role": role, "content": "\n".join(content for _, content in same)}
+        for role, same in groupby(named, key=itemgetter(0))
+    ]
+    if not messages:
+        raise BadRow("no turns")
+    first = 1 if messages[0]["role"] == "system" else 0
+    if messages[first:] and messages[first]["role"] == "model":
+        del messages[first]
+    if messages and messages[-1]["role"] == "user":
+        messages.pop()
+    if len(messages) <= first:
+        raise SkippedRow(ONE_SIDED)
+    return [ChatRecord(messages=messages, type=type)]
+
+
+def pairs(row: Row, key: str) -> list[Turn]:
+    """The turns of `[[question, reply], ...]` under `key`, oldest first; none where the row has nothing there."""
+    rounds = row.get(key)
+    if rounds is None:
+        return []
+    if not isinstance(rounds, list):
+        raise BadRow(f"{key} is {type(rounds).__name__}, not a list")
+    turns: list[Turn] = []
+    for pair in rounds:
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(said, str) for said in pair):
+            raise BadRow(f"{key} holds something else than pairs of strings")
+        turns += [("user", pair[0]), ("model", pair[1])]
+    return turns
+
+
+def marked_turns(said: str, marker: re.Pattern[str]) -> list[Turn]:
+    """The turns of a text in which each begins with a `marker`, whose one group names the speaker; blanks around what
+    is said are left out. BadRow if the text begins otherwise."""
+    before, *parts = marker.split(said)
+    if before.strip() or not parts:
+        raise BadRow("the text does not begin with the marker of a turn")
+    return [(name, content.strip()) for name, content in zip(parts[::2], parts[1::2], strict=True)]
+
+
+def with_input(question: str, given: str) -> str:
+    """A request and what it is about, as one text; `given` may say in words that there is nothing."""
+    given = given.strip()
+    # No blank remains at the ends, and only a short text is tried: the patterns cannot take long on any input.
+    if not given or (len(given) < 40 and _NO_INPUT.fullmatch(given)):
+        return question
+    if not question.strip():
+        return given
+    label = "所给内容：" if _CHINESE.search(question) else "Input:"
+    return f"{question.rstrip()}\n\n{label}\n{_INPUT_LABEL.sub('', given, count=1)}"
+
+
+def exchange(row: Row, type: str, instruction: str) -> list[Record]:
+    """The conversation of Alpaca's keys: `instruction`, input and output; and system and history, where a row has them."""
+    question, reply = with_input(instruction, optional_text(row, "input")), text(row, "output")
+    system, history = optional_text(row, "system"), pairs(row, "history")
+    if not system and not history:
+        return answer(question, reply, type)
+    front = [("system", system)] if system else []
+    return conversation([*front, *history, ("user", question), ("model", reply)], type)
+
+
+# Translated Alpaca rows say "no input" in words, and some repeat the label that goes before the input.
+_NO_INPUT = re.compile(
+    r"\W*(&lt;|<)?\s*(无|无输入|无需输入|没有输入|不需要输入|不适用|noinput|no input|n/a)\s*(&gt;|>)?\W*", re.IGNORECASE
+)
+_INPUT_LABEL = re.compile(r"\A#*\s*输入\s*[:：]\s*")
+_CHINESE = re.compile(r"[\u4e00-\u9fff]")
+
+
+def _role(name: str) -> str:
+    role = _ROLES.get(name.strip().lower())
+    if role is None:
+        raise BadRow(f"the role {name[:30]!r} is none of {', '.join(_ROLES)}")
+    return role
