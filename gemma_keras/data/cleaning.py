@@ -1,38 +1,179 @@
-"""Rules that remove rows. Each rule is a name in the report."""
+"""Rules that mend rows, and rules that remove them. Each rule is a name in the report."""
 
 import hashlib
-from collections.abc import Iterable
+import re
+from collections.abc import Callable
 
-from gemma_keras.data.records import Record, TextRecord
+import ftfy
+
+from gemma_keras.config.schema import CleaningConfig
+from gemma_keras.data.records import ChatRecord, ChoiceRecord, PreferenceRecord, Record, TextRecord
+from gemma_keras.text.templates import Message
 
 EMPTY = "empty"
 DUPLICATE = "duplicate"
+NEAR_DUPLICATE = "near_duplicate"
 IN_VALIDATION = "in_validation"
+TOO_SHORT = "too_few_tokens"
+TOO_LONG = "too_many_tokens"
+
+ENCODING = "encoding"
+RESIDUE = "residue"
+
+# Everything but printable ASCII, Latin signs common in Chinese text, typographic punctuation and symbols, CJK and what
+# lies above. Text that was decoded in the wrong way always holds a letter outside: the first byte of a character.
+_UNUSUAL = re.compile(
+    "[^\t\n -\\[\\]-~°±·×÷\u2010-\u2027\u2100-\u2592\u2e80-\ud7ff\uf900-\ufefe\uff00-\uffef\U00010000-\U0010ffff]"
+)
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f\ufeff\u202a-\u202e\u2066-\u2069]")
+
+_SPELT_BREAK = re.compile(r"\\n\n?")
+_ESCAPES = re.compile(r"\\(?!n(?![a-z]))|```")
+_CODE = re.compile(r"[{}(（=“‘]\\n|[\"`]|&quot;|(?<![A-Za-z])'|'(?![A-Za-z])|%[\d.]*[dsf]\b|<<")
+
+# A stripped turn of this role ("": any) that the pattern matches as a whole is cut down to the pattern's group.
+# Patterns look at the ends of a turn only, and leave it alone where it holds a whole transcript or HTML.
+_TEMPLATES: tuple[tuple[str, str, str], ...] = (
+    ("tigerbot", "user", r"### Instruction:(.*)"),
+    ("tigerbot", "user", r"(.*)\n### Response:"),
+    ("tigerbot", "model", r"### Response:(.*)"),
+    ("chatmed", "user", r"<s>\s*问：(.*)\n答："),
+    ("moss", "user", r"<\|Human\|>:(.*)"),
+    ("moss", "model", r"<\|MOSS\|>:(.*)"),
+    ("moss", "model", r"<\|(?:Inner Thoughts|Commands|Results)\|>: *None<eo[tcr]>(.*)"),
+    ("moss", "", r"(.*)<eo[hm]>"),
+    ("llama", "user", r"(?:<s>\s*)?\[INST\]((?:(?!\[/?INST\]).)*)(?:\[/INST\])?"),
+    ("llama", "user", r"((?:(?!\[/?INST\]).)*)\[/INST\]"),
+    ("llama", "", r"<s>((?:(?!</?s>).)*)(?:</s>)?"),
+    ("llama", "", r"((?:(?!</?s>).)*)(?<! )</s>"),
+    ("belle", "user", r"Human:((?:(?!\n(?:Human|Assistant):).)*)(?:\nAssistant:)?"),
+    ("belle", "model", r"Assistant:((?:(?!\n(?:Human|Assistant):).)*)"),
+)
+_PATTERNS = tuple((role, re.compile(pattern, re.DOTALL)) for _, role, pattern in _TEMPLATES)
+# What a turn with residue starts or ends with: spares all others the patterns.
+_OPENINGS = ("### Instruction:", "### Response:", "<s>", "<|", "[INST]", "Human:", "Assistant:")
+_CLOSINGS = ("### Response:", "<eoh>", "<eom>", "[/INST]", "</s>")
+
+
+def contaminated(corpus: str) -> str:
+    """Name of the rule that removes rows which hold text of an evaluation corpus."""
+    return f"contaminated_{corpus}"
+
+
+def contents(record: Record) -> list[str]:
+    """The texts that make a row what it is: turns but system ones; the document; prompt and answers; question and options."""
+    if isinstance(record, TextRecord):
+        return [record.text]
+    if isinstance(record, ChoiceRecord):
+        return [record.question, *record.choices]
+    if isinstance(record, PreferenceRecord):
+        return [*_turns(record.prompt), record.chosen, record.rejected]
+    return _turns(record.messages)
+
+
+def _turns(messages: list[Message]) -> list[str]:
+    return [message["content"] for message in messages if message["role"] != "system"]
 
 
 def is_empty(record: Record) -> bool:
-    """Whether a user's or the model's turn, or the document, holds nothing but blanks."""
+    """Whether a user's or the model's turn, the document, an answer of a pair or a question holds nothing but blanks."""
+    texts = [record.question] if isinstance(record, ChoiceRecord) else contents(record)
+    return any(not text or text.isspace() for text in texts)
+
+
+def content_key(record: Record) -> int:
+    """64 bits, equal for records with the same `contents` but for blanks: what counts as a copy, or as seen before."""
+    # The separator cannot occur within UTF-8, so that ["a", "b"] and ["ab"] differ.
+    parts = ["".join(text.split()).encode("utf-8", "surrogatepass") for text in contents(record)]
+    return int.from_bytes(hashlib.blake2b(b"\xff".join(parts), digest_size=8).digest(), "little")
+
+
+class Mender:
+    """Mends the texts of records in place.
+
+    Rule "encoding" (`repair`): line ends become LF; control characters but tab, byte order marks and marks that turn
+    the direction of writing go; text that was decoded in the wrong way is decoded anew (by ftfy; widths, quotation
+    marks and compositions stay as they are); a spelt out backslash-n becomes a line break, unless the text holds code
+    or LaTeX. Rule "residue": prompt templates at the ends of a turn go.
+    """
+
+    def __init__(self, config: CleaningConfig):
+        self._repair = config.repair
+        self._residue = config.residue
+
+    def mend(self, record: Record) -> tuple[str, ...]:
+        """Mends `record`; the names of the rules that changed something."""
+        changed = []
+        if self._repair and _rewrite(record, lambda text, role: repaired(text, spelt_breaks=role != "question")):
+            changed.append(ENCODING)
+        if self._residue and not isinstance(record, TextRecord | ChoiceRecord) and _rewrite(record, without_residue):
+            changed.append(RESIDUE)
+        return tuple(changed)
+
+
+def repaired(text: str, spelt_breaks: bool = True) -> str:
+    """`text` by the rule "encoding"; backslash-n stays as it is unless `spelt_breaks`.
+
+    >>> repaired("ä½\\xa0å¥½\\r\\n")
+    '你好\\n'
+    """
+    if not _UNUSUAL.search(text):
+        return text
+    text = ftfy.fix_encoding(text).replace("\r\n", "\n").replace("\r", "\n")
+    text = _CONTROLS.sub("", text)
+    if spelt_breaks and "\\n" in text and not _ESCAPES.search(text) and not _in_code(text):
+        text = _SPELT_BREAK.sub("\n", text)
+    return text
+
+
+def _in_code(text: str) -> bool:
+    """Whether a line with a spelt out line break looks like code, or quotes it."""
+    return any(_CODE.search(line) for line in text.split("\n") if "\\n" in line)
+
+
+def without_residue(text: str, role: str) -> str:
+    """`text` of a turn of `role` without the templates at its ends, however often they are repeated.
+
+    >>> without_residue("\\n\\n### Instruction:\\n感冒吃什么药", "user")
+    '感冒吃什么药'
+    """
+    rest = text.strip()
+    while rest.startswith(_OPENINGS) or rest.endswith(_CLOSINGS):
+        for wanted, pattern in _PATTERNS:
+            match = pattern.fullmatch(rest) if wanted in ("", role) else None
+            if match:
+                rest = text = match[1].strip()
+                break
+        else:
+            break
+    return text
+
+
+def _rewrite(record: Record, mend: Callable[[str, str], str]) -> bool:
+    """Replaces every text by `mend(text, role)`; whether one changed. The role of a question or option is "question"."""
+    before = _texts(record)
+    after = [mend(text, role) for text, role in before]
+    if all(new is old or new == old for new, (old, _) in zip(after, before)):
+        return False
     if isinstance(record, TextRecord):
-        return not record.text.strip()
-    return any(not turn["content"].strip() for turn in record.messages if turn["role"] != "system")
+        (record.text,) = after
+    elif isinstance(record, ChoiceRecord):
+        record.question, *record.choices = after
+    else:
+        messages = record.messages if isinstance(record, ChatRecord) else record.prompt
+        for message, text in zip(messages, after):
+            message["content"] = text
+        if isinstance(record, PreferenceRecord):
+            record.chosen, record.rejected = after[-2:]
+    return True
 
 
-def exact_key(record: Record) -> bytes:
-    """Equal for records with the same content but for blanks at its ends; system turns do not count."""
-    return _digest(text.strip() for text in _contents(record))
-
-
-def content_key(record: Record) -> bytes:
-    """Equal for records with the same content but for blanks anywhere: what counts as seen in the validation rows."""
-    return _digest("".join(text.split()) for text in _contents(record))
-
-
-def _contents(record: Record) -> Iterable[str]:
+def _texts(record: Record) -> list[tuple[str, str]]:
     if isinstance(record, TextRecord):
-        return (record.text,)
-    return (turn["content"] for turn in record.messages if turn["role"] != "system")
-
-
-def _digest(texts: Iterable[str]) -> bytes:
-    # The separator cannot occur within UTF-8, so that ("a", "b") and ("ab",) differ.
-    return hashlib.blake2b(b"\xff".join(text.encode() for text in texts), digest_size=16).digest()
+        return [(record.text, "text")]
+    if isinstance(record, ChoiceRecord):
+        return [(text, "question") for text in (record.question, *record.choices)]
+    if isinstance(record, PreferenceRecord):
+        turns = [(message["content"], message["role"]) for message in record.prompt]
+        return [*turns, (record.chosen, "model"), (record.rejected, "model")]
+    return [(message["content"], message["role"]) for message in record.messages]

@@ -1,82 +1,156 @@
-"""Chosen records to rows of token ids."""
+"""Chosen records to rows of token ids.
 
+A conversation that is too long for a row keeps as many whole turns as fit, from its start; if not even the first answer
+fits, that answer is cut. A document becomes as many rows as it takes.
+"""
+
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 
-from gemma_keras.data.records import Record, TextRecord
-from gemma_keras.text.templates import CLOSING, CONTENT, PROMPT, Message, Template
+from gemma_keras.data.records import ChatRecord, PreferenceRecord, Record, TextRecord
+from gemma_keras.text.templates import CLOSING, CONTENT, PROMPT, Encoding, Message, Template
 from gemma_keras.text.tokenizer import Tokenizer
+
+EVERY_EDITION = 255
+
+NO_ANSWER = "no_answer_within_sequence_length"
+PROMPT_TOO_LONG = "prompt_too_long"
+TOO_FEW_TOKENS = "too_few_tokens"
+TOO_MANY_TOKENS = "too_many_tokens"
+
+
+@dataclass(slots=True, kw_only=True)
+class Item:
+    """A record with what is rendered of it.
+
+    Attributes:
+        conversations: of a chat record one for each edition of its wording; of a pair the chosen and the rejected one; of a
+            document none.
+        system_prompt: kind of its system prompt; empty for documents and pairs.
+    """
+
+    record: Record
+    conversations: list[list[Message]]
+    system_prompt: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
 class EncodedRow:
-    """One row of a prepared dataset: tokens i32[n], kinds u8[n] (see `text.templates`)."""
+    """One row of a prepared dataset: tokens i32[n], kinds u8[n] (see `text.templates`), the edition that it belongs to."""
 
     tokens: np.ndarray
     kinds: np.ndarray
-    type: str
-    source: str
     id: str
+    edition: int = EVERY_EDITION
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Encoded:
-    """What one record became: no rows if no token of a model's turn fits into the sequence length."""
+    """What one record became: rows, or the rule that removed it."""
 
-    rows: list[EncodedRow]
+    rows: list[EncodedRow] = dataclasses.field(default_factory=list)
+    removed: str = ""
     truncated: bool = False
+    turns_cut: bool = False
 
 
-def encode_records(
-    items: list[tuple[Record, list[Message]]], tokenizer: Tokenizer, template: Template, sequence_length: int
-) -> list[Encoded]:
-    """Encodes records, all in a few calls of SentencePiece.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Lengths in tokens; 0 for `longest` and `prompt`: no limit."""
 
-    Args:
-        items: each record with the messages to render (those of a `ChatRecord` with its system prompt; else empty).
-    """
-    documents = iter(tokenizer.encode_content_batch([r.text for r, _ in items if isinstance(r, TextRecord)]))
-    chats = iter(template.encode_batch(tokenizer, [turns for r, turns in items if not isinstance(r, TextRecord)]))
-    return [
-        _document(record, next(documents), tokenizer, sequence_length)
-        if isinstance(record, TextRecord)
-        else _conversation(record, *next(chats), sequence_length)
-        for record, _ in items
-    ]
+    sequence_length: int
+    shortest: int = 0
+    longest: int = 0
+    prompt: int = 0
 
 
-def _conversation(record: Record, ids: list[int], kinds: list[int], sequence_length: int) -> Encoded:
-    truncated = len(ids) > sequence_length
-    ids, kinds = ids[:sequence_length], kinds[:sequence_length]
-    if CONTENT not in kinds:
-        return Encoded(rows=[], truncated=truncated)
-    return Encoded(rows=[_row(record, record.id, ids, kinds)], truncated=truncated)
-
-
-def _document(record: Record, ids: list[int], tokenizer: Tokenizer, sequence_length: int) -> Encoded:
-    """A document in pieces that each start with bos; eos closes the last, so that a model learns where texts end."""
-    ids = [*ids, tokenizer.eos_id]
-    kinds = [CONTENT] * (len(ids) - 1) + [CLOSING]
-    size = sequence_length - 1
-    starts = range(0, len(ids), size)
-    rows = [
-        _row(
-            record,
-            f"{record.id}@{number}" if len(starts) > 1 else record.id,
-            [tokenizer.bos_id, *ids[start : start + size]],
-            [PROMPT, *kinds[start : start + size]],
-        )
-        for number, start in enumerate(starts)
-    ]
-    return Encoded(rows=rows)
-
-
-def _row(record: Record, row_id: str, ids: list[int], kinds: list[int]) -> EncodedRow:
-    return EncodedRow(
-        tokens=np.array(ids, np.int32),
-        kinds=np.array(kinds, np.uint8),
-        type=record.type,
-        source=record.source,
-        id=row_id,
+def encode_items(items: list[Item], tokenizer: Tokenizer, template: Template, limits: Limits) -> list[Encoded]:
+    """Encodes records, all in a few calls of SentencePiece."""
+    documents = iter(
+        tokenizer.encode_content_arrays([item.record.text for item in items if isinstance(item.record, TextRecord)])
     )
+    chats = iter(template.encode_batch(tokenizer, [turns for item in items for turns in item.conversations]))
+    results = []
+    for item in items:
+        if isinstance(item.record, TextRecord):
+            results.append(_document(item.record, next(documents), tokenizer, limits))
+            continue
+        encodings = [next(chats) for _ in item.conversations]
+        if isinstance(item.record, PreferenceRecord):
+            results.append(_pair(item.record, encodings, limits))
+        else:
+            assert isinstance(item.record, ChatRecord)
+            results.append(_conversation(item.record, encodings, limits))
+    return results
+
+
+def _conversation(record: ChatRecord, encodings: list[Encoding], limits: Limits) -> Encoded:
+    encoded = Encoded()
+    for edition, encoding in enumerate(encodings):
+        encoded.removed = encoded.removed or _outside(len(encoding.ids), limits)
+        length = _cut(encoding, limits.sequence_length, encoded)
+        if not encoded.removed and CONTENT not in encoding.kinds[:length]:
+            encoded.removed = NO_ANSWER
+        row_id, place = (record.id, EVERY_EDITION) if len(encodings) == 1 else (f"{record.id}~{edition}", edition)
+        encoded.rows.append(_row(row_id, encoding.ids[:length], encoding.kinds[:length], place))
+    return Encoded(removed=encoded.removed) if encoded.removed else encoded
+
+
+def _cut(encoding: Encoding, sequence_length: int, encoded: Encoded) -> int:
+    """How many tokens of a conversation are kept; notes in `encoded` what was lost."""
+    if len(encoding.ids) <= sequence_length:
+        return len(encoding.ids)
+    fitting = [end for end in encoding.ends if end <= sequence_length]
+    encoded.turns_cut = encoded.turns_cut or bool(fitting)
+    encoded.truncated = encoded.truncated or not fitting
+    return fitting[-1] if fitting else sequence_length
+
+
+def _pair(record: PreferenceRecord, encodings: list[Encoding], limits: Limits) -> Encoded:
+    encoded = Encoded()
+    for side, encoding in zip(("chosen", "rejected"), encodings, strict=True):
+        length = min(len(encoding.ids), limits.sequence_length)
+        # The prompt holds earlier answers of the model, which are content too: the answer starts after the last of them.
+        start = encoding.ends[-2] if len(encoding.ends) > 1 else 0
+        prompt = start + int(np.argmax(encoding.kinds[start:] >= CLOSING))
+        encoded.removed = encoded.removed or _outside(len(encoding.ids), limits)
+        if limits.prompt and prompt > limits.prompt:
+            encoded.removed = PROMPT_TOO_LONG
+        elif CONTENT not in encoding.kinds[prompt:length]:
+            encoded.removed = encoded.removed or NO_ANSWER
+        encoded.truncated = encoded.truncated or length < len(encoding.ids)
+        kinds = encoding.kinds[:length].copy()
+        kinds[:prompt] = PROMPT
+        encoded.rows.append(_row(f"{record.id}/{side}", encoding.ids[:length], kinds, EVERY_EDITION))
+    return Encoded(removed=encoded.removed) if encoded.removed else encoded
+
+
+def _document(record: TextRecord, ids: np.ndarray, tokenizer: Tokenizer, limits: Limits) -> Encoded:
+    """A document in pieces that each start with bos; eos closes the last, so that a model learns where texts end."""
+    removed = _outside(len(ids) + 1, limits)
+    if removed:
+        return Encoded(removed=removed)
+    ids = np.append(ids, tokenizer.eos_id)
+    kinds = np.full(len(ids), CONTENT, np.uint8)
+    kinds[-1] = CLOSING
+    size = limits.sequence_length - 1
+    starts = range(0, len(ids), size)
+    encoded = Encoded()
+    for number, start in enumerate(starts):
+        row_id = f"{record.id}@{number}" if len(starts) > 1 else record.id
+        piece, piece_kinds = ids[start : start + size], kinds[start : start + size]
+        tokens = np.insert(piece, 0, tokenizer.bos_id)
+        encoded.rows.append(_row(row_id, tokens, np.insert(piece_kinds, 0, PROMPT), EVERY_EDITION))
+    return encoded
+
+
+def _outside(length: int, limits: Limits) -> str:
+    if length < limits.shortest:
+        return TOO_FEW_TOKENS
+    return TOO_MANY_TOKENS if limits.longest and length > limits.longest else ""
+
+
+def _row(row_id: str, ids: np.ndarray, kinds: np.ndarray, edition: int) -> EncodedRow:
+    return EncodedRow(tokens=ids.astype(np.int32), kinds=kinds.astype(np.uint8), id=row_id, edition=edition)

@@ -4,6 +4,7 @@ Best-fit decreasing within blocks of about 1,000 rows in their fixed order, so t
 together; a bin that a block leaves partly empty stays open for one more block, after which it is closed as it is.
 """
 
+from array import array
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -18,20 +19,24 @@ def pack(lengths: Sequence[int] | np.ndarray, sequence_length: int, block: int =
     Raises:
         ValueError: a row is empty or longer than `sequence_length`.
     """
-    lengths = np.asarray(lengths, dtype=np.int64)
+    lengths = np.asarray(lengths)
     if len(lengths) and (lengths.min() < 1 or lengths.max() > sequence_length):
         raise ValueError(f"rows of {lengths.min()} to {lengths.max()} tokens cannot be packed into {sequence_length}")
-    closed: list[list[int]] = []
+    offsets, flat = array("q", [0]), array("i")
     open_bins = _Bins(sequence_length)
+
+    def close(wanted: Callable[[int], bool]) -> None:
+        for rows in open_bins.take(wanted):
+            flat.extend(sorted(rows))
+            offsets.append(len(flat))
+
     for start in range(0, len(lengths), block):
-        rows = np.arange(start, min(start + block, len(lengths)))
-        for row in rows[np.argsort(-lengths[rows], kind="stable")]:
-            open_bins.put(int(row), int(lengths[row]))
-        closed.extend(open_bins.take(lambda first_row, start=start: first_row < start))  # type: ignore[misc]
-    closed.extend(open_bins.take(lambda first_row: True))
-    offsets = np.cumsum([0] + [len(rows) for rows in closed], dtype=np.int64)
-    flat = np.array([row for rows in closed for row in sorted(rows)], dtype=np.int32)
-    return offsets, flat
+        part = lengths[start : start + block]
+        for place in np.argsort(-part.astype(np.int64), kind="stable").tolist():
+            open_bins.put(start + place, int(part[place]))
+        close(lambda first_row, start=start: first_row < start)  # type: ignore[misc]
+    close(lambda first_row: True)
+    return np.array(offsets, dtype=np.int64), np.array(flat, dtype=np.int32)
 
 
 class _Bins:

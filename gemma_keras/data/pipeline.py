@@ -1,6 +1,6 @@
 """Prepared datasets to batches, any step at once.
 
-B rows of a batch, T sequence length, P packed rows, R rows. A batch is a dictionary of numpy arrays:
+B rows of a batch, T sequence length, P packed rows, R rows, E editions. A batch is a dictionary of numpy arrays:
 
     tokens, targets        i32[B,T]  targets[b,t] = tokens[b,t+1] within a segment; 0 at a segment's last token
     loss_weights           f32[B,T]  of the target
@@ -9,8 +9,10 @@ B rows of a batch, T sequence length, P packed rows, R rows. A batch is a dictio
     positions              i32[B,T]  from 0 in every segment
     row_index              i32[B,T]  which prepared row; -1 is padding
 
+Of preference pairs every array has a leading axis of 2: the chosen and the rejected side, packed alike.
+
 Training visits the packed rows in a new order every epoch, by a keyed permutation that needs no memory; so the batch of
-any step follows from (seed, step) alone.
+any step follows from (seed, step) alone. Epoch e packs edition e modulo E of the rows whose wording is drawn anew.
 """
 
 import json
@@ -32,7 +34,8 @@ class PreparedSplit:
     """One split of a prepared dataset, memory-mapped.
 
     Attributes:
-        packed_count: packed rows (P).
+        packed_count: packed rows (P) of the first edition.
+        pairs: whether rows 2i and 2i + 1 are the sides of a preference pair, and plans count pairs.
         tokens, kinds: ragged columns; `split.tokens[r]` is row r.
     """
 
@@ -43,9 +46,10 @@ class PreparedSplit:
         self._dataset = datasets.load_from_disk(str(folder))
         self.tokens = _Ragged(self._dataset.data.column("tokens"))
         self.kinds = _Ragged(self._dataset.data.column("kinds"))
-        self._offsets = np.load(folder / "packed_offsets.npy", mmap_mode="r")
-        self._rows = np.load(folder / "packed_rows.npy", mmap_mode="r")
-        self.packed_count = len(self._offsets) - 1
+        self._plans = [_load_plan(folder, edition) for edition in range(len(list(folder.glob("plan_*_rows.npy"))))]
+        self._starts = np.cumsum([0] + [len(offsets) - 1 for offsets, _ in self._plans])
+        self.packed_count = int(self._starts[1])
+        self.pairs = len(self) > 0 and self.row_ids([0])[0].endswith("/chosen")
 
     @classmethod
     def load(cls, folder: str | Path) -> "PreparedSplit":
@@ -70,9 +74,33 @@ class PreparedSplit:
         """Ids of prepared rows: corpus, file and row that they come from."""
         return [self._dataset[int(row)]["id"] for row in rows]
 
-    def packed_row(self, index: int) -> np.ndarray:
-        """The prepared rows that packed row `index` holds."""
-        return self._rows[self._offsets[index] : self._offsets[index + 1]]
+    def packed_row(self, index: int, edition: int = 0) -> np.ndarray:
+        """The prepared rows (of pairs: the pairs) that packed row `index` of an edition holds."""
+        offsets, rows = self._plans[edition]
+        return rows[offsets[index] : offsets[index + 1]]
+
+    def epochs(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Places in the endless sequence of packed rows, as epochs and places within them.
+
+        Args:
+            places: i64, from 0.
+
+        Returns:
+            epochs i64 and places within the epoch i64, of the shape of `places`.
+        """
+        cycles, rests = np.divmod(places, self._starts[-1])
+        editions = np.searchsorted(self._starts, rests, side="right") - 1
+        return cycles * len(self._plans) + editions, rests - self._starts[editions]
+
+    def epoch_size(self, epoch: int) -> tuple[int, int]:
+        """The edition that an epoch trains on, and how many packed rows it has."""
+        edition = epoch % len(self._plans)
+        return edition, int(self._starts[edition + 1] - self._starts[edition])
+
+
+def _load_plan(folder: Path, edition: int) -> tuple[np.ndarray, np.ndarray]:
+    offsets, rows = (np.load(folder / f"plan_{edition}_{part}.npy", mmap_mode="r") for part in ("offsets", "rows"))
+    return offsets, rows
 
 
 class _Ragged:
@@ -119,15 +147,17 @@ def _mixed(values: np.ndarray) -> np.ndarray:
     return values ^ (values >> np.uint64(31))
 
 
-def packed_rows_at(packed_count: int, step: int, batch_rows: int, seed: int) -> np.ndarray:
-    """The packed rows i64[B] of a step's global batch; a batch may hold the end of one epoch and the start of the next."""
+def packed_rows_at(split: PreparedSplit, step: int, batch_rows: int, seed: int) -> np.ndarray:
+    """The global batch of a step: edition and packed row, i64[B,2]; one epoch may end and the next begin within it."""
     places = np.arange(step * batch_rows, (step + 1) * batch_rows)
-    epochs = places // packed_count
-    rows = np.empty(batch_rows, np.int64)
+    epochs, within = split.epochs(places)
+    chosen = np.empty((batch_rows, 2), np.int64)
     for epoch in np.unique(epochs):
-        chosen = epochs == epoch
-        rows[chosen] = permuted(places[chosen] % packed_count, packed_count, seed, int(epoch))
-    return rows
+        mine = epochs == epoch
+        edition, size = split.epoch_size(int(epoch))
+        chosen[mine, 0] = edition
+        chosen[mine, 1] = permuted(within[mine], size, seed, int(epoch))
+    return chosen
 
 
 def batch_at(
@@ -151,7 +181,7 @@ def batch_at(
     if not split.packed_count:
         raise UserError("there are no training rows; name corpora in data.corpora")
     mine = _share(batch_rows, process_index, process_count)
-    return _build(split, packed_rows_at(split.packed_count, step, batch_rows, seed)[mine], loss_on)
+    return _build(split, packed_rows_at(split, step, batch_rows, seed)[mine], loss_on)
 
 
 def batches(
@@ -193,7 +223,8 @@ def evaluation_batches(
     mine = _share(batch_rows, process_index, process_count)
     for start in range(0, split.packed_count, batch_rows):
         rows = np.arange(start, start + batch_rows)
-        yield _build(split, np.where(rows < split.packed_count, rows, -1)[mine], loss_on)
+        packed = np.where(rows < split.packed_count, rows, -1)[mine]
+        yield _build(split, np.stack([np.zeros_like(packed), packed], axis=1), loss_on)
 
 
 def _share(batch_rows: int, process_index: int, process_count: int) -> slice:
@@ -206,16 +237,25 @@ def _share(batch_rows: int, process_index: int, process_count: int) -> slice:
 
 
 def _build(split: PreparedSplit, packed_rows: np.ndarray, loss_on: str) -> Batch:
-    """The batch of these packed rows; -1 stands for a row of padding."""
+    """The batch of these packed rows i64[B,2] (edition, packed row); packed row -1 stands for a row of padding."""
     if loss_on not in LOSS_KINDS:
         raise UserError(f"data.loss_on is {loss_on!r}; choose one of {', '.join(LOSS_KINDS)}")
-    shape = (len(packed_rows), split.sequence_length)
+    rows = [split.packed_row(packed, edition) if packed >= 0 else () for edition, packed in packed_rows.tolist()]
+    if not split.pairs:
+        return _fill(split, rows, loss_on)
+    sides = [_fill(split, [[2 * int(pair) + side for pair in pairs] for pairs in rows], loss_on) for side in (0, 1)]
+    return {name: np.stack([side[name] for side in sides]) for name in sides[0]}
+
+
+def _fill(split: PreparedSplit, rows: list[Any], loss_on: str) -> Batch:
+    """Lays rows side by side; a row of a pair takes the room of the pair's longer side, so that both sides lie alike."""
+    shape = (len(rows), split.sequence_length)
     batch: Batch = {name: np.zeros(shape, np.int32) for name in ("tokens", "targets", "segment_ids", "positions")}
     batch["row_index"] = np.full(shape, -1, np.int32)
     batch["target_kinds"] = np.full(shape, PADDING, np.uint8)
-    for b, packed in enumerate(packed_rows):
+    for b, packed in enumerate(rows):
         start = 0
-        for segment, row in enumerate(split.packed_row(packed) if packed >= 0 else (), start=1):
+        for segment, row in enumerate(packed, start=1):
             tokens, kinds = split.tokens[row], split.kinds[row]
             end = start + len(tokens)
             batch["tokens"][b, start:end] = tokens
@@ -224,7 +264,7 @@ def _build(split: PreparedSplit, packed_rows: np.ndarray, loss_on: str) -> Batch
             batch["segment_ids"][b, start:end] = segment
             batch["positions"][b, start:end] = np.arange(end - start)
             batch["row_index"][b, start:end] = row
-            start = end
+            start = max(end, start + len(split.tokens[row ^ 1])) if split.pairs else end
     batch["loss_weights"] = np.isin(batch["target_kinds"], LOSS_KINDS[loss_on]).astype(np.float32)
     return batch
 

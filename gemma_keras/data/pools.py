@@ -1,76 +1,146 @@
-"""Corpora in memory while rows are chosen, and the account of what became of every source row."""
+"""Corpora while rows are chosen: the records on disk, and for each in memory what became of it.
+
+What is kept of a record takes about 30 bytes: the place of its text, its source row, its content key, its fate.
+"""
 
 import dataclasses
+import json
+from array import array
 from collections import Counter
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from typing import IO
 
 import numpy as np
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import CorpusConfig
-from gemma_keras.data.cleaning import DUPLICATE, EMPTY, IN_VALIDATION, content_key, exact_key, is_empty
-from gemma_keras.data.mixing import largest_remainder
-from gemma_keras.data.records import Quarantined, Record
-from gemma_keras.data.sources import read_corpus
+from gemma_keras.data.cleaning import (
+    DUPLICATE,
+    EMPTY,
+    IN_VALIDATION,
+    NEAR_DUPLICATE,
+    Mender,
+    contaminated,
+    content_key,
+    contents,
+    is_empty,
+)
+from gemma_keras.data.contamination import Contamination
+from gemma_keras.data.near_duplicates import NearDuplicates
+from gemma_keras.data.pace import Pace
+from gemma_keras.data.records import ChatRecord, ChoiceRecord, Quarantined, Record
+from gemma_keras.data.sources import SourceRow
+from gemma_keras.data.spool import Spool
 
-NOT_DRAWN = "not_drawn"
+UNDECIDED, USED, NOT_DRAWN = "", "used", "not_drawn"
 SET_APART = "set_apart_for_validation"
-UNDECIDED, USED = "", "used"
 
-
-@dataclasses.dataclass(slots=True)
-class Candidate:
-    """A record that may be used; `fate` is UNDECIDED, USED or the rule that removed it; `parent` is its source row."""
-
-    record: Record
-    parent: int
-    fate: str = UNDECIDED
+BATCH = 512
+"""Records that are looked at together by the vectorised rules."""
 
 
 @dataclasses.dataclass(slots=True)
 class Pool:
-    """One corpus: its candidates in the order of the files, and what never became a candidate."""
+    """One corpus: its records in the order of the files, and what never became a record.
+
+    Columns have one entry a record: `parents` u32 (its source row, from 1), `keys` u64, `fates` u8 (index into
+    `fate_names`), `open_to_prompt` u8 (whether it may get a system prompt).
+    """
 
     corpus: CorpusConfig
-    candidates: list[Candidate] = dataclasses.field(default_factory=list)
+    spool: Spool
+    origin: str = ""
+    files: list[str] = dataclasses.field(default_factory=list)
     rows_in: int = 0
     skipped: Counter[str] = dataclasses.field(default_factory=Counter)
-    quarantined: list[Quarantined] = dataclasses.field(default_factory=list)
-    files: list[str] = dataclasses.field(default_factory=list)
+    mended: Counter[str] = dataclasses.field(default_factory=Counter)
+    quarantined: int = 0
+    first_quarantined: str = ""
+    fate_names: list[str] = dataclasses.field(default_factory=lambda: [UNDECIDED, USED])
+    parents: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint32))
+    keys: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint64))
+    fates: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint8))
+    open_to_prompt: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint8))
+    rows_of_parent: dict[int, int] = dataclasses.field(default_factory=dict)
+    places: np.ndarray | None = None
+    """Where in the spool each record lies; None: in the same order."""
 
-    def undecided(self) -> list[Candidate]:
-        return [candidate for candidate in self.candidates if candidate.fate == UNDECIDED]
+    def record(self, index: int) -> Record:
+        return self.spool[int(index if self.places is None else self.places[index])]
 
-    def fates(self) -> Counter[str]:
+    def size(self, index: int) -> int:
+        """Bytes of a record, about those of its text."""
+        return self.spool.size(int(index if self.places is None else self.places[index]))
+
+    def code(self, fate: str) -> int:
+        """The number that stands for a fate in `fates`."""
+        if fate not in self.fate_names:
+            self.fate_names.append(fate)
+        return self.fate_names.index(fate)
+
+    def available(self) -> np.ndarray:
+        """The records that are still undecided, i32, ascending."""
+        return np.flatnonzero(self.fates == 0).astype(np.int32)
+
+    def counts(self) -> Counter[str]:
         """Number of source rows by fate: USED if any record of the row is used, else the fate of its first record."""
-        of_parent: dict[int, str] = {}
-        for candidate in self.candidates:
-            if candidate.fate == USED or candidate.parent not in of_parent:
-                of_parent[candidate.parent] = candidate.fate
-        return Counter(of_parent.values()) + self.skipped
+        result = Counter(self.skipped)
+        if not len(self.parents):
+            return result
+        # Records of one row stand together.
+        starts = np.flatnonzero(np.diff(self.parents, prepend=np.uint32(0)))
+        used = np.logical_or.reduceat(self.fates == 1, starts)
+        fates = np.where(used, 1, self.fates[starts])
+        for number, count in enumerate(np.bincount(fates, minlength=len(self.fate_names))):
+            result[self.fate_names[number]] += int(count)
+        places = {int(parent): place for place, parent in enumerate(self.parents[starts])} if self.rows_of_parent else {}
+        for parent, rows in self.rows_of_parent.items():
+            result[self.fate_names[fates[places[parent]]]] += rows - 1
+        return +result
 
 
-def read_pool(corpus: CorpusConfig, root: Path) -> Pool:
-    """Reads a whole corpus.
+class Screen:
+    """What every row goes through while it is read: mending, the rules that look at it alone, and near duplicates."""
+
+    def __init__(self, mender: Mender, contamination: Contamination | None, near_duplicates: NearDuplicates | None):
+        self.mender = mender
+        self.contamination = contamination
+        self.near_duplicates = near_duplicates
+
+    def hits(self, rows: list[list[str]]) -> list[str]:
+        """For each row the fate of one that holds a piece of an evaluation text, else UNDECIDED."""
+        if self.contamination is None:
+            return [UNDECIDED] * len(rows)
+        corpora = self.contamination.corpora
+        return [contaminated(corpora[hit]) if hit >= 0 else UNDECIDED for hit in self.contamination.hits(rows).tolist()]
+
+
+def read_pool(
+    corpus: CorpusConfig, rows: Iterable[SourceRow], spool: Spool, screen: Screen, quarantine: IO[str], pace: Pace
+) -> Pool:
+    """Reads a whole corpus into a pool; rows that cannot be read are written to `quarantine` as JSON lines.
 
     Raises:
-        UserError: none of its files exists, or none of its rows can be used.
+        UserError: none of its rows can be used.
     """
-    pool = Pool(corpus)
-    for row in read_corpus(corpus, root):
-        pool.rows_in += 1
-        if pool.files[-1:] != [row.file]:
-            pool.files.append(row.file)
-        if row.quarantined:
-            pool.quarantined.append(row.quarantined)
-        elif not row.records:
-            pool.skipped[row.skipped or EMPTY] += 1
-        pool.candidates.extend(Candidate(record, pool.rows_in) for record in row.records)
-    if not pool.candidates:
-        reason = (
-            pool.quarantined[0].reason if pool.quarantined else f"all rows are left out ({', '.join(pool.skipped)})"
-        )
+    pool = Pool(corpus, spool)
+    parents, keys, fates, prompts = array("I"), array("Q"), array("B"), array("B")
+    for batch in _batched(_account(pool, rows, quarantine, pace), BATCH):
+        for _, record in batch:
+            pool.mended.update(screen.mender.mend(record))
+        texts = [contents(record) for _, record in batch]
+        for (parent, record), hit in zip(batch, screen.hits(texts), strict=True):
+            pool.spool.append(record)
+            parents.append(parent)
+            keys.append(content_key(record))
+            fates.append(pool.code(EMPTY if is_empty(record) else hit))
+            prompts.append(int(isinstance(record, ChatRecord) and record.messages[0]["role"] != "system"))
+        if screen.near_duplicates:
+            screen.near_duplicates.add(["\n".join(parts) for parts in texts])
+    pool.parents, pool.keys = np.frombuffer(parents, np.uint32), np.frombuffer(keys, np.uint64)
+    pool.fates, pool.open_to_prompt = np.frombuffer(fates, np.uint8), np.frombuffer(prompts, np.uint8)
+    if not len(pool.fates):
+        reason = pool.first_quarantined or f"all rows are left out ({', '.join(pool.skipped)})"
         raise UserError(
             f"no usable row of corpus {corpus.name!r} in {', '.join(pool.files)}: {reason}; "
             "check that the corpus's name fits the files"
@@ -78,88 +148,108 @@ def read_pool(corpus: CorpusConfig, root: Path) -> Pool:
     return pool
 
 
-def clean(pools: Iterable[Pool], forbidden: set[bytes]) -> None:
-    """Removes empty rows, rows whose content is among `forbidden`, and every later copy of a row."""
-    seen: set[bytes] = set()
+def _account(
+    pool: Pool, rows: Iterable[SourceRow], quarantine: IO[str], pace: Pace
+) -> Iterator[tuple[int, Record]]:
+    """Counts source rows and sets the bad ones aside; yields (source row, record)."""
+    for row in rows:
+        pool.rows_in += row.rows
+        pace.done(pool.rows_in)
+        if pool.files[-1:] != [row.file]:
+            pool.files.append(row.file)
+        if row.quarantined:
+            pool.quarantined += row.rows
+            pool.first_quarantined = pool.first_quarantined or row.quarantined.reason
+            _write(quarantine, row.quarantined)
+        elif not row.records:
+            pool.skipped[row.skipped or EMPTY] += row.rows
+        elif row.rows > 1:
+            pool.rows_of_parent[pool.rows_in] = row.rows
+        for record in row.records:
+            if isinstance(record, ChoiceRecord):
+                raise UserError(
+                    f"corpus {pool.corpus.name!r} holds questions for evaluation, which nothing is trained on; take it out of "
+                    "data.corpora, or name it in data.cleaning.contamination"
+                )
+            yield pool.rows_in, record
+
+
+def _write(quarantine: IO[str], row: Quarantined) -> None:
+    quarantine.write(json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n")
+
+
+def _batched(items: Iterator[tuple[int, Record]], size: int) -> Iterator[list[tuple[int, Record]]]:
+    batch = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def remove_duplicates(pools: list[Pool]) -> None:
+    """Removes every later copy of a record, over all pools in their order."""
+    alive = [pool.available() for pool in pools]
+    keys = np.concatenate([np.zeros(0, np.uint64), *(pool.keys[rows] for pool, rows in zip(pools, alive, strict=True))])
+    order = np.argsort(keys, kind="stable").astype(np.int32)
+    later = np.zeros(len(keys), bool)
+    later[order[1:]] = keys[order[1:]] == keys[order[:-1]]
+    start = 0
+    for pool, rows in zip(pools, alive, strict=True):
+        pool.fates[rows[later[start : start + len(rows)]]] = pool.code(DUPLICATE)
+        start += len(rows)
+
+
+def remove_seen(pools: list[Pool], forbidden: np.ndarray) -> None:
+    """Removes the records whose content key is among `forbidden` (u64, sorted)."""
     for pool in pools:
-        for candidate in pool.undecided():
-            key = exact_key(candidate.record)
-            if is_empty(candidate.record):
-                candidate.fate = EMPTY
-            elif content_key(candidate.record) in forbidden:
-                candidate.fate = IN_VALIDATION
-            elif key in seen:
-                candidate.fate = DUPLICATE
-            seen.add(key)
+        seen = _among(pool.keys, forbidden) & (pool.fates == 0)
+        pool.fates[seen] = pool.code(IN_VALIDATION)
 
 
-def set_apart(pools: list[Pool], rows: int, seed: int) -> list[Pool]:
-    """Draws `rows` validation rows from training pools by their shares, else their sizes; returns them as pools.
+def remove_near_duplicates(pools: list[Pool], before: list[Pool], near_duplicates: NearDuplicates) -> None:
+    """Removes the records that resemble an earlier one, or one of the pools that were read `before` these."""
+    later = near_duplicates.later_copies()
+    start = sum(len(pool.fates) for pool in before)
+    for pool in pools:
+        pool.fates[later[start : start + len(pool.fates)] & (pool.fates == 0)] = pool.code(NEAR_DUPLICATE)
+        start += len(pool.fates)
+
+
+def sorted_keys(pools: Iterable[Pool], fate: str | None = None) -> np.ndarray:
+    """The content keys of all records, or of those with one fate, u64, sorted."""
+    parts = [pool.keys if fate is None else pool.keys[pool.fates == pool.code(fate)] for pool in pools]
+    return np.sort(np.concatenate(parts)) if parts else np.zeros(0, np.uint64)
+
+
+def count_among(keys: np.ndarray, others: np.ndarray) -> int:
+    """How many of `keys` occur in `others` (sorted)."""
+    return int(_among(keys, others).sum())
+
+
+def _among(keys: np.ndarray, others: np.ndarray) -> np.ndarray:
+    if not len(others):
+        return np.zeros(len(keys), bool)
+    return others[np.minimum(np.searchsorted(others, keys), len(others) - 1)] == keys
+
+
+def set_apart(pools: list[Pool], counts: list[int], seed: int) -> list[Pool]:
+    """Draws that many validation records from each pool; returns them as pools of their own.
 
     The other records of a source row of which one is drawn are used nowhere.
-
-    Raises:
-        UserError: the pools hold fewer.
     """
-    sizes = [len(pool.undecided()) for pool in pools]
-    if rows >= sum(sizes):
-        raise UserError(
-            f"data.validation_rows is {rows}, but the corpora hold only {sum(sizes)} usable rows; set fewer apart"
-        )
     apart = []
-    shares = [pool.corpus.share for pool in pools]
-    counts = largest_remainder(shares if all(shares) else sizes, rows)
     for index, (pool, count) in enumerate(zip(pools, counts, strict=True)):
-        available = pool.undecided()
         rng = np.random.default_rng([seed, 2, index])
-        drawn = [available[i] for i in sorted(rng.permutation(len(available))[:count])]
-        parents = {candidate.parent for candidate in drawn}
-        copies = [Candidate(candidate.record, candidate.parent) for candidate in drawn]
+        drawn = np.sort(rng.choice(pool.available(), count, replace=False))
+        siblings = np.isin(pool.parents, pool.parents[drawn]) & (pool.fates == 0)
         corpus = dataclasses.replace(pool.corpus, share=0.0, limit=0)
-        apart.append(Pool(corpus, copies, rows_in=len(parents), files=list(pool.files)))
-        for candidate in available:
-            if candidate.parent in parents:
-                candidate.fate = SET_APART
+        copy = Pool(corpus, pool.spool, pool.origin, pool.files, rows_in=len(np.unique(pool.parents[drawn])))
+        copy.parents, copy.keys, copy.open_to_prompt = pool.parents[drawn], pool.keys[drawn], pool.open_to_prompt[drawn]
+        copy.fates = np.zeros(len(drawn), np.uint8)
+        copy.places = drawn if pool.places is None else pool.places[drawn]
+        pool.fates[siblings] = pool.code(SET_APART)
+        apart.append(copy)
     return apart
-
-
-def shuffled(pools: list[Pool], seed: int) -> list[list[Candidate]]:
-    """What is left of each pool, in the order in which it is drawn, cut to the corpus's limit."""
-    queues = []
-    for index, pool in enumerate(pools):
-        available = pool.undecided()
-        order = np.random.default_rng([seed, 1, index]).permutation(len(available))
-        queue = [available[i] for i in order]
-        if pool.corpus.limit:
-            for candidate in queue[pool.corpus.limit :]:
-                candidate.fate = NOT_DRAWN
-            queue = queue[: pool.corpus.limit]
-        queues.append(queue)
-    return queues
-
-
-def wanted_counts(pools: list[Pool], available: list[int], rows: int) -> list[int]:
-    """How many records each pool gives: all of them, or exact shares of `rows`.
-
-    Raises:
-        UserError: shares make no sense, or a pool is too small for its share.
-    """
-    shares = [pool.corpus.share for pool in pools]
-    names = [pool.corpus.name for pool in pools]
-    if min(shares, default=0) < 0 or (any(shares) and not all(shares)):
-        raise UserError(f"the shares of {', '.join(names)} are {shares}; give every corpus a positive share, or none")
-    if not rows:
-        if any(shares) and len(set(shares)) > 1:
-            raise UserError(
-                f"the corpora have shares {shares}, but data.rows is 0; set data.rows to the mixture's size"
-            )
-        return available
-    counts = largest_remainder(shares if any(shares) else available, rows)
-    lacking = [
-        f"{name} has {have} usable rows of {want}, {want - have} too few"
-        for name, have, want in zip(names, available, counts, strict=True)
-        if have < want
-    ]
-    if lacking:
-        raise UserError(f"data.rows is {rows}, but {'; '.join(lacking)}; lower data.rows or change the shares")
-    return counts

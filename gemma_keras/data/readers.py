@@ -1,51 +1,76 @@
 """Files to rows. Every row of a file comes out once: as a dictionary, or as the reason why it cannot be read.
 
-Files are read with the `datasets` library. Where it gives up on a file, the file is read again row by row, so that one
-broken row does not take the sound ones with it.
+Files are read as streams, in constant memory; nothing in a file makes a reader raise or stop early.
 """
 
 import csv
-import io
-import json
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow.parquet
 
 from gemma_keras.config.errors import UserError
+from gemma_keras.data.elements import NOT_UTF8, TOO_LONG, Row, json_rows
+from gemma_keras.data.streams import COMPRESSIONS, MAX_ROW_BYTES, ByteStream
 
-# Reading a local file is no business of a server's: without this, every file costs a request to count downloads.
+# Reading a local folder is no business of a server's: without this, each costs a request to count downloads.
 datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
+# The limit belongs to the module, not to a reader; its default is shorter than many a document.
+csv.field_size_limit(MAX_ROW_BYTES)
 
-JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
-SUFFIXES = (*JSON_SUFFIXES, ".csv", ".tsv", ".parquet", ".txt")
+SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt")
+_PARQUET_ROWS = 256
 
-Row = dict[str, Any]
 ReadRow = tuple[int, Row | None, str]
-"""Number of the row in its file, from 1; the row, or None; the reason why it is None."""
+"""Number of the row in its file, from 1 (0: the file as a whole); the row, or None; the reason why it is None."""
 
 
-def read_file(path: Path, whole_text: bool = False) -> Iterator[ReadRow]:
-    """The rows of one file, told apart by its suffix, JSON by its content too (an array, lines, or `{"data": [...]}`).
+def suffix_of(path: Path) -> str:
+    """The suffix in lower case, without that of a compression: ".json" for `a.JSON` and `a.json.gz`."""
+    suffix = path.suffix.lower()
+    return Path(path.stem).suffix.lower() if suffix in COMPRESSIONS else suffix
+
+
+def read_file(
+    path: Path, *, whole_text: bool = False, columns: tuple[str, ...] = (), plain: bool = False
+) -> Iterator[ReadRow]:
+    """The rows of one file by its suffix, which `.gz` or `.zst` may follow.
+
+    - `.json`, `.jsonl`, `.ndjson` and any other: JSON in whichever layout the content has, see `elements.json_rows`;
+      numbers are those of lines or of elements;
+    - `.csv`: quoted, `.tsv`: never quoted; a row holds its fields as strings; numbers leave out the header;
+    - `.parquet`;
+    - `.txt`: a row `{"text": ...}` for each line that is not blank.
+
+    For encodings see `streams.ByteStream`. A file without rows, or one that cannot be opened, is row 0 with the reason; in
+    one that is cut or corrupt, the last row gives the reason, and the rows before the damage come out.
 
     Args:
-        path: an existing file.
-        whole_text: a `.txt` file is one row `{"text": ...}`, not one a line.
+        whole_text: a text file is one row.
+        columns: names of the columns of a table that has no header.
+        plain: the file is text whatever its suffix.
     """
-    suffix = path.suffix.lower()
+    stream = ByteStream(path)
+    suffix = ".txt" if plain else suffix_of(path)
     if suffix in (".csv", ".tsv"):
-        yield from _with_fallback(path, lambda: _datasets_table(path, suffix), lambda: _plain_table(path, suffix))
+        rows = _table_rows(stream, suffix, columns)
     elif suffix == ".parquet":
-        yield from _with_fallback(path, lambda: _datasets_rows("parquet", path), lambda: iter(()))
+        rows = _parquet_rows(stream)
     elif suffix == ".txt":
-        by = "document" if whole_text else "line"
-        yield from _with_fallback(
-            path, lambda: _datasets_rows("text", path, sample_by=by), lambda: _plain_text(path, whole_text)
-        )
+        rows = _whole_text(stream) if whole_text else _text_lines(stream)
     else:
-        yield from _with_fallback(path, lambda: _datasets_json(path), lambda: _plain_json(path))
+        rows = json_rows(stream)
+    number = 0
+    for read in rows:
+        number = read[0]
+        yield read
+    if stream.damage:
+        yield number + 1 if number else 0, None, stream.damage
+    elif not number:
+        yield 0, None, "no rows"
 
 
 def read_hub(name: str) -> Iterator[ReadRow]:
@@ -67,158 +92,132 @@ def read_hub(name: str) -> Iterator[ReadRow]:
         ) from error
 
 
-def _with_fallback(
-    path: Path, first: Callable[[], Iterable[Row]], second: Callable[[], Iterable[ReadRow]]
-) -> Iterator[ReadRow]:
-    """Rows of `first()`; should it fail anywhere, those of `second()` instead; a file without rows is reported."""
+def _text_row(number: int, text: bytes) -> ReadRow:
     try:
-        # A failure may come late, when half of the rows are already counted: so all are read before any is given.
-        rows: list[ReadRow] = [(number, row, "") for number, row in enumerate(first(), start=1)]
-    except Exception as error:
-        rows = list(second())
-        reason = f"cannot be read: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    else:
-        reason = "no rows"
-    if rows:
-        yield from rows
-    else:
-        yield 0, None, "no rows" if not path.stat().st_size else reason
-
-
-def _datasets_rows(builder: str, path: Path, **options: Any) -> Iterator[Row]:
-    yield from datasets.load_dataset(builder, data_files=[str(path)], split="train", streaming=True, **options)
-
-
-def _datasets_table(path: Path, suffix: str) -> Iterator[Row]:
-    separator = "\t" if suffix == ".tsv" else ","
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        names = next(csv.reader(file, delimiter=separator))
-    # Every column is text: numbers would come back in another spelling, empty fields as NaN.
-    features = datasets.Features({name: datasets.Value("string") for name in names})
-    yield from _datasets_rows(
-        "csv", path, sep=separator, features=features, keep_default_na=False, encoding="utf-8-sig"
-    )
-
-
-def _datasets_json(path: Path) -> Iterator[Row]:
-    form = json_form(path)
-    if form == "object":
-        raise ValueError("one JSON object")
-    options = {"field": "data"} if form == "data" else {}
-    for row in _datasets_rows("json", path, **options):
-        if not isinstance(row, dict) or any(
-            not isinstance(v, str | list | dict | int | float | None) for v in row.values()
-        ):
-            # Arrow takes strings that look like times for times.
-            raise ValueError("values change their type")
-        yield row
-
-
-def json_form(path: Path) -> str:
-    """How a JSON file is laid out, by its content: "array", "lines", "data" (an object with a list `data`) or "object"."""
-    with path.open("rb") as file:
-        start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
-        if not start.startswith(b"{"):
-            return "array" if start.startswith(b"[") else "lines"
-        file.seek(0)
-        first_line = file.readline().removeprefix(b"\xef\xbb\xbf")
-        value = _loads(first_line)
-        if value is None:
-            file.seek(0)
-            value = _loads(file.read().removeprefix(b"\xef\xbb\xbf"))
-            if value is None:
-                return "lines"
-        elif file.read().strip():
-            return "lines"
-    return "data" if isinstance(value, dict) and isinstance(value.get("data"), list) else "object"
-
-
-def _loads(text: bytes) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _plain_json(path: Path) -> Iterator[ReadRow]:
-    form = json_form(path)
-    if form in ("data", "object"):
-        value = json.loads(path.read_bytes().decode("utf-8-sig"))
-        rows = value["data"] if form == "data" else [value]
-        yield from (_checked(number, row) for number, row in enumerate(rows, start=1))
-    elif form == "array":
-        yield from _array_elements(path.read_bytes().decode("utf-8-sig", errors="replace"))
-    else:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield _json_line(number, line)
-
-
-def _json_line(number: int, line: bytes) -> ReadRow:
-    try:
-        return _checked(number, json.loads(line.decode("utf-8-sig")))
+        return number, {"text": text.decode()}, ""
     except UnicodeDecodeError:
-        return number, None, "not UTF-8"
-    except (ValueError, RecursionError) as error:
-        return number, None, f"no JSON: {error}"
+        return number, None, NOT_UTF8
 
 
-def _array_elements(text: str) -> Iterator[ReadRow]:
-    """Elements of a JSON array that may be broken; after a broken one, reading goes on at the next line that opens one."""
-    decoder = json.JSONDecoder()
-    opening = re.compile(r"\n\s*(?=\{)")
-    position = text.index("[") + 1
-    number = 0
-    while True:
-        while text[position : position + 1] in ("\n", " ", ",", "\r", "\t"):
-            position += 1
-        if text.startswith("]", position) or (position == len(text) and number):
+def _text_lines(stream: ByteStream) -> Iterator[ReadRow]:
+    for number, line in enumerate(stream.lines(), start=1):
+        if line is None:
+            yield number, None, TOO_LONG
+        elif not line.isspace():
+            yield _text_row(number, line.rstrip(b"\r\n"))
+
+
+def _whole_text(stream: ByteStream) -> Iterator[ReadRow]:
+    text = b""
+    for chunk in stream:
+        text += chunk
+        if len(text) > MAX_ROW_BYTES:
+            yield 1, None, TOO_LONG
             return
-        number += 1
+    if text.strip() and not stream.damage:
+        yield _text_row(1, text)
+
+
+class _TableLines:
+    """Lines for `csv.reader`, which asks for as many as a row takes; after a failure, all but the first come again.
+
+    An unclosed quote makes one row of all lines up to the next quote. Of the lines that come again, each but the last has
+    to be a row by itself: were they free to run on as well, every line could read the rest of the file once more.
+    """
+
+    def __init__(self, lines: Iterator[bytes | None]) -> None:
+        self._lines = lines
+        self._again: deque[bytes | None] = deque()
+        self._taken: list[bytes | None] = []
+        self._size = 0
+        self._alone = False
+        self.sound = True
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        if self._taken and (self._alone or self._size > MAX_ROW_BYTES):
+            raise csv.Error("a quoted field is not closed" if self._alone else TOO_LONG)
+        line = self._next()
+        while not self._taken and line is not None and line.isspace():
+            line = self._next()
+        self._alone = bool(self._again)
+        self._taken.append(line)
+        if line is None:
+            raise csv.Error(TOO_LONG)
+        self._size += len(line)
         try:
-            value, position = decoder.raw_decode(text, position)
-            yield _checked(number, value)
-        except (ValueError, RecursionError) as error:
-            yield number, None, f"no JSON: {str(error).split(':')[0]}"
-            following = opening.search(text, position)
-            if following is None:
-                return
-            position = following.end()
+            return line.decode()
+        except UnicodeDecodeError:
+            self.sound = False
+            return line.decode(errors="replace")
+
+    def _next(self) -> bytes | None:
+        return self._again.popleft() if self._again else next(self._lines)
+
+    def begin_row(self) -> None:
+        self._taken, self._size, self.sound = [], 0, True
+
+    def give_back(self) -> None:
+        self._again.extendleft(reversed(self._taken[1:]))
 
 
-def _checked(number: int, row: Any) -> ReadRow:
-    return (number, row, "") if isinstance(row, dict) else (number, None, f"{type(row).__name__}, not an object")
-
-
-def _plain_table(path: Path, suffix: str) -> Iterator[ReadRow]:
-    text = path.read_bytes().decode("utf-8-sig", errors="replace")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if suffix == ".tsv" else ",")
-    names = next(reader, [])
-    number = 0
+def _table_rows(stream: ByteStream, suffix: str, columns: tuple[str, ...]) -> Iterator[ReadRow]:
+    lines = _TableLines(stream.lines())
+    quoted = suffix == ".csv"
+    reader = csv.reader(
+        lines,
+        delimiter="," if quoted else "\t",
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+        strict=True,
+    )
+    names, number = list(columns), 0
     while True:
-        number += 1
+        lines.begin_row()
+        values, reason = [], ""
         try:
             values = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield number, None, f"no CSV: {error}"
+            lines.give_back()
+            reason = f"no CSV: {error}"
+        if not reason and not lines.sound:
+            reason = NOT_UTF8
+        if not names:
+            if reason:
+                stream.damage = f"the header is no row: {reason}"
+                return
+            names = values
             continue
-        if len(values) != len(names):
-            yield number, None, f"{len(values)} fields, but {len(names)} columns"
-        elif any("\ufffd" in value for value in values):
-            yield number, None, "not UTF-8"
-        else:
-            yield number, dict(zip(names, values, strict=True)), ""
+        number += 1
+        if not reason and len(values) != len(names):
+            reason = f"{len(values)} fields, but {len(names)} columns"
+        yield number, None if reason else dict(zip(names, values)), reason
 
 
-def _plain_text(path: Path, whole: bool) -> Iterator[ReadRow]:
-    data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    for number, line in enumerate([data] if whole else data.split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            yield number, {"text": line.decode()}, ""
-        except UnicodeDecodeError:
-            yield number, None, "not UTF-8"
+def _parquet_rows(stream: ByteStream) -> Iterator[ReadRow]:
+    number = 0
+    try:
+        with stream.open() as file:
+            for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=_PARQUET_ROWS):
+                for row, reason in _batch_rows(batch):
+                    number += 1
+                    yield number, row, reason
+    except (
+        Exception
+    ) as error:  # pyarrow raises many kinds of errors on damaged files, OSError and ValueError among them
+        stream.damage = f"cannot be read: {type(error).__name__}: {str(error).split(chr(10))[0]}"
+
+
+def _batch_rows(batch: Any) -> Iterator[tuple[Row | None, str]]:
+    try:
+        yield from ((row, "") for row in batch.to_pylist())
+    except ValueError as error:
+        if len(batch) == 1:
+            yield None, f"cannot be read: {error}"
+            return
+        # One value, such as a string that is not UTF-8, spoils the conversion of the batch.
+        for index in range(len(batch)):
+            yield from _batch_rows(batch.slice(index, 1))

@@ -1,6 +1,5 @@
 """The report on a prepared dataset: numbers, a page to read, charts, and the rows set aside."""
 
-import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
@@ -8,56 +7,71 @@ from typing import Any
 
 import numpy as np
 
-from gemma_keras.data.pools import USED, Pool
-from gemma_keras.data.records import Quarantined
+from gemma_keras.data.mixture import Mixture, Share
+from gemma_keras.data.pools import UNDECIDED, USED, Pool
+from gemma_keras.data.rendering import Rendered
 
 
-def split_report(
-    pools: list[Pool],
-    lengths: np.ndarray,
-    *,
-    packed_rows: int,
-    sequence_length: int,
-    by_source: Counter[str],
-    by_type: Counter[str],
-    by_system_prompt: Counter[str],
-    truncated: int,
-) -> dict[str, Any]:
+def split_report(pools: list[Pool], mixture: Mixture, rendered: Rendered, sequence_length: int) -> dict[str, Any]:
     """The figures of one split.
 
-    `rows_in`, `used`, `removed` and `quarantined` count source rows and balance; `by_*` and `truncated` count the records
-    made of them; `rows` and `token_lengths` the prepared rows (a long document makes several).
+    `rows_in`, `used`, `removed` and `quarantined` count source rows and balance; `by_*`, `truncated` and `turns_cut` count
+    the records made of them; `rows` and `token_lengths` the prepared rows (a long document makes several). `corpora` has
+    for each corpus where it came from, its own balance, how many records its share implies and how many it gave.
     """
-    fates: Counter[str] = sum((pool.fates() for pool in pools), Counter())
-    rows_in = sum(pool.rows_in for pool in pools)
-    used = fates.pop(USED, 0)
-    quarantined = sum(len(pool.quarantined) for pool in pools)
-    assert "" not in fates and rows_in == used + fates.total() + quarantined, (rows_in, used, fates, quarantined)
-    tokens = int(lengths.sum())
+    corpora: dict[str, Any] = {}
+    for number, (pool, share) in enumerate(zip(pools, mixture.shares, strict=True)):
+        entry = _corpus(pool, share, rendered.by_pool[number])
+        name = pool.corpus.name
+        corpora[name if name not in corpora else f"{name}#{len(corpora)}"] = entry
+    removed: Counter[str] = sum((Counter(entry["removed"]) for entry in corpora.values()), Counter())
+    totals = {key: sum(entry[key] for entry in corpora.values()) for key in ("rows_in", "used", "quarantined")}
+    assert totals["rows_in"] == totals["used"] + removed.total() + totals["quarantined"], (totals, removed)
+    lengths = rendered.lengths
+    tokens = int(lengths.sum(dtype=np.int64))
     return {
-        "rows_in": rows_in,
-        "used": used,
-        "removed": dict(sorted(fates.items())),
-        "quarantined": quarantined,
-        "records": by_source.total(),
-        "truncated": truncated,
-        "by_source": dict(sorted(by_source.items())),
-        "by_type": dict(sorted(by_type.items())),
-        "by_system_prompt": dict(sorted(by_system_prompt.items())),
+        **totals,
+        "removed": dict(sorted(removed.items())),
+        "mended": dict(sorted(sum((pool.mended for pool in pools), Counter()).items())),
+        "records": rendered.by_type.total(),
+        "truncated": rendered.truncated,
+        "turns_cut": rendered.turns_cut,
+        "by_source": dict(sorted(rendered.by_source.items())),
+        "by_type": dict(sorted(rendered.by_type.items())),
+        "by_system_prompt": dict(sorted(rendered.by_system_prompt.items())),
+        "corpora": corpora,
         "rows": len(lengths),
         "tokens": tokens,
         "token_lengths": _lengths(lengths),
-        "packed_rows": packed_rows,
-        "useful_token_share": tokens / (packed_rows * sequence_length) if packed_rows else 0.0,
+        "packed_rows": rendered.packed_rows,
+        "useful_token_share": tokens / (rendered.packed_rows * sequence_length) if rendered.packed_rows else 0.0,
         "length_histogram": np.histogram(lengths, bins=32, range=(0, sequence_length))[0].tolist(),
     }
 
 
-def write_report(folder: Path, report: dict[str, Any], quarantined: list[Quarantined]) -> None:
-    """Writes quarantine.jsonl, charts, report.md and, last, report.json."""
-    with (folder / "quarantine.jsonl").open("w", encoding="utf-8") as file:
-        for row in quarantined:
-            file.write(json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n")
+def _corpus(pool: Pool, share: Share, given: int) -> dict[str, Any]:
+    fates = pool.counts()
+    used = fates.pop(USED, 0)
+    assert UNDECIDED not in fates, pool.corpus.name
+    return {
+        "origin": pool.origin,
+        "files": pool.files,
+        "rows_in": pool.rows_in,
+        "used": used,
+        "removed": dict(sorted(fates.items())),
+        "quarantined": pool.quarantined,
+        "available": share.available,
+        "wanted": share.wanted,
+        "given": given,
+        "different": int((pool.fates == pool.code(USED)).sum()),
+    }
+
+
+def write_report(folder: Path, report: dict[str, Any], failures: list[dict[str, Any]]) -> None:
+    """Writes charts, report.md, the failed system prompts if there are any and, last, report.json."""
+    if failures:
+        lines = (json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures)
+        (folder / "system_prompt_failures.jsonl").write_text("".join(lines), encoding="utf-8")
     _charts(folder / "charts", report)
     (folder / "report.md").write_text(_page(report), encoding="utf-8")
     text = json.dumps(report, ensure_ascii=False, indent=2, sort_keys=True)
@@ -85,18 +99,49 @@ def _page(report: dict[str, Any]) -> str:
             f"{part['rows_in']} source rows = {part['used']} used + {sum(part['removed'].values())} removed "
             f"+ {part['quarantined']} quarantined. {part['records']} records make {part['rows']} rows with {part['tokens']} "
             f"tokens (mean {lengths['mean']}, median {lengths['median']}, 90th percentile {lengths['p90']}, "
-            f"longest {lengths['max']}); {part['truncated']} were cut to {report['sequence_length']} tokens. "
-            f"{part['packed_rows']} packed rows, useful token share {part['useful_token_share']:.4f}.",
+            f"longest {lengths['max']}); of conversations beyond {report['sequence_length']} tokens {part['turns_cut']} lost "
+            f"whole turns and {part['truncated']} the end of their answer. {part['packed_rows']} packed rows, useful token "
+            f"share {part['useful_token_share']:.4f}.",
             "",
+            *_corpora_table(part["corpora"]),
         ]
-        for name in ("by_source", "by_type", "by_system_prompt", "removed"):
+        for name in ("by_type", "by_system_prompt", "removed", "mended"):
             lines += _markdown_table(name, part[name])
-    lines += [f"Rows in both splits: {report['overlap']}.", "", "## Files", ""]
-    for split in ("files", "validation_files"):
-        for corpus, files in report[split].items():
+    lines.append(f"Rows in both splits: {report['overlap']}.")
+    if report["system_prompt_failures"]:
+        lines.append(
+            f"{report['system_prompt_failures']} conversations got a fixed system prompt, since none could be had for them: see "
+            "system_prompt_failures.jsonl."
+        )
+    if report["contamination"]:
+        compared = ", ".join(f"{name} ({how})" for name, how in report["contamination"].items())
+        lines.append(f"Evaluation texts looked for in the training rows: {compared}.")
+    lines += ["", "## Files", ""]
+    for split, part in (("", report), (" (validation)", report["validation"])):
+        for name, corpus in part["corpora"].items():
+            files = corpus["files"]
             shown = ", ".join(files[:5]) + (f" and {len(files) - 5} more" if len(files) > 5 else "")
-            lines.append(f"- {corpus}{' (validation)' if split == 'validation_files' else ''}: {shown}")
+            lines.append(f"- {name}{split}, {corpus['origin']}: {shown}")
     return "\n".join(lines) + "\n"
+
+
+def _corpora_table(corpora: dict[str, Any]) -> list[str]:
+    """Which corpus gave what; a corpus that could not give its share, or only by repeating rows, says so."""
+    lines = [
+        "| corpus | from | source rows | used | removed | quarantined | wanted | given | |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for name, corpus in corpora.items():
+        note = ""
+        if corpus["given"] < corpus["wanted"]:
+            note = f"{corpus['wanted'] - corpus['given']} too few"
+        elif corpus["given"] > corpus["different"]:
+            note = f"{corpus['different']} different ones, repeated"
+        lines.append(
+            f"| {name} | {corpus['origin']} | {corpus['rows_in']} | {corpus['used']} | {sum(corpus['removed'].values())} "
+            f"| {corpus['quarantined']} | {corpus['wanted']} | {corpus['given']} | {note} |"
+        )
+    return [*lines, ""] if corpora else []
 
 
 def _markdown_table(name: str, counts: dict[str, int]) -> list[str]:

@@ -13,8 +13,9 @@ from gemma_keras.adapters.inject import AdaptedMatrix, add_adapters, initial_ada
 from gemma_keras.builtin.tokenizer import train_tokenizer
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import Config, DataConfig, require
-from gemma_keras.data.records import TextRecord
-from gemma_keras.data.sources import read_corpus
+from gemma_keras.data.cleaning import contents
+from gemma_keras.data.prepare import check
+from gemma_keras.data.sources import locate, read_corpus
 from gemma_keras.inference.chat import ChatModel
 from gemma_keras.models.architectures import Architecture, get_architecture
 from gemma_keras.models.forward import Params, build_backbone, initial_params
@@ -38,8 +39,20 @@ class Assets:
         return {**self.frozen, **self.trainable}
 
 
-def resolve_data(data: DataConfig) -> DataConfig:
-    """The data section with the builtin corpus in the place of an empty root."""
+def resolve_data(data: DataConfig, dry_run: bool = False) -> DataConfig:
+    """The data section, checked, with the builtin corpus in the place of an empty root.
+
+    Args:
+        dry_run: whether a dry run is something that the stage can make.
+
+    Raises:
+        UserError: something is wrong that can be told before the corpora are read.
+    """
+    check(data)
+    require(
+        dry_run or not data.system_prompts.dry_run,
+        "config.data.system_prompts.dry_run is set, but this stage makes no dry run; give it to scripts.prepare_data.",
+    )
     return data if data.root else dataclasses.replace(data, root=str(builtin.data_root()))
 
 
@@ -104,12 +117,9 @@ def count(params: Params) -> int:
 
 def _texts(data: DataConfig) -> Iterator[str]:
     for corpus in data.corpora:
-        for row in read_corpus(corpus, Path(data.root)):
+        for row in read_corpus(corpus, locate(corpus, Path(data.root), data.missing)):
             for record in row.records:
-                if isinstance(record, TextRecord):
-                    yield record.text
-                else:
-                    yield from (message["content"] for message in record.messages)
+                yield from contents(record)
 
 
 def _beside_weights(folder: Path) -> Path:

@@ -18,8 +18,9 @@ def run(config: Config, workdir: Path) -> dict:
     require(bool(config.model.weights), "config.model.weights is empty; give the folder of the model to evaluate.")
     config = dataclasses.replace(config, adapter=AdapterConfig(method="none"))
     files.begin(workdir, to_dict(config))
+    data = resolve_data(config.data)
     model = load_chat_model(config, workdir)
-    prepare(resolve_data(config.data), model.tokenizer, workdir / "data")
+    prepare(data, model.tokenizer, workdir / "data")
     figures = evaluate_model(model, PreparedSplit.load(workdir / "data" / "valid"), config.train.batch_rows)
     files.write_json(workdir / "result.json", figures)
     for name, value in figures.items():

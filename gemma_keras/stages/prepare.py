@@ -10,6 +10,13 @@ from gemma_keras.stages.assets import resolve_data, resolve_tokenizer
 
 
 def run(config: Config, workdir: Path) -> dict:
-    """Leaves `<workdir>/data` as a training stage with this configuration and workdir would; returns its report."""
+    """Leaves `<workdir>/data` as a training stage with this configuration and workdir would; returns its report.
+
+    With `data.system_prompts.dry_run` it only prints, and returns, what the dynamic system prompts would take.
+    """
     files.begin(workdir, to_dict(config))
-    return prepare(resolve_data(config.data), resolve_tokenizer(config, workdir), workdir / "data")
+    data = resolve_data(config.data, dry_run=True)
+    report = prepare(data, resolve_tokenizer(config, workdir), workdir / "data")
+    if config.data.system_prompts.dry_run:
+        print(", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in report.items()))
+    return report

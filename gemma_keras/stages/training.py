@@ -50,10 +50,12 @@ def run(config: Config, workdir: Path) -> dict:
     if finished:
         print(f"{workdir} is finished; give another --workdir to run it anew", file=sys.stderr)
         return finished
+    data = resolve_data(config.data)
     tokenizer = resolve_tokenizer(config, workdir)
     resolve_architecture(config, tokenizer)  # a mistake there shall not cost the preparation of data
-    report = prepare(resolve_data(config.data), tokenizer, workdir / "data")
+    report = prepare(data, tokenizer, workdir / "data")
     splits = {name: PreparedSplit.load(workdir / "data" / name) for name in ("train", "valid")}
+    require(not splits["train"].pairs, "data.corpora hold preference pairs; give conversations or texts to this stage.")
     assets = load_assets(config, tokenizer)
     inputs = {"data": report["fingerprint"], "weights": files.file_sizes(Path(config.model.weights))}
     files.check_inputs(workdir, inputs, resuming=any((workdir / "checkpoints").glob("[0-9]*")))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from gemma_keras.config.schema import CorpusConfig
 from gemma_keras.data.packing import pack
-from gemma_keras.data.sources import read_corpus
+from gemma_keras.data.sources import locate, read_corpus
 from gemma_keras.text.templates import TEMPLATES
 
 
@@ -48,10 +48,10 @@ def test_useful_share_of_real_rows(real_data, tokenizer):
     records = [
         record
         for name in ("belle", "alpaca_chinese", "alpaca_gpt4_zh")
-        for row in read_corpus(CorpusConfig(name=name), real_data)
+        for row in read_corpus(CorpusConfig(name=name), locate(CorpusConfig(name=name), real_data))
         for record in row.records
     ]
     encoded = TEMPLATES["gemmalm_zh"].encode_batch(tokenizer, [record.messages for record in records])
-    lengths = np.minimum([len(ids) for ids, _ in encoded], 512)
+    lengths = np.minimum([len(row.ids) for row in encoded], 512)
     offsets, _ = pack(np.random.default_rng(0).permutation(lengths), 512)
     assert lengths.sum() / (512 * (len(offsets) - 1)) >= 0.97

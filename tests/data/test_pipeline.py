@@ -11,6 +11,7 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import CorpusConfig, DataConfig
 from gemma_keras.data.pipeline import PreparedSplit, batch_at, batches, evaluation_batches, packed_rows_at, permuted
 from gemma_keras.data.prepare import prepare
+from gemma_keras.text.templates import CONTENT
 
 T = 96
 SHAPES = {"tokens": np.int32, "targets": np.int32, "segment_ids": np.int32, "positions": np.int32, "row_index": np.int32,
@@ -18,16 +19,26 @@ SHAPES = {"tokens": np.int32, "targets": np.int32, "segment_ids": np.int32, "pos
 
 
 @pytest.fixture(scope="module")
-def split(tmp_path_factory, tokenizer):
-    root = tmp_path_factory.mktemp("corpora")
-    (root / "belle").mkdir()
+def prepared(tmp_path_factory, tokenizer):
+    """Prepares rows of one corpus."""
+
+    def make(name, rows, **settings):
+        root = tmp_path_factory.mktemp(name)
+        (root / name).mkdir()
+        (root / name / "a.json").write_text(json.dumps(rows), encoding="utf-8")
+        config = DataConfig(root=str(root), corpora=(CorpusConfig(name=name, path=name),), sequence_length=T, **settings)
+        prepare(config, tokenizer, root / "out", progress=lambda line: None)
+        return PreparedSplit.load(root / "out" / "train")
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def split(prepared):
     rows = [
         {"instruction": f"问题{i}" * (i % 5 + 1), "input": "", "output": f"答{i}" * (i % 7 + 1)} for i in range(150)
     ]
-    (root / "belle" / "a.json").write_text(json.dumps(rows), encoding="utf-8")
-    config = DataConfig(root=str(root), corpora=(CorpusConfig(name="belle"),), sequence_length=T, validation_rows=10)
-    prepare(config, tokenizer, root / "out", progress=lambda line: None)
-    return PreparedSplit.load(root / "out" / "train")
+    return prepared("belle", rows, validation_rows=10)
 
 
 @settings(max_examples=60, deadline=None)
@@ -47,19 +58,19 @@ def test_permutation_looks_random_and_reaches_far():
 def test_every_packed_row_once_an_epoch(split):
     P = split.packed_count
     for batch_rows in (1, 3, 8, P + 5):
-        steps = 2 * P
-        seen = np.concatenate([packed_rows_at(P, step, batch_rows, seed=4) for step in range(steps)])
-        for epoch in range(len(seen) // P):
-            assert sorted(seen[epoch * P : (epoch + 1) * P]) == list(range(P))
+        seen = np.concatenate([packed_rows_at(split, step, batch_rows, seed=4) for step in range(2 * P)])
+        epochs = [seen[epoch * P : (epoch + 1) * P, 1].tolist() for epoch in range(len(seen) // P)]
+        assert all(sorted(epoch) == list(range(P)) for epoch in epochs)
+        assert epochs[0] != epochs[1]
 
 
 def slow_batch(split, packed_rows, loss_kinds):
     """The batch of `packed_rows`, token by token."""
     batch = {name: np.zeros((len(packed_rows), T), dtype) for name, dtype in SHAPES.items()}
     batch["row_index"][:] = -1
-    for b, packed in enumerate(packed_rows):
+    for b, (edition, packed) in enumerate(packed_rows):
         t = 0
-        for segment, row in enumerate(split.packed_row(packed)):
+        for segment, row in enumerate(split.packed_row(packed, edition)):
             tokens, kinds = list(split.tokens[row]), list(split.kinds[row])
             for position, token in enumerate(tokens):
                 batch["tokens"][b, t] = token
@@ -78,7 +89,7 @@ def slow_batch(split, packed_rows, loss_kinds):
 def test_batch_equals_the_slow_one(split, loss_on, kinds):
     for step in (0, 5, 60):
         batch = batch_at(split, step, batch_rows=4, seed=7, loss_on=loss_on)
-        expected = slow_batch(split, packed_rows_at(split.packed_count, step, 4, seed=7), kinds)
+        expected = slow_batch(split, packed_rows_at(split, step, 4, seed=7), kinds)
         assert batch.keys() == expected.keys()
         for name, values in batch.items():
             assert values.dtype == SHAPES[name] and values.shape == (4, T)
@@ -124,6 +135,67 @@ def test_evaluation_covers_every_row_once(split):
         seen += list(batch["row_index"][starts])
         assert not batch["loss_weights"][batch["row_index"] < 0].any()
     assert sorted(seen) == list(range(len(split))) and len(split) == 140
+
+
+def test_four_processes_share_a_whole_run(split):
+    steps = 3 * split.packed_count // 8
+
+    def visited(**process):
+        parts = [batch_at(split, step, batch_rows=8, seed=5, **process)["row_index"] for step in range(steps)]
+        return np.stack(parts)
+
+    shards = [visited(process_index=i, process_count=4) for i in range(4)]
+    np.testing.assert_array_equal(np.concatenate(shards, axis=1), visited())
+    for step in range(steps):
+        rows = [set(shard[step].ravel().tolist()) - {-1} for shard in shards]
+        assert sum(map(len, rows)) == len(set.union(*rows)) or step * 8 // split.packed_count != (step * 8 + 7) // split.packed_count
+
+
+def test_editions_draw_the_wording_anew(tmp_path, tokenizer):
+    (tmp_path / "csl").mkdir()
+    lines = [f"to title\t第{i}篇论文的摘要{'研究' * (i % 5)}。\t题目{i}\n" for i in range(90)]
+    (tmp_path / "csl" / "a.tsv").write_text("".join(lines), encoding="utf-8")
+    (tmp_path / "belle").mkdir()
+    rows = [{"instruction": f"问题{i}", "input": "", "output": f"答{i}"} for i in range(40)]
+    (tmp_path / "belle" / "a.json").write_text(json.dumps(rows), encoding="utf-8")
+    corpora = tuple(CorpusConfig(name=name) for name in ("csl", "belle"))
+    config = DataConfig(root=str(tmp_path), corpora=corpora, sequence_length=T, editions=3)
+    report = prepare(config, tokenizer, tmp_path / "out", progress=lambda line: None)
+    split = PreparedSplit.load(tmp_path / "out" / "train")
+    assert report["rows"] == 130 and len(split) == 3 * 90 + 40
+    texts: dict[str, list[str]] = {}
+    place = 0
+    for epoch in range(6):
+        edition, size = split.epoch_size(epoch)
+        epochs, within = split.epochs(np.arange(place, place + size))
+        assert set(epochs) == {epoch} and within.tolist() == list(range(size))
+        place += size
+        rows = np.concatenate([split.packed_row(packed, edition) for packed in range(size)])
+        ids = [row_id.partition("~")[0] for row_id in split.row_ids(rows)]
+        assert len(ids) == len(set(ids)) == 130
+        for row, row_id in zip(rows, ids, strict=True):
+            texts.setdefault(row_id, []).append(tokenizer.decode(split.tokens[row]))
+    assert all(drawn[:3] == drawn[3:] for drawn in texts.values())
+    assert {len(set(drawn)) for row_id, drawn in texts.items() if row_id.startswith("belle")} == {1}
+    assert np.mean([len(set(drawn)) for row_id, drawn in texts.items() if row_id.startswith("csl")]) > 2.5
+
+
+def test_pairs_lie_alike(prepared, tokenizer):
+    rows = [{"prompt": f"问{i}", "chosen": "好" * (i % 7 + 1), "rejected": "坏" * (i % 11 + 1)} for i in range(60)]
+    split = prepared("preference", rows)
+    assert split.pairs and len(split) == 120
+    seen = []
+    for batch in evaluation_batches(split, batch_rows=3):
+        chosen, rejected = batch["row_index"]
+        assert batch["tokens"].shape == (2, 3, T)
+        starts = (batch["positions"] == 0) & (batch["segment_ids"] > 0)
+        np.testing.assert_array_equal(starts[0], starts[1])
+        np.testing.assert_array_equal(chosen[starts[0]] + 1, rejected[starts[0]])
+        seen += chosen[starts[0]].tolist()
+        for side, word in enumerate("好坏"):
+            answers = tokenizer.decode(batch["targets"][side][batch["target_kinds"][side] == CONTENT])
+            assert set(answers) == {word}
+    assert sorted(seen) == list(range(0, 120, 2))
 
 
 def test_row_ids(split):

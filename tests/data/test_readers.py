@@ -1,15 +1,24 @@
+import csv
+import gzip
 import json
+import random
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.data.readers import json_form, read_file, read_hub
+from gemma_keras.data import elements
+from gemma_keras.data.readers import read_file, read_hub, suffix_of
 
-ROWS = [{"a": "一", "b": "x\ny"}, {"a": "二", "b": ""}, {"a": "三", "b": "2023-01-01"}]
+ROWS = [{"a": "一", "b": "x\ny"}, {"a": "二", "b": ""}, {"a": "三 {[\"'\\", "b": "2023-01-01"}]
+QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def write(path, content):
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
     return path
 
 
@@ -21,67 +30,160 @@ def rows_of(path, **options):
     return [row for _, row, _ in read_file(path, **options)]
 
 
+def sound(read):
+    return [row for _, row, _ in read if row is not None]
+
+
+def bad(read):
+    return [(number, reason) for number, row, reason in read if row is None]
+
+
+LAYOUTS = {
+    "lines": lines,
+    "spaced lines": lambda rows: "\n\n" + lines(rows).replace("\n", "\n \n"),
+    "array on one line": json.dumps,
+    "array, an element a line": lambda rows: "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n",
+    "array, elements from the first line": lambda rows: "[" + ",\n ".join(map(json.dumps, rows)) + "]",
+    "indented array": lambda rows: json.dumps(rows, indent=2, ensure_ascii=False),
+    "array without indentation": lambda rows: json.dumps(rows, indent=0),
+    "data on one line": lambda rows: json.dumps({"version": "{", "data": rows}),
+    "indented data": lambda rows: json.dumps({"x": {"data": [1]}, "data": rows, "tail": [{"a": "]"}]}, indent=1),
+    "indented data alone": lambda rows: json.dumps({"data": rows}, indent=1, ensure_ascii=False),
+    "numbered on one line": lambda rows: json.dumps({str(3 * n): row for n, row in enumerate(rows)}),
+    "indented numbered": lambda rows: json.dumps({str(3 * n): row for n, row in enumerate(rows)}, indent=4),
+    "objects one after another": lambda rows: "\n".join(json.dumps(row, indent=1) for row in rows),
+}
+
+
 @pytest.mark.parametrize("name", ["x.json", "x.jsonl"])
-@pytest.mark.parametrize(
-    "text",
-    [
-        lines(ROWS),
-        json.dumps(ROWS),
-        json.dumps(ROWS, indent=1),
-        json.dumps({"version": 1, "data": ROWS}),
-        json.dumps({"data": ROWS}, indent=1),
-        "\ufeff" + lines(ROWS),
-        "\ufeff" + json.dumps(ROWS),
-        "\n\n" + lines(ROWS),
-    ],
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
+def test_json_is_told_apart_by_its_content(tmp_path, name, layout, end):
+    assert rows_of(write(tmp_path / name, LAYOUTS[layout](ROWS).replace("\n", end))) == ROWS
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
 )
-def test_json_is_told_apart_by_its_content(tmp_path, name, text):
-    assert rows_of(write(tmp_path / name, text)) == ROWS
+TABLE = st.lists(st.dictionaries(st.sampled_from(["a", "b", "0", "data"]), VALUES, min_size=1), min_size=2, max_size=6)
+
+
+@QUICK
+@given(rows=TABLE, layout=st.sampled_from(list(LAYOUTS)), chunk=st.integers(1, 40))
+def test_any_rows_come_through_any_layout(tmp_path_factory, rows, layout, chunk):
+    if layout == "objects one after another":
+        rows = [{"text": "x", **row} for row in rows]  # not to be taken for one that holds the rows
+        rows = [{key: value for key, value in row.items() if key != "data"} for row in rows]
+    path = write(tmp_path_factory.mktemp("rows") / "x.json", LAYOUTS[layout](rows))
+    with pytest.MonkeyPatch.context() as patch:
+        # Small chunks, so that a boundary falls everywhere.
+        patch.setattr("gemma_keras.data.streams._CHUNK", chunk)
+        read = list(read_file(path))
+    assert sound(read) == rows
+    assert [number for number, _, _ in read] == sorted({number for number, _, _ in read})
 
 
 def test_one_object_is_one_row(tmp_path):
-    assert rows_of(write(tmp_path / "x.json", json.dumps(ROWS[0], indent=1))) == [ROWS[0]]
-    assert json_form(tmp_path / "x.json") == "object"
+    for indent in (None, 1):
+        assert rows_of(write(tmp_path / "x.json", json.dumps(ROWS[0], indent=indent))) == [ROWS[0]]
+    dialogue = {"messages": [{"role": "user", "content": "问"}]}
+    assert rows_of(write(tmp_path / "y.jsonl", json.dumps(dialogue, indent=1))) == [dialogue]
+    single = {"data": ["问", "答"]}
+    assert rows_of(write(tmp_path / "z.jsonl", json.dumps(single))) == [single]
 
 
-def test_times_stay_strings(tmp_path):
-    dates = [{"a": "2023-01-01"}, {"a": "2023-01-02 10:00:00"}]
-    assert rows_of(write(tmp_path / "x.jsonl", lines(dates))) == dates
+def test_lines_with_data_of_their_own_stay_lines(tmp_path):
+    rows = [{"id": "1", "data": [{"a": 1}]}, {"id": "2", "data": [{"a": 2}]}]
+    assert rows_of(write(tmp_path / "x.jsonl", lines(rows))) == rows
 
 
 def test_broken_lines_do_not_take_the_others_along(tmp_path):
     content = lines(ROWS[:1]).encode() + b'{"a": "x"\n[1]\n\n{"a": "\xff"}\n' + lines(ROWS[1:]).encode() + b'{"a": "tr'
     read = list(read_file(write(tmp_path / "x.jsonl", content)))
-    assert [number for number, row, _ in read if row is None] == [2, 3, 5, 8]
-    assert [row for _, row, _ in read if row is not None] == ROWS
+    assert [number for number, _ in bad(read)] == [2, 3, 5, 8] and sound(read) == ROWS
     assert "not UTF-8" in read[3][2] and "list, not an object" in read[2][2]
 
 
-def test_truncated_array_keeps_its_sound_elements(tmp_path):
-    text = "[\n" + ",\n".join(json.dumps(row) for row in ROWS) + ',\n{"a": "cut'
-    read = list(read_file(write(tmp_path / "x.json", text)))
-    assert [row for _, row, _ in read] == [*ROWS, None] and read[-1][0] == 4
-
-
-def test_array_with_a_broken_element(tmp_path):
-    text = "[\n" + json.dumps(ROWS[0]) + ',\n{"a": "b" "c"},\n3,\n' + json.dumps(ROWS[1]) + "\n]"
-    read = list(read_file(write(tmp_path / "x.json", text)))
-    assert [row for _, row, _ in read if row is not None] == ROWS[:2]
-    assert sum(row is None for _, row, _ in read) >= 1
-
-
-def test_rows_of_mixed_types_come_through(tmp_path):
-    mixed = [{"a": "x"}, {"a": 1}, {"a": None, "b": [1]}, {"c": {"d": "e"}}]
-    read = rows_of(write(tmp_path / "x.jsonl", lines(mixed)))
-    # A missing key may come back as None.
-    assert [{k: v for k, v in row.items() if v is not None} for row in read] == [
-        {k: v for k, v in row.items() if v is not None} for row in mixed
-    ]
-
-
-@pytest.mark.parametrize("name", ["x.json", "x.jsonl", "x.csv", "x.txt", "x.parquet"])
 @pytest.mark.parametrize(
-    "content", [b"", b"\n", b"\xef\xbb\xbf", b"\xff\xfe\x00\x01", b"\x00" * 50, b"[", b"{", b'"', b"[[[[["]
+    "broken, reasons",
+    [
+        ('{"a": "b" "c"}', 1),
+        ('{"a": "b', 1),
+        ('{"a": "b}', 1),
+        ('{"a": ["b"}', 1),
+        ('{"a": "b"', 1),
+        ('{"a": {"b": "c"}', 1),
+        ('"a": "b"}', 1),
+        ('{"a": "b"}}', 0),
+        ("x", 1),
+        ("3", 1),
+        ('"text"', 1),
+        ("[1, [2]]", 1),
+        ("null", 1),
+    ],
+)
+@pytest.mark.parametrize("indent", [None, 2])
+def test_array_with_a_broken_element(tmp_path, broken, reasons, indent):
+    rows = [{**row, "c": [{"d": 1}, {"e": 2}]} for row in ROWS]
+    parts = [json.dumps(row, indent=indent).replace("\n", "\n  ") for row in rows]
+    text = "[\n  " + ",\n  ".join([*parts[:1], broken, *parts[1:]]) + "\n]\n"
+    read = list(read_file(write(tmp_path / "x.json", text)))
+    assert [row for row in sound(read) if row != {"a": "b"}] == rows
+    assert len(bad(read)) == reasons
+
+
+def test_many_unclosed_elements_take_linear_time(tmp_path):
+    text = "[\n" + '{"a": {"b": "c"},\n' * 30_000 + "]"
+    read = list(read_file(write(tmp_path / "x.json", text)))
+    assert len(read) == 30_000 and not sound(read)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_truncated_file_keeps_its_sound_rows(tmp_path, layout):
+    rows = [{"a": f"第{n}行", "b": ["x"] * 3} for n in range(20)]
+    text = LAYOUTS[layout](rows).rstrip("\n")
+    cut = text.index("第15行" if "第15行" in text else json.dumps("第15行")[1:-1])
+    read = list(read_file(write(tmp_path / "x.json", text[: cut + 2])))
+    assert sound(read) == rows[:15] and len(bad(read)) == 1
+
+
+def test_what_follows_an_array_is_not_lost(tmp_path):
+    text = json.dumps(ROWS) + "\n" + json.dumps(ROWS[0]) + '\n{"data": [1]}'
+    assert rows_of(write(tmp_path / "x.json", text)) == [*ROWS, ROWS[0], {"data": [1]}]
+    text = json.dumps({"data": ROWS}, indent=1)
+    assert sound(read_file(write(tmp_path / "y.json", text + "\n" + text))) == [*ROWS, {"data": ROWS}]
+
+
+def test_values_come_through_as_they_are(tmp_path):
+    text = (
+        '{"a": 1, "a": "2", "b": 1.5, "c": null, "d": [{}], "e": "2023-01-01 10:00:00"}\n{"a": "\\ud800", "b": NaN}\n'
+    )
+    first, second, third = rows_of(write(tmp_path / "x.jsonl", text + '\ufeff{"a": "\t\x00"}'))
+    assert first == {"a": "2", "b": 1.5, "c": None, "d": [{}], "e": "2023-01-01 10:00:00"}
+    assert second["a"] == "\ud800" and second["b"] != second["b"]
+    assert third == {"a": "\t\x00"}
+
+
+@pytest.mark.parametrize(
+    "name", ["x.json", "x.jsonl", "x.csv", "x.tsv", "x.txt", "x.parquet", "x.json.gz", "x.csv.zst"]
+)
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\n",
+        b"\r",
+        b"\xef\xbb\xbf",
+        b"\xff\xfe\x00\x01",
+        b"\xff\xfe\x00",
+        b"\x00" * 50,
+        b"[",
+        b"{",
+        b'"',
+        b"[[[[[",
+    ],
 )
 def test_hostile_files_never_crash(tmp_path, name, content):
     read = list(read_file(write(tmp_path / name, content)))
@@ -89,26 +191,167 @@ def test_hostile_files_never_crash(tmp_path, name, content):
     assert read, "a file without rows must be reported"
 
 
-def test_deep_nesting_is_one_bad_row(tmp_path):
-    read = list(read_file(write(tmp_path / "x.jsonl", '{"a": ' + "[" * 100_000 + "\n" + lines(ROWS))))
-    assert [row for _, row, _ in read] == [None, *ROWS]
+@pytest.mark.parametrize("name", ["x.json", "x.csv", "x.txt", "x.parquet", "x.json.gz"])
+@pytest.mark.parametrize("content", [b"", b"\n", b" \r\n\t\n"])
+def test_a_file_without_rows_is_reported(tmp_path, name, content):
+    content = gzip.compress(content) if name.endswith(".gz") else content
+    ((number, row, reason),) = read_file(write(tmp_path / name, content))
+    assert (number, row) == (0, None) and (reason == "no rows" or name == "x.parquet")
+
+
+def test_what_is_no_file_is_reported(tmp_path):
+    (tmp_path / "x.json").mkdir()
+    assert list(read_file(tmp_path / "x.json")) == [(0, None, "cannot be read: not a regular file")]
+    assert list(read_file(tmp_path / "none.csv")) == [(0, None, "cannot be read: No such file or directory")]
+
+
+@pytest.mark.parametrize("layout", ["lines", "indented array"])
+def test_deep_nesting_is_one_bad_row(tmp_path, layout):
+    deep = '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}"
+    text = LAYOUTS[layout]([{"a": "deep"}, *ROWS])
+    text = text.replace('{"a": "deep"}', deep).replace('{\n    "a": "deep"\n  }', deep)
+    read = list(read_file(write(tmp_path / "x.jsonl", text)))
+    assert [row for _, row, _ in read] == [None, *ROWS] and read[0][2] == "nested too deeply"
+
+
+@pytest.mark.parametrize("layout", ["lines", "array, an element a line", "indented array", "indented data alone"])
+@pytest.mark.parametrize("chunk", [50, 500])
+def test_a_row_that_is_too_long_is_passed_over(tmp_path, monkeypatch, layout, chunk):
+    monkeypatch.setattr("gemma_keras.data.streams.MAX_ROW_BYTES", 1000)
+    monkeypatch.setattr(elements, "MAX_ROW_BYTES", 1000)
+    monkeypatch.setattr(elements, "_TAIL", 100)
+    monkeypatch.setattr("gemma_keras.data.streams._CHUNK", chunk)
+    long = {"a": "长" * 1000, "b": [{"c": "x" * 5000}] * 9}
+    path = write(tmp_path / "x.json", LAYOUTS[layout]([ROWS[0], long, *ROWS[1:], long]))
+    assert [(number, row) for number, row, _ in read_file(path)] == list(enumerate([ROWS[0], None, *ROWS[1:], None], 1))
+    assert {reason for _, reason in bad(read_file(path))} == {elements.TOO_LONG}
+
+
+TEXT = "".join(f"第{n}行，以及 text\n" for n in range(50))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "gb18030"])
+@pytest.mark.parametrize("name", ["x.jsonl", "x.json", "x.csv", "x.tsv", "x.txt"])
+def test_encodings(tmp_path, encoding, name, monkeypatch):
+    monkeypatch.setattr("gemma_keras.data.streams._CHUNK", 333)
+    rows = [{"text": line} for line in TEXT.splitlines()]
+    text = {".jsonl": lines(rows), ".json": json.dumps(rows, ensure_ascii=False)}.get(suffix_of(tmp_path / name), TEXT)
+    text = "text\n" + text if suffix_of(tmp_path / name) in (".csv", ".tsv") else text
+    mark = "\ufeff" if encoding.endswith("e") else ""
+    assert rows_of(write(tmp_path / name, (mark + text).encode(encoding))) == rows
+
+
+@pytest.mark.parametrize("garbage", ["naïve café", "Übergröße", "£5", "élève à l'école"])
+@pytest.mark.parametrize("others", ["只有中文。", "plain"])
+def test_stray_latin_1_does_not_become_chinese(tmp_path, garbage, others):
+    rows = [{"text": others}, {"text": garbage}, {"text": others}]
+    content = b"".join(lines([row]).encode("latin-1" if row["text"] == garbage else "utf-8") for row in rows)
+    assert list(read_file(write(tmp_path / "x.jsonl", content))) == [
+        (1, rows[0], ""),
+        (2, None, "not UTF-8"),
+        (3, rows[2], ""),
+    ]
+
+
+def test_stray_bytes_in_a_gb18030_file(tmp_path):
+    content = TEXT.encode("gb18030").replace("第7行，".encode("gb18030"), b"\xff\xff")
+    assert bad(read_file(write(tmp_path / "x.txt", content))) == [(8, "not UTF-8")]
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_compressed_files(tmp_path, suffix):
+    generator = random.Random(0)
+    rows = [{"a": str(generator.random()), "b": "行"} for _ in range(60_000)]
+    text = lines(rows).encode()
+    packed = gzip.compress(text) if suffix == ".gz" else pa.compress(text, "zstd", asbytes=True)
+    path = tmp_path / f"X.JSONL{suffix}"
+    assert suffix_of(path) == ".jsonl"
+    assert rows_of(write(path, packed)) == rows
+    assert rows_of(write(path, packed + packed)) == rows + rows
+    for damaged in (packed[: len(packed) // 2], packed[:-3], packed + b"junk"):
+        read = list(read_file(write(path, damaged)))
+        number, row, reason = read.pop()
+        assert (
+            sound(read) == rows[: len(read)] and row is None and "cut or corrupt" in reason and number == len(read) + 1
+        )
+        assert len(read) > 0.3 * len(rows)
+    ((number, row, reason),) = read_file(write(path, text))
+    assert number == 0 and "cut or corrupt" in reason
 
 
 def test_csv_values_are_text(tmp_path):
-    path = write(tmp_path / "x.csv", '\ufeffa,b\r\n"1, 2\n3",\r\n007,NA\r\n')
-    assert rows_of(path) == [{"a": "1, 2\n3", "b": ""}, {"a": "007", "b": "NA"}]
+    path = write(tmp_path / "x.csv", '\ufeff,a,b\r\n0,"1, 2\n3",\r\n\r\n1,007,NA\r\n2,"say ""hi""",5" x\r\n')
+    assert rows_of(path) == [
+        {"": "0", "a": "1, 2\n3", "b": ""},
+        {"": "1", "a": "007", "b": "NA"},
+        {"": "2", "a": 'say "hi"', "b": '5" x'},
+    ]
 
 
-def test_broken_csv_row(tmp_path):
-    read = list(read_file(write(tmp_path / "x.csv", "a,b\n1,2\n1,2,3\n4,5\n")))
-    assert [row for _, row, _ in read if row] == [{"a": "1", "b": "2"}, {"a": "4", "b": "5"}]
-    assert [(n, reason) for n, row, reason in read if row is None] == [(2, "3 fields, but 2 columns")]
+def test_broken_csv_rows(tmp_path):
+    content = b'a,b\n1,2\n1,2,3\n\x00,5\n"x" y,1\n1,\xff\n6,7'
+    read = list(read_file(write(tmp_path / "x.csv", content)))
+    assert sound(read) == [{"a": "1", "b": "2"}, {"a": "\x00", "b": "5"}, {"a": "6", "b": "7"}]
+    assert [number for number, _ in bad(read)] == [2, 4, 5]
+    assert read[1][2] == "3 fields, but 2 columns" and read[4][2] == "not UTF-8"
+
+
+def test_an_unclosed_quote_takes_no_other_row_along(tmp_path):
+    following = [{"a": str(n), "b": f"line\n{n}" if n == 7 else "x"} for n in range(9)]
+    text = 'a,b\n1,"open\n' + "".join(f'{row["a"]},"{row["b"]}"\n' for row in following)
+    read = list(read_file(write(tmp_path / "x.csv", text)))
+    assert [row is None for _, row, _ in read] == [True] + [False] * 9 and sound(read) == following
+    text = 'a,b\n1,2\n1,"open\n' + "3,4\n" * 5
+    assert len(sound(read_file(write(tmp_path / "y.csv", text)))) == 6
+
+
+def test_quotes_that_never_close_take_linear_time(tmp_path):
+    read = list(read_file(write(tmp_path / "x.csv", "a,b\n" + 'x","\n' * 30_000)))
+    assert len(read) == 30_000 and not sound(read)
+
+
+def test_tsv_has_no_quotes(tmp_path):
+    path = write(tmp_path / "x.tsv", '1\t"open\n2\ta "b" c\n3\n')
+    read = list(read_file(path, columns=("id", "text")))
+    assert read[:2] == [(1, {"id": "1", "text": '"open'}, ""), (2, {"id": "2", "text": 'a "b" c'}, "")]
+    assert bad(read) == [(3, "1 fields, but 2 columns")]
+    assert rows_of(path)[0] == {"1": "2", '"open': 'a "b" c'}
+
+
+@QUICK
+@given(rows=st.lists(st.tuples(st.text(max_size=5), st.text(min_size=1, max_size=5)), min_size=1, max_size=5))
+def test_csv_as_the_standard_library_writes_it(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("csv") / "x.csv"
+    # Values are as read by csv, to which a quoted field ends with any line end.
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, quoting=csv.QUOTE_ALL).writerows([("a", "b"), *rows])
+    assert rows_of(path) == [{"a": a, "b": b} for a, b in rows]
+
+
+def test_parquet(tmp_path):
+    rows = [{"a": "行", "b": [{"c": 1}], "d": None}, {"a": "x", "b": [], "d": 1.5}] * 400
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=300)
+    assert rows_of(path) == rows
+    data = path.read_bytes()
+    ((number, row, reason),) = read_file(write(path, data[:-20]))
+    assert (number, row) == (0, None) and reason.startswith("cannot be read: ")
+
+
+def test_one_wrong_string_in_a_parquet_file(tmp_path):
+    column = pa.array([b"a", b"\xff", b"c"]).cast(pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"a": column}), tmp_path / "x.parquet")
+    read = list(read_file(tmp_path / "x.parquet"))
+    assert sound(read) == [{"a": "a"}, {"a": "c"}] and bad(read)[0][0] == 2
 
 
 def test_text_by_line_and_whole(tmp_path):
-    path = write(tmp_path / "x.txt", "第一\n\n第二 \u2028 行\n")
-    assert rows_of(path, whole_text=True)[0]["text"].strip() == "第一\n\n第二 \u2028 行"
-    assert [row["text"] for row in rows_of(path) if row["text"]] == ["第一", "第二 \u2028 行"]
+    path = write(tmp_path / "x.txt", "第一\n\n第二 \u2028 行\r\n三\r四")
+    assert rows_of(path, whole_text=True) == [{"text": "第一\n\n第二 \u2028 行\r\n三\r四"}]
+    assert [row["text"] for row in rows_of(path)] == ["第一", "第二 \u2028 行", "三", "四"]
+    poem = write(tmp_path / "poem.pt", "title:诗\n\n行\n")
+    assert rows_of(poem, whole_text=True, plain=True) == [{"text": "title:诗\n\n行\n"}]
+    assert bad(read_file(write(poem, b"\xff\xff"), whole_text=True, plain=True)) == [(1, "not UTF-8")]
 
 
 def test_a_dataset_that_cannot_be_had(tmp_path):

@@ -1,0 +1,128 @@
+"""What the corpora below a root hold, entry by entry: every row used, removed by a rule, or quarantined with its reason."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from gemma_keras.config.errors import UserError
+from gemma_keras.config.schema import CleaningConfig, CorpusConfig
+from gemma_keras.data.cleaning import EMPTY, Mender, is_empty
+from gemma_keras.data.pace import Pace, Progress
+from gemma_keras.data.sources import ALL_KINDS, SOURCES, locate, read_corpus
+
+REASONS_SHOWN = 3
+
+
+@dataclasses.dataclass(slots=True)
+class Audit:
+    """The account of one corpus; `rows` = `used` + all `removed` + all `quarantined`, and `records` came of the used ones."""
+
+    corpus: CorpusConfig
+    files: list[Path]
+    rows: int = 0
+    used: int = 0
+    records: int = 0
+    removed: Counter[str] = dataclasses.field(default_factory=Counter)
+    quarantined: Counter[str] = dataclasses.field(default_factory=Counter)
+    mended: Counter[str] = dataclasses.field(default_factory=Counter)
+
+    @property
+    def balances(self) -> bool:
+        return self.rows == self.used + self.removed.total() + self.quarantined.total()
+
+
+def audit(corpora: tuple[CorpusConfig, ...], root: Path, progress: Progress) -> Iterator[Audit]:
+    """Reads every entry of the table that has files below `root`, all kinds of it, and then `corpora` besides."""
+    for name in SOURCES:
+        entry = CorpusConfig(name=name, kinds=(ALL_KINDS,))
+        if _has_files(entry, root):
+            yield _read(entry, root, progress)
+    for corpus in corpora:
+        yield _read(corpus, root, progress)
+
+
+def unread(audits: list[Audit], root: Path) -> list[Path]:
+    """The files below `root`, relative to it, that none of the entries reads."""
+    read = {path for audit in audits for path in audit.files}
+    return sorted(p.relative_to(root) for p in root.rglob("*") if p.is_file() and p not in read)
+
+
+def _has_files(corpus: CorpusConfig, root: Path) -> bool:
+    try:
+        return bool(locate(corpus, root).files)
+    except UserError:
+        return False
+
+
+def _read(corpus: CorpusConfig, root: Path, progress: Progress) -> Audit:
+    located = locate(corpus, root)
+    result = Audit(corpus, list(located.files))
+    mender = Mender(CleaningConfig())
+    pace = Pace(f"read {corpus.name}", progress)
+    for row in read_corpus(corpus, located):
+        result.rows += row.rows
+        pace.done(result.rows)
+        for record in row.records:
+            result.mended.update(mender.mend(record))
+        full = [record for record in row.records if not is_empty(record)]
+        result.records += len(full)
+        if row.quarantined:
+            result.quarantined[_general(row.quarantined.reason)] += row.rows
+        elif full:
+            result.used += row.rows
+        else:
+            result.removed[row.skipped or EMPTY] += row.rows
+    return result
+
+
+def _general(reason: str) -> str:
+    """A reason without what is particular to its row, so that equal causes are counted together."""
+    return reason.split(":")[0][:80]
+
+
+def page(audits: list[Audit], left: list[Path]) -> str:
+    """docs/data.md: the table of sources, the account of the corpora at hand, and the files that nothing reads."""
+    lines = [
+        "# Corpora",
+        "",
+        "Written by `python -m scripts.describe_data --workdir=DIR --config.data.root=CORPORA`.",
+        "",
+        "## What can be named in a configuration",
+        "",
+        "| name | type | published as | licence | a row |",
+        "|---|---|---|---|---|",
+    ]
+    for source in SOURCES.values():
+        schema = source.schema.replace("|", "\\|")
+        lines.append(f"| `{source.name}` | {source.type or 'several'} | {source.hub_id} | {source.licence} | {schema} |")
+    lines += [
+        "",
+        "## What was read",
+        "",
+        "Source rows = used + removed by a rule + quarantined. Duplicates are not looked for here. A row can make several",
+        "records (a translation in both directions), and several rows one (the turns of a dialogue).",
+        "",
+        "| corpus | files | rows | used | records | removed | quarantined | mended |",
+        "|---|---:|---:|---:|---:|---|---|---|",
+    ]
+    lines += [_line(audit) for audit in audits]
+    total = sum(audit.rows for audit in audits)
+    lines += ["", f"{len(audits)} readings, {total:,} rows, all accounted for."]
+    if left:
+        folders = Counter(path.parts[0] for path in left)
+        told = ", ".join(f"{folder} ({count})" for folder, count in folders.items())
+        lines += ["", f"Files that no entry reads, by folder: {told}."]
+    return "\n".join(lines) + "\n"
+
+
+def _line(audit: Audit) -> str:
+    name = f"`{audit.corpus.name}`" + (f" at {audit.corpus.path}" if audit.corpus.path else "")
+    counts = (_counts(counter) for counter in (audit.removed, audit.quarantined, audit.mended))
+    return f"| {name} | {len(audit.files)} | {audit.rows} | {audit.used} | {audit.records} | {' | '.join(counts)} |"
+
+
+def _counts(counter: Counter[str]) -> str:
+    shown = [f"{count} {name.replace('|', '/')}" for name, count in counter.most_common(REASONS_SHOWN)]
+    more = len(counter) - len(shown)
+    return ", ".join(shown) + (f" and {more} more reasons" if more > 0 else "")

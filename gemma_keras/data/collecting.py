@@ -1,0 +1,203 @@
+"""From the corpora of a configuration to clean pools of training and validation records."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from gemma_keras.config.errors import UserError
+from gemma_keras.config.schema import CorpusConfig, DataConfig
+from gemma_keras.data import pools as pooling
+from gemma_keras.data.cleaning import Mender, contents
+from gemma_keras.data.contamination import Contamination
+from gemma_keras.data.mixture import validation_counts
+from gemma_keras.data.near_duplicates import NearDuplicates
+from gemma_keras.data.pace import Pace, Progress
+from gemma_keras.data.pools import Pool, Screen, read_pool, set_apart
+from gemma_keras.data.records import ChatRecord, PreferenceRecord, Record
+from gemma_keras.data.sources import Located, SourceRow, get_source, locate, read_corpus
+from gemma_keras.data.spool import Spool
+from gemma_keras.data.writing import FILE
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where the rows of a corpus come from: raw files, or one split of an earlier stage's prepared data."""
+
+    corpus: CorpusConfig
+    located: Located
+    split: Path | None = None
+    earlier_fingerprint: str = ""
+
+    def describe(self) -> str:
+        """For the report: earlier stage, hub, builtin or files."""
+        if self.split:
+            return "earlier stage"
+        return "hub" if self.located.hub else "builtin" if self.located.builtin else "files"
+
+    def rows(self) -> Iterator[SourceRow]:
+        return _earlier_rows(self.split, self.corpus.name) if self.split else read_corpus(self.corpus, self.located)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Origins:
+    """Origins of everything that is read; `earlier_valid` are the validation rows of earlier stages, for all their corpora."""
+
+    train: tuple[Origin, ...]
+    valid: tuple[Origin, ...]
+    earlier_valid: tuple[Origin, ...]
+    contamination: tuple[Origin, ...]
+
+    def all(self) -> tuple[Origin, ...]:
+        return (*self.train, *self.valid, *self.earlier_valid, *self.contamination)
+
+
+@dataclasses.dataclass(slots=True)
+class Collected:
+    """The pools of both splits, and what the rows were compared with."""
+
+    train: list[Pool]
+    valid: list[Pool]
+    contamination: dict[str, Any]
+
+    def pools(self, split: str) -> list[Pool]:
+        return self.train if split == "train" else self.valid
+
+
+def find_origins(config: DataConfig, root: Path, progress: Progress) -> Origins:
+    """Finds every corpus before any is read.
+
+    Raises:
+        UserError: one is missing.
+    """
+    earlier = [(Path(folder), _earlier_report(Path(folder))) for folder in config.earlier]
+    train = []
+    for corpus in config.corpora:
+        held = [_earlier(corpus, root, *stage, "train") for stage in earlier if corpus.name in stage[1]["by_source"]]
+        train.append(held[0] if held else Origin(corpus=corpus, located=locate(corpus, root, config.missing)))
+    earlier_valid = [
+        _earlier(CorpusConfig(name=name), root, folder, report, "valid")
+        for folder, report in earlier
+        for name in report["validation"]["by_source"]
+    ]
+    contamination = []
+    for entry in config.cleaning.contamination:
+        name, _, path = entry.partition(":")
+        get_source(name)
+        try:
+            corpus = CorpusConfig(name=name, path=path)
+            contamination.append(Origin(corpus=corpus, located=locate(corpus, root, config.missing)))
+        except UserError:
+            # The rule is a safeguard: data that cannot be had must not stop a run, nor be passed over in silence.
+            progress(f"not compared with {entry}, of which {root} has no files")
+    return Origins(
+        train=tuple(train),
+        valid=tuple(Origin(corpus=c, located=locate(c, root, config.missing)) for c in config.validation),
+        earlier_valid=tuple(earlier_valid),
+        contamination=tuple(contamination),
+    )
+
+
+def collect(config: DataConfig, origins: Origins, folder: Path, progress: Progress) -> Collected:
+    """Reads and cleans all corpora; raw rows that cannot be read go to `folder`/quarantine.jsonl."""
+    contamination = _contamination(config, origins, progress)
+    near_duplicates = NearDuplicates(config.cleaning.near_duplicates) if config.cleaning.near_duplicates else None
+    screen = Screen(Mender(config.cleaning), contamination, near_duplicates)
+    spare = Screen(Mender(config.cleaning), None, near_duplicates)
+    with (folder / "quarantine.jsonl").open("w", encoding="utf-8") as quarantine:
+
+        def read(origin: Origin, how: Screen) -> Pool:
+            pace = Pace(f"read {origin.corpus.name}", progress)
+            pool = read_pool(origin.corpus, origin.rows(), Spool(folder), how, quarantine, pace)
+            pool.origin = origin.describe()
+            pace.finish(pool.rows_in, f" from {len(pool.files)} files")
+            return pool
+
+        valid = [read(origin, spare) for origin in origins.valid]
+        earlier_valid = [read(origin, spare) for origin in origins.earlier_valid]
+        train = [read(origin, screen) for origin in origins.train]
+    # Every validation row counts, also those that a limit leaves out.
+    pooling.remove_seen(train, pooling.sorted_keys([*valid, *earlier_valid]))
+    if config.cleaning.duplicates:
+        pooling.remove_duplicates(valid)
+        pooling.remove_duplicates(train)
+    if near_duplicates:
+        pooling.remove_near_duplicates(train, [*valid, *earlier_valid], near_duplicates)
+    if config.validation_rows:
+        valid = _set_apart(config, train, earlier_valid)
+        pooling.remove_seen(train, pooling.sorted_keys(valid))
+    return Collected(train, valid, _compared(config, contamination))
+
+
+def _set_apart(config: DataConfig, train: list[Pool], earlier_valid: list[Pool]) -> list[Pool]:
+    """Validation rows by share: of a corpus of an earlier stage from that stage's validation rows, else from training's."""
+    held_out = {pool.corpus.name: pool for pool in earlier_valid}
+    sources = [held_out.get(pool.corpus.name, pool) for pool in train]
+    counts = validation_counts(train, sources, config.validation_rows)
+    return set_apart(sources, counts, config.seed)
+
+
+def _contamination(config: DataConfig, origins: Origins, progress: Progress) -> Contamination | None:
+    if not origins.contamination:
+        return None
+    names = ", ".join(origin.corpus.name for origin in origins.contamination)
+    progress(f"reading the evaluation texts of {names}")
+    return Contamination(_evaluation_texts(origins.contamination), config.cleaning.contamination_ngram)
+
+
+def _evaluation_texts(origins: tuple[Origin, ...]) -> Iterator[tuple[str, str]]:
+    for origin in origins:
+        texts = get_source(origin.corpus.name).evaluation_texts or contents
+        for row in origin.rows():
+            for record in row.records:
+                yield from ((origin.corpus.name, text) for text in texts(record))
+
+
+def _compared(config: DataConfig, contamination: Contamination | None) -> dict[str, Any]:
+    found = contamination.corpora if contamination else []
+    return {
+        entry: "compared" if entry.partition(":")[0] in found else "not compared: no files"
+        for entry in config.cleaning.contamination
+    }
+
+
+def _earlier_report(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"data.earlier names {folder}, which holds no prepared data ({error}); give the data folder of an earlier "
+            "stage's workdir"
+        ) from error
+
+
+def _earlier(corpus: CorpusConfig, root: Path, folder: Path, report: dict[str, Any], split: str) -> Origin:
+    return Origin(
+        corpus=corpus,
+        located=Located(root=root),
+        split=folder / split,
+        earlier_fingerprint=f"{report['fingerprint']} {split}",
+    )
+
+
+def _earlier_rows(split: Path, name: str) -> Iterator[SourceRow]:
+    """The records of one corpus in an earlier stage's split, each as a source row."""
+    with pa.memory_map(str(split / FILE)) as file:
+        number = 0
+        for batch in pa.ipc.open_stream(file):
+            columns = zip(*(batch.column(key).to_pylist() for key in ("source", "type", "id", "record")))
+            for source, kind, row_id, text in columns:
+                number += 1
+                if source == name and text is not None:
+                    record = _restored(json.loads(text), kind, source, row_id)
+                    yield SourceRow(file=split.as_posix(), row=number, records=[record])
+
+
+def _restored(value: dict[str, Any], kind: str, source: str, row_id: str) -> Record:
+    row_id = row_id.partition("~")[0].removesuffix("/chosen")
+    if "messages" in value:
+        return ChatRecord(**value, type=kind, source=source, id=row_id)
+    return PreferenceRecord(**value, type=kind, source=source, id=row_id)

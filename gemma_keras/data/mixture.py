@@ -1,0 +1,142 @@
+"""Which records of which corpora make up a split, and in what order: fixed when the data is prepared."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from gemma_keras.config.errors import UserError
+from gemma_keras.config.schema import CorpusConfig, DataConfig
+from gemma_keras.data.mixing import grouped_counts, interleave
+from gemma_keras.data.pools import NOT_DRAWN, Pool
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Share:
+    """What one corpus gives to a split: `wanted` by its share, `taken` in fact, of `available` records."""
+
+    corpus: CorpusConfig
+    wanted: int
+    taken: int
+    available: int
+
+
+@dataclasses.dataclass(slots=True)
+class Mixture:
+    """The records of a split in order: slot i holds record `places[i]` of pool `corpora[i]`.
+
+    `reserves` yields, for each pool, the records that take the place of those that prove unusable.
+    """
+
+    corpora: np.ndarray
+    places: np.ndarray
+    shares: list[Share]
+    reserves: list[Iterator[int]]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+def mix(pools: list[Pool], rows: int, config: DataConfig) -> Mixture:
+    """Draws `rows` records from the pools by their shares (0: all of them) and lays them out.
+
+    Raises:
+        UserError: shares make no sense, or a pool is too small for its share and the configuration allows no way out.
+    """
+    queues = [_queue(pool, config.seed, index) for index, pool in enumerate(pools)]
+    available = [len(queue) for queue in queues]
+    counts = _wanted([pool.corpus for pool in pools], available, rows, config)
+    shares = [
+        Share(corpus=pool.corpus, wanted=want, taken=_taken(want, have, config), available=have)
+        for pool, want, have in zip(pools, counts, available, strict=True)
+    ]
+    _complain(shares, rows, config)
+    corpora, places = interleave([share.taken for share in shares], np.random.default_rng([config.seed, 3]))
+    reserves = []
+    for number, (pool, queue, share) in enumerate(zip(pools, queues, shares, strict=True)):
+        mine = corpora == number
+        places[mine] = np.resize(queue, share.taken)
+        reserves.append(_reserve(pool, queue, share))
+    return Mixture(corpora, places, shares, reserves)
+
+
+def validation_counts(pools: list[Pool], sources: list[Pool], rows: int) -> list[int]:
+    """How many records are set apart for each training pool: by the corpora's shares, else by their sizes.
+
+    Args:
+        sources: the pool that they are taken from: the training pool itself, or an earlier stage's validation rows.
+
+    Raises:
+        UserError: there are too few, or nothing would be left to train on.
+    """
+    available = [len(pool.available()) for pool in sources]
+    if rows >= sum(available):
+        raise UserError(
+            f"data.validation_rows is {rows}, but the corpora hold only {sum(available)} usable rows; set fewer apart"
+        )
+    shares = [pool.corpus.share for pool in pools]
+    counts = grouped_counts(shares if all(shares) else available, [pool.corpus.group for pool in pools], rows)
+    for pool, source, count, have in zip(pools, sources, counts, available, strict=True):
+        if count > have or (source is pool and count == have):
+            raise UserError(
+                f"data.validation_rows is {rows}, of which {count} would come from {pool.corpus.name}, which has only {have} "
+                "usable rows; set fewer apart"
+            )
+    return counts
+
+
+def _queue(pool: Pool, seed: int, index: int) -> np.ndarray:
+    """The usable records of a pool in the order in which they are drawn, cut to the corpus's limit."""
+    queue = np.random.default_rng([seed, 1, index]).permutation(pool.available())
+    if pool.corpus.limit:
+        pool.fates[queue[pool.corpus.limit :]] = pool.code(NOT_DRAWN)
+        queue = queue[: pool.corpus.limit]
+    return queue
+
+
+def _wanted(corpora: list[CorpusConfig], available: list[int], rows: int, config: DataConfig) -> list[int]:
+    shares = [corpus.share for corpus in corpora]
+    names = ", ".join(corpus.name for corpus in corpora)
+    if min(shares, default=0) < 0 or (any(shares) and not all(shares)):
+        raise UserError(f"the shares of {names} are {shares}; give every corpus a positive share, or none")
+    if not rows:
+        if any(shares) and len(set(shares)) > 1:
+            raise UserError(
+                f"the corpora have shares {shares}, but data.rows is 0; set data.rows to the mixture's size"
+            )
+        return available
+    rng = np.random.default_rng([config.seed, 4]) if config.sampling == "random" else None
+    if not any(shares):
+        shares = [float(have) for have in available]
+    return grouped_counts(shares, [corpus.group for corpus in corpora], rows, rng)
+
+
+def _taken(wanted: int, available: int, config: DataConfig) -> int:
+    if config.too_small == "repeat" and available:
+        return wanted
+    return min(wanted, available)
+
+
+def _complain(shares: list[Share], rows: int, config: DataConfig) -> None:
+    lacking = [share for share in shares if share.available < share.wanted]
+    if lacking and (config.too_small == "error" or not all(share.available for share in lacking)):
+        told = "; ".join(
+            f"{share.corpus.name} has {share.available} usable rows of {share.wanted}, {share.wanted - share.available} "
+            "too few"
+            for share in lacking
+        )
+        raise UserError(
+            f"data.rows is {rows}, but {told}; lower data.rows, change the shares, or set data.too_small to repeat or less"
+        )
+
+
+def _reserve(pool: Pool, queue: np.ndarray, share: Share) -> Iterator[int]:
+    """Records not drawn; after them, where rows may occur several times, those that have proved usable, over and over."""
+    for place in queue[share.taken :]:
+        yield int(place)
+    while share.taken > share.available:
+        usable = queue[pool.fates[queue] <= 1]
+        if not len(usable):
+            return
+        for place in usable:
+            yield int(place)

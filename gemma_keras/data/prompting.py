@@ -1,0 +1,111 @@
+"""Which slot of a mixture gets which system prompt, and the prompts themselves."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gemma_keras.config.schema import DataConfig
+from gemma_keras.data.mixture import Mixture
+from gemma_keras.data.pace import Progress
+from gemma_keras.data.pools import Pool
+from gemma_keras.data.records import ChatRecord, Record
+from gemma_keras.data.system_prompts import FIXED_PROMPTS, KINDS, OWN, DynamicPrompts, assign_kinds
+from gemma_keras.text.templates import Message
+from gemma_keras.text.tokenizer import Tokenizer
+
+FAILED = "dynamic_failed"
+"""Kind of a conversation for which no prompt could be had; it has a fixed one."""
+
+DYNAMIC = KINDS.index("dynamic")
+SPLITS = ("train", "valid")
+_ESTIMATE_BATCH = 1000
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Prompted:
+    """The system prompt of one slot: its kind (see `system_prompts.KINDS`, `OWN`, `FAILED`), and its text if there is one."""
+
+    kind: str = ""
+    text: str = ""
+
+    def before(self, messages: list[Message]) -> list[Message]:
+        return [{"role": "system", "content": self.text}, *messages] if self.text else messages
+
+
+def draw(*key: object) -> int:
+    """A number of 64 bits that follows from `key` alone."""
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest())
+
+
+class Prompter:
+    """System prompts of both splits; those written by a model are asked for as they are needed, and kept in `cache`."""
+
+    def __init__(self, config: DataConfig, cache: Path, tokenizer: Tokenizer, progress: Progress):
+        self._config = config
+        self._tokenizer = tokenizer
+        self._kinds: dict[str, np.ndarray] = {}
+        self._slots: dict[str, tuple[list[Pool], Mixture]] = {}
+        wanted = config.system_prompts.dynamic > 0
+        self._dynamic = DynamicPrompts(config.system_prompts, cache, progress) if wanted else None
+
+    def assign(self, split: str, pools: list[Pool], mixture: Mixture) -> None:
+        """Fixes the kind of every slot, in exact shares among the conversations without a system turn of their own."""
+        free = np.zeros(len(mixture), bool)
+        for number, pool in enumerate(pools):
+            mine = mixture.corpora == number
+            free[mine] = pool.open_to_prompt[mixture.places[mine]] > 0
+        kinds = np.zeros(len(mixture), np.uint8)
+        rng = np.random.default_rng([self._config.seed, 5, SPLITS.index(split)])
+        kinds[free] = assign_kinds(int(free.sum()), self._config.system_prompts, rng)
+        self._kinds[split] = kinds
+        self._slots[split] = (pools, mixture)
+        if self._dynamic:
+            self._dynamic.announce(int((kinds == DYNAMIC).sum()))
+
+    def prompts(self, split: str, slots: list[tuple[int, Record]]) -> list[Prompted]:
+        """The system prompts of some slots, whose records may be others than those first assigned."""
+        kinds = [self._kind(split, slot, record) for slot, record in slots]
+        asked = [record.messages for kind, (_, record) in zip(kinds, slots) if kind == KINDS[DYNAMIC]]  # type: ignore[union-attr]
+        written = iter(self._dynamic.write(asked) if self._dynamic and asked else [])
+        prompted = []
+        for kind, (slot, _) in zip(kinds, slots):
+            text = next(written) if kind == KINDS[DYNAMIC] else None
+            if kind == KINDS[DYNAMIC] and text is None:
+                kind = FAILED
+            if kind in ("fixed", FAILED):
+                text = FIXED_PROMPTS[draw(self._config.seed, split, slot) % len(FIXED_PROMPTS)]
+            prompted.append(Prompted(kind, text or ""))
+        return prompted
+
+    def _kind(self, split: str, slot: int, record: Record) -> str:
+        if not isinstance(record, ChatRecord):
+            return ""
+        return OWN if record.messages[0]["role"] == "system" else KINDS[self._kinds[split][slot]]
+
+    def estimate(self) -> dict[str, Any]:
+        """What the dynamic prompts would cost: calls that no cached answer saves, and about how many tokens."""
+        if self._dynamic is None:
+            return {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0}
+        return self._dynamic.estimate(self._conversations(), self._count_tokens)
+
+    def _conversations(self) -> Iterator[list[Message]]:
+        for split, (pools, mixture) in self._slots.items():
+            for slot in np.flatnonzero(self._kinds[split] == DYNAMIC).tolist():
+                record = pools[mixture.corpora[slot]].record(mixture.places[slot])
+                if isinstance(record, ChatRecord):
+                    yield record.messages
+
+    def _count_tokens(self, texts: list[str]) -> int:
+        return sum(map(len, self._tokenizer.encode_content_batch(texts)))
+
+    def failures(self) -> list[dict[str, Any]]:
+        """The conversations for which no prompt could be had, and why."""
+        return self._dynamic.failures if self._dynamic else []
+
+    def close(self) -> None:
+        if self._dynamic:
+            self._dynamic.close()

@@ -1,0 +1,179 @@
+"""The slots of a mixture to rows on disk."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from gemma_keras.config.errors import UserError
+from gemma_keras.config.schema import DataConfig
+from gemma_keras.data.encoding import Encoded, Item, Limits, encode_items
+from gemma_keras.data.mixture import Mixture
+from gemma_keras.data.pace import Pace, Progress
+from gemma_keras.data.pools import NOT_DRAWN, UNDECIDED, USED, Pool
+from gemma_keras.data.prompting import Prompted, Prompter, draw
+from gemma_keras.data.records import ChatRecord, PreferenceRecord, Record
+from gemma_keras.data.wordings import reword
+from gemma_keras.data.writing import SplitWriter
+from gemma_keras.text.templates import Message, get_template
+from gemma_keras.text.tokenizer import Tokenizer
+
+BATCH_ROWS, BATCH_BYTES = 2048, 4_000_000
+
+
+@dataclasses.dataclass(slots=True)
+class Rendered:
+    """What a split has come to; `by_*` count records, `lengths` are of the rows that an epoch trains on, i32."""
+
+    by_pool: Counter[int] = dataclasses.field(default_factory=Counter)
+    by_source: Counter[str] = dataclasses.field(default_factory=Counter)
+    by_type: Counter[str] = dataclasses.field(default_factory=Counter)
+    by_system_prompt: Counter[str] = dataclasses.field(default_factory=Counter)
+    truncated: int = 0
+    turns_cut: int = 0
+    lengths: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
+    packed_rows: int = 0
+
+
+@dataclasses.dataclass(slots=True)
+class _Slot:
+    """A slot of a mixture with the record that fills it so far."""
+
+    number: int
+    pool: int
+    place: int
+    record: Record
+    prompted: Prompted = dataclasses.field(default_factory=Prompted)
+    encoded: Encoded | None = None
+
+
+class Renderer:
+    """Encodes slots batch after batch and writes them in order."""
+
+    def __init__(self, config: DataConfig, tokenizer: Tokenizer, prompter: Prompter, progress: Progress):
+        self._config = config
+        self._tokenizer = tokenizer
+        self._template = get_template(config.template)
+        self._prompter = prompter
+        self._progress = progress
+        self._limits = Limits(
+            sequence_length=config.sequence_length,
+            shortest=config.cleaning.min_tokens,
+            longest=config.cleaning.max_tokens,
+            prompt=config.max_prompt_tokens,
+        )
+
+    def render(self, split: str, pools: list[Pool], mixture: Mixture, folder: Path, fingerprint: str) -> Rendered:
+        """Writes a split and decides the fate of every record of its pools.
+
+        A record that cannot be used gives way to the next of its corpus.
+        """
+        rendered = Rendered()
+        writer = SplitWriter(folder, pairs=_holds_pairs(pools, mixture))
+        pace = Pace(f"encoded {split}", self._progress, len(mixture))
+        for slots in _batches(pools, mixture):
+            self._encode(split, pools, mixture, slots)
+            for slot in slots:
+                if slot.encoded is not None:
+                    self._add(rendered, writer, pools[slot.pool], slot)
+            pace.done(slots[-1].number + 1)
+        pace.finish(len(mixture))
+        for pool in pools:
+            pool.fates[pool.fates == pool.code(UNDECIDED)] = pool.code(NOT_DRAWN)
+        rendered.lengths, rendered.packed_rows = writer.close(fingerprint, split, self._config.sequence_length)
+        return rendered
+
+    def _encode(self, split: str, pools: list[Pool], mixture: Mixture, slots: list[_Slot]) -> None:
+        """Fills in what each slot becomes; None where its corpus has nothing left and may give less."""
+        pending = slots
+        while pending:
+            prompts = self._prompter.prompts(split, [(slot.number, slot.record) for slot in pending])
+            for slot, prompted in zip(pending, prompts, strict=True):
+                slot.prompted = prompted
+            items = [self._item(slot) for slot in pending]
+            encoded = encode_items(items, self._tokenizer, self._template, self._limits)
+            again = []
+            for slot, result in zip(pending, encoded, strict=True):
+                pool = pools[slot.pool]
+                if not result.removed:
+                    slot.encoded = result
+                    pool.fates[slot.place] = pool.code(USED)
+                    continue
+                if pool.fates[slot.place] != pool.code(USED):
+                    pool.fates[slot.place] = pool.code(result.removed)
+                replacement = next(mixture.reserves[slot.pool], None)
+                if replacement is not None:
+                    slot.place, slot.record = replacement, pool.record(replacement)
+                    again.append(slot)
+                elif self._config.rows and split == "train" and self._config.too_small != "less":
+                    raise UserError(
+                        f"data.rows is {self._config.rows}, but too few rows of {pool.corpus.name} fit into "
+                        "data.sequence_length; lower data.rows or set data.too_small to less"
+                    )
+            pending = again
+
+    def _item(self, slot: _Slot) -> Item:
+        record = slot.record
+        if isinstance(record, ChatRecord):
+            return Item(record=record, conversations=[slot.prompted.before(m) for m in self._editions(slot, record)])
+        if isinstance(record, PreferenceRecord):
+            sides = (record.chosen, record.rejected)
+            return Item(record=record, conversations=[[*record.prompt, _model(side)] for side in sides])
+        return Item(record=record, conversations=[])
+
+    def _editions(self, slot: _Slot, record: ChatRecord) -> Iterator[list[Message]]:
+        if not record.wording:
+            yield record.messages
+            return
+        for edition in range(self._config.editions):
+            yield reword(record.messages, record.wording, draw(self._config.seed, slot.number, record.id, edition))
+
+    def _add(self, rendered: Rendered, writer: SplitWriter, pool: Pool, slot: _Slot) -> None:
+        assert slot.encoded is not None
+        writer.add(slot.record, slot.encoded.rows, slot.prompted.kind)
+        rendered.by_pool[slot.pool] += 1
+        rendered.by_source[pool.corpus.name] += 1
+        rendered.by_type[slot.record.type] += 1
+        rendered.truncated += slot.encoded.truncated
+        rendered.turns_cut += slot.encoded.turns_cut
+        if slot.prompted.kind:
+            rendered.by_system_prompt[slot.prompted.kind] += 1
+
+
+def _model(content: str) -> Message:
+    return {"role": "model", "content": content}
+
+
+def _holds_pairs(pools: list[Pool], mixture: Mixture) -> bool:
+    """Whether the records are preference pairs.
+
+    Raises:
+        UserError: some are and some are not.
+    """
+    drawn = [number for number in range(len(pools)) if (mixture.corpora == number).any()]
+    firsts = [pools[number].record(mixture.places[np.argmax(mixture.corpora == number)]) for number in drawn]
+    pairs = [isinstance(record, PreferenceRecord) for record in firsts]
+    if any(pairs) and not all(pairs):
+        names = {pools[number].corpus.name: pair for number, pair in zip(drawn, pairs)}
+        raise UserError(
+            f"{', '.join(n for n, pair in names.items() if pair)} hold preference pairs and "
+            f"{', '.join(n for n, pair in names.items() if not pair)} do not; prepare them apart"
+        )
+    return any(pairs)
+
+
+def _batches(pools: list[Pool], mixture: Mixture) -> Iterator[list[_Slot]]:
+    """Slots in order, in batches that are bounded by their text, too."""
+    batch: list[_Slot] = []
+    size = 0
+    for number in range(len(mixture)):
+        pool, place = int(mixture.corpora[number]), int(mixture.places[number])
+        size += pools[pool].size(place)
+        batch.append(_Slot(number, pool, place, pools[pool].record(place)))
+        if len(batch) == BATCH_ROWS or size > BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

@@ -1,0 +1,129 @@
+"""Rows of a split to disk as they are made: Arrow in the layout of `datasets`, and the packing plans.
+
+    rows        tokens, kinds, type, source, id, system_prompt, edition, record (the messages as JSON, before system prompt
+                and wording; what a later stage draws on)
+    plan_E_offsets.npy, plan_E_rows.npy   packed rows of edition E, see `packing.pack`; of pairs the rows are 2i and 2i + 1
+"""
+
+import hashlib
+import json
+from array import array
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+
+from gemma_keras.data.encoding import EVERY_EDITION, EncodedRow
+from gemma_keras.data.packing import pack
+from gemma_keras.data.records import ChatRecord, PreferenceRecord, Record
+
+FILE = "data-00000-of-00001.arrow"
+SCHEMA = pa.schema(
+    {
+        "tokens": pa.list_(pa.int32()),
+        "kinds": pa.list_(pa.uint8()),
+        "type": pa.string(),
+        "source": pa.string(),
+        "id": pa.string(),
+        "system_prompt": pa.string(),
+        "edition": pa.uint8(),
+        "record": pa.string(),
+    }
+)
+BATCH = 1024
+
+
+class SplitWriter:
+    """Writes one split; memory holds a batch of rows, and 5 bytes of every row for the packing plans."""
+
+    def __init__(self, folder: Path, pairs: bool):
+        folder.mkdir()
+        self._folder = folder
+        self._pairs = pairs
+        self._writer = pa.ipc.new_stream(str(folder / FILE), SCHEMA)
+        self._lengths, self._editions = array("i"), array("B")
+        self._batch: list[tuple[EncodedRow, Record, str]] = []
+
+    def add(self, record: Record, rows: list[EncodedRow], system_prompt: str) -> None:
+        for row in rows:
+            self._lengths.append(len(row.tokens))
+            self._editions.append(row.edition)
+            self._batch.append((row, record, system_prompt))
+        if len(self._batch) >= BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._batch:
+            return
+        rows, records, prompts = zip(*self._batch)
+        ends = pa.array(np.cumsum([0] + [len(row.tokens) for row in rows], dtype=np.int32))
+        columns = [
+            pa.ListArray.from_arrays(ends, pa.array(np.concatenate([row.tokens for row in rows]))),
+            pa.ListArray.from_arrays(ends, pa.array(np.concatenate([row.kinds for row in rows]))),
+            pa.array([record.type for record in records], pa.string()),
+            pa.array([record.source for record in records], pa.string()),
+            pa.array([row.id for row in rows], pa.string()),
+            pa.array(prompts, pa.string()),
+            pa.array([row.edition for row in rows], pa.uint8()),
+            pa.array([_as_json(row, record) for row, record in zip(rows, records)], pa.string()),
+        ]
+        self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
+        self._batch = []
+
+    def close(self, fingerprint: str, split: str, sequence_length: int) -> tuple[np.ndarray, int]:
+        """Completes the split; returns the lengths in tokens of the rows of edition 0, i32, and its number of packed rows."""
+        self._flush()
+        self._writer.close()
+        _describe(self._folder, hashlib.sha256(f"{fingerprint} {split}".encode()).hexdigest()[:16])
+        lengths, editions = np.frombuffer(self._lengths, np.int32), np.frombuffer(self._editions, np.uint8)
+        numbered = editions[editions != EVERY_EDITION]
+        first = editions == EVERY_EDITION if not len(numbered) else (editions == EVERY_EDITION) | (editions == 0)
+        packed_count = 0
+        for edition in range(int(numbered.max(initial=0)) + 1):
+            offsets, rows = self._plan(lengths, editions, edition, sequence_length)
+            np.save(self._folder / f"plan_{edition}_offsets.npy", offsets)
+            np.save(self._folder / f"plan_{edition}_rows.npy", rows)
+            packed_count = packed_count or len(offsets) - 1
+        return lengths[first], packed_count
+
+    def _plan(
+        self, lengths: np.ndarray, editions: np.ndarray, edition: int, sequence_length: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if self._pairs:
+            return pack(lengths.reshape(-1, 2).max(1, initial=0), sequence_length)
+        if not (editions != EVERY_EDITION).any():
+            return pack(lengths, sequence_length)
+        chosen = np.flatnonzero((editions == EVERY_EDITION) | (editions == edition)).astype(np.int32)
+        offsets, rows = pack(lengths[chosen], sequence_length)
+        return offsets, chosen[rows]
+
+
+def _as_json(row: EncodedRow, record: Record) -> str | None:
+    # Once a record: its other editions and the rejected side of a pair follow the row that has it.
+    if row.edition not in (0, EVERY_EDITION) or row.id.endswith("/rejected"):
+        return None
+    if isinstance(record, ChatRecord):
+        value: dict = {"messages": record.messages} | ({"wording": record.wording} if record.wording else {})
+    elif isinstance(record, PreferenceRecord):
+        value = {"prompt": record.prompt, "chosen": record.chosen, "rejected": record.rejected}
+    else:
+        return None
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _describe(folder: Path, fingerprint: str) -> None:
+    """The files by which `datasets.load_from_disk` knows the folder."""
+    features = datasets.Features.from_arrow_schema(SCHEMA)
+    datasets.DatasetInfo(features=features).write_to_directory(str(folder))
+    state: dict[str, Any] = {
+        "_data_files": [{"filename": FILE}],
+        "_fingerprint": fingerprint,
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": None,
+    }
+    (folder / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")

@@ -1,0 +1,211 @@
+import copy
+import json
+
+import pytest
+
+from gemma_keras.config.schema import CleaningConfig
+from gemma_keras.data.cleaning import Mender, contaminated, content_key, contents, is_empty, repaired, without_residue
+from gemma_keras.data.records import ChatRecord, ChoiceRecord, PreferenceRecord, TextRecord
+
+
+def chat(*turns, system=""):
+    messages = [{"role": "system", "content": system}] if system else []
+    messages += [{"role": ("user", "model")[i % 2], "content": turn} for i, turn in enumerate(turns)]
+    return ChatRecord(messages=messages, type="instruction")
+
+
+def pair(prompt, chosen, rejected):
+    return PreferenceRecord(prompt=[{"role": "user", "content": prompt}], chosen=chosen, rejected=rejected)
+
+
+def choice(question, *choices):
+    return ChoiceRecord(question=question, choices=list(choices), answer="A", subject="history")
+
+
+@pytest.mark.parametrize(
+    "record, texts",
+    [
+        (chat("你好", "您好！", system="请友善"), ["你好", "您好！"]),
+        (TextRecord(text="文"), ["文"]),
+        (pair("问", "好", "坏"), ["问", "好", "坏"]),
+        (choice("哪一年？", "甲", "乙"), ["哪一年？", "甲", "乙"]),
+    ],
+)
+def test_contents(record, texts):
+    assert contents(record) == texts
+    assert not is_empty(record)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [chat("你好", " \n\u3000"), chat("", "您好"), TextRecord(text="\t"), pair("问", "", "坏"), choice(" ", "甲", "乙")],
+)
+def test_empty(record):
+    assert is_empty(record)
+
+
+def test_what_is_not_empty():
+    assert not is_empty(choice("下图中正确的是", "甲", ""))
+    assert not is_empty(ChatRecord(messages=[{"role": "system", "content": ""}, *chat("甲", "乙").messages], type="x"))
+
+
+def test_content_key():
+    key = content_key(chat("床前 明月光", "疑是\n地上霜"))
+    assert 0 <= key < 1 << 64
+    assert key == content_key(chat(" 床前明月光\u3000", "疑是地上霜", system="请背诗"))
+    others = [
+        chat("床前明月光疑是", "地上霜"),
+        chat("床前明月光", "疑是地上霜。"),
+        TextRecord(text="床前明月光疑是地上霜"),
+    ]
+    assert len({key, *map(content_key, others)}) == 4
+    assert isinstance(content_key(TextRecord(text="\ud800")), int)
+
+
+def test_names_of_rules():
+    assert contaminated("ceval") == "contaminated_ceval"
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("一\r\n二\r三", "一\n二\n三"),
+        ("\ufeff春\x00眠\x08\t不\u202e觉\u2066晓\x7f", "春眠\t不觉晓"),
+        ("你好，世界".encode().decode("latin-1"), "你好，世界"),
+        ("voilÃ\xa0 le cafÃ©", "voilà le café"),
+        ("â€œquotedâ€\x9d", "“quoted”"),
+        ("请生成一个标题。\\n\n", "请生成一个标题。\n"),
+        ("判断是否为闰年。\\n\n\\n1996\\n", "判断是否为闰年。\n\n1996\n"),
+        ("How fast?\\nOptions:\\n- (A) 3\\n- (B) Tom's", "How fast?\nOptions:\n- (A) 3\n- (B) Tom's"),
+    ],
+)
+def test_repaired(text, expected):
+    assert repaired(text) == expected
+    assert repaired(expected) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "全角：，。！？（）「」“引号”‘单引号’——……·《书》①Ⅳ㎡℃ＡＢＣ１２３　空格",
+        "拼音 lǜ sè、nǚ；naïve café, Zürich, señor, ¿qué?, 25°±1 µm, ½ × ² ",
+        "繁體中文與日本語のテキスト、한국어、Привет, مرحبا",
+        "ﬁ ligature, e\u0301 decomposed, 👩‍🚀 emoji ❤️ and \u200b zero width",
+        "命题 $\\neg p$ 与 $x \\neq 0$，$\\nu_i$",
+        "\\(\\nRightarrow\\) 和 \\\\n",
+        'printf("混淆矩阵:\\n");',
+        "以换行符（“\\n”）为分界符",
+        "下面的代码有什么错误？\\n```python\\nclass A:\\n    pass\\n```",
+        "while IFS=\\n read -r line",
+        "print('一\\n二')",
+        "C:\\new\\notes",
+        "{'a': 1}\n换行是 '\\n' 吗？",
+    ],
+)
+def test_sound_text_stays(text):
+    assert repaired(text) == text
+
+
+def test_spelt_breaks_of_questions_stay():
+    record = choice("输出是什么？\r\n请选择。\\n", "A::f\\nB::f\\n", "B::f\\n")
+    assert Mender(CleaningConfig()).mend(record) == ("encoding",)
+    assert contents(record) == ["输出是什么？\n请选择。\\n", "A::f\\nB::f\\n", "B::f\\n"]
+
+
+@pytest.mark.parametrize(
+    "role, text, expected",
+    [
+        ("user", "\n\n### Instruction:\n感冒吃什么药", "感冒吃什么药"),
+        ("user", "\n\n### Instruction:\n\n### Instruction:\n感冒吃什么药\n\n### Response:\n", "感冒吃什么药"),
+        ("model", "\n\n### Response:\n\n### Response:\n多喝水。\n", "多喝水。"),
+        ("user", "<s>问：\n感冒了\n怎么办？\n答：\n", "感冒了\n怎么办？"),
+        ("user", "<|Human|>: 你好<eoh>\n", "你好"),
+        ("model", "<|Inner Thoughts|>: None<eot>\n<|Commands|>: None<eoc>\n<|MOSS|>: 您好！<eom>\n", "您好！"),
+        ("user", "<s>[INST] 讲个笑话 [/INST]", "讲个笑话"),
+        ("model", "从前有座山。</s>", "从前有座山。"),
+        ("model", "<s> 从前有座山。 </s>", "从前有座山。"),
+        ("user", "Human: 讲个笑话\n\nAssistant:", "讲个笑话"),
+        ("model", "Assistant: 从前有座山。", "从前有座山。"),
+        ("user", "<s>Human: 讲个笑话\n</s>", "讲个笑话"),
+        ("user", "\n\n### Instruction:\n", ""),
+    ],
+)
+def test_residue(role, text, expected):
+    assert without_residue(text, role) == expected
+    assert without_residue(expected, role) == expected
+
+
+@pytest.mark.parametrize(
+    "role, text",
+    [
+        ("model", "提示词可以这样写：\n### Instruction:\n翻译\n### Response:\n译文"),
+        ("model", "### Instruction:\n翻译下面的句子"),
+        ("user", "### Response:\n这个标记是什么意思？"),
+        ("user", "在 Alpaca 的模板里，\n### Instruction:\n后面写什么？"),
+        ("user", "Human: 你好\nAssistant: 您好\nHuman: 再见"),
+        ("model", "Assistant: 您好\nHuman: 你好\nAssistant: 再见"),
+        ("model", "<s>原价 99 元</s>，现价 59 元"),
+        ("model", "<s>一</s>和<s>二</s>"),
+        ("model", "句子以 <s> 开始，终止符是 </s>"),
+        ("model", "答：是的"),
+        ("user", "问：印度的首都是哪里？\n答："),
+        ("user", "[INST] 一 [/INST] 二 [INST] 三 [/INST]"),
+        ("model", '<|Commands|>: Search("天气")<eoc>\n晴'),
+        ("user", "  缩进的代码\n"),
+    ],
+)
+def test_what_is_no_residue(role, text):
+    assert without_residue(text, role) == text
+
+
+@pytest.mark.parametrize(
+    "record, changed, texts",
+    [
+        (chat("### Instruction:\n一\r\n二", "### Response:\n三"), ("encoding", "residue"), ["一\n二", "三"]),
+        (chat("一", "二</s>"), ("residue",), ["一", "二"]),
+        (chat("一", "二"), (), ["一", "二"]),
+        (TextRecord(text="\ufeff<s>文"), ("encoding",), ["<s>文"]),
+        (pair("Human: 问", "Assistant: 好", "坏\x00"), ("encoding", "residue"), ["问", "好", "坏"]),
+    ],
+)
+def test_mend(record, changed, texts):
+    unmended = copy.deepcopy(record)
+    assert Mender(CleaningConfig()).mend(record) == changed
+    assert contents(record) == texts
+    assert Mender(CleaningConfig()).mend(record) == ()
+    assert Mender(CleaningConfig(repair=False, residue=False)).mend(unmended) == ()
+
+
+def test_system_turns_are_mended_too():
+    record = chat("一", "二", system="请\r\n友善</s>")
+    assert Mender(CleaningConfig()).mend(record) == ("encoding", "residue")
+    assert record.messages[0]["content"] == "请\n友善"
+
+
+def test_one_rule_at_a_time():
+    record = chat("一\r", "二</s>")
+    assert Mender(CleaningConfig(residue=False)).mend(record) == ("encoding",)
+    assert Mender(CleaningConfig(repair=False)).mend(record) == ("residue",)
+
+
+@pytest.mark.parametrize("text", ["<s>" * 30_000, "\n" * 100_000 + "</s>", "Human:" + "\n " * 50_000, "\\n" * 50_000])
+def test_hostile_texts_end(text):
+    for role in ("user", "model"):
+        without_residue(repaired(text), role)
+
+
+def test_templates_of_real_corpora(real_data):
+    for path, keys in (
+        ("tigerbot_medical/medical_qa_6000.jsonl", ("instruction", "output")),
+        ("chatmed_consult/ChatMed-Consult_test.json", ("query", "response")),
+    ):
+        for line in (real_data / path).read_text(encoding="utf-8").splitlines():
+            record = chat(*(json.loads(line)[key] for key in keys))
+            Mender(CleaningConfig()).mend(record)
+            assert not any(mark in text for text in contents(record) for mark in ("###", "<s>", "\n答："))
+
+
+@pytest.mark.parametrize("path", ["alpaca_chinese_carbonz0/zh-data-part-00.json", "code_alpaca/code_alpaca_2k.json"])
+def test_real_rows_that_need_no_mending(real_data, path):
+    for row in json.loads((real_data / path).read_text(encoding="utf-8")):
+        assert Mender(CleaningConfig()).mend(chat(row["instruction"] + row["input"], row["output"])) == ()
