@@ -95,7 +95,9 @@ def page(audits: list[Audit], left: list[Path]) -> str:
     ]
     for source in SOURCES.values():
         schema = source.schema.replace("|", "\\|")
-        lines.append(f"| `{source.name}` | {source.type or 'several'} | {source.hub_id} | {source.licence} | {schema} |")
+        lines.append(
+            f"| `{source.name}` | {source.type or 'several'} | {source.hub_id} | {source.licence} | {schema} |"
+        )
     lines += [
         "",
         "## What was read",

@@ -104,7 +104,8 @@ def find_origins(config: DataConfig, root: Path, progress: Progress) -> Origins:
 def collect(config: DataConfig, origins: Origins, folder: Path, progress: Progress) -> Collected:
     """Reads and cleans all corpora; raw rows that cannot be read go to `folder`/quarantine.jsonl."""
     contamination = _contamination(config, origins, progress)
-    near_duplicates = NearDuplicates(config.cleaning.near_duplicates) if config.cleaning.near_duplicates else None
+    threshold = config.cleaning.near_duplicates
+    near_duplicates = NearDuplicates(threshold, folder) if threshold else None
     screen = Screen(Mender(config.cleaning), contamination, near_duplicates)
     spare = Screen(Mender(config.cleaning), None, near_duplicates)
     with (folder / "quarantine.jsonl").open("w", encoding="utf-8") as quarantine:

@@ -49,7 +49,8 @@ def json_rows(stream: ByteStream) -> Iterator[tuple[int, Row | None, str]]:
         first = _FIRST_LINE.match(head)
         assert first is not None
         kind, more = head[first.start(1) : first.start(1) + 1], first.end() < len(head)
-        if kind not in (b"", b"{") or ((more or not kind) and len(head) >= _HEAD) or len(head) > MAX_ROW_BYTES:
+        ended = first.end(1) < len(head) or not kind
+        if kind not in (b"", b"{") or (ended and len(head) >= _HEAD) or len(head) > MAX_ROW_BYTES:
             break
     layout = _layout(head, more) if kind in (b"{", b"[") else None
     if layout is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gemma_keras.data.cleaning import TOO_LONG, TOO_SHORT
 from gemma_keras.data.records import ChatRecord, PreferenceRecord, Record, TextRecord
 from gemma_keras.text.templates import CLOSING, CONTENT, PROMPT, Encoding, Message, Template
 from gemma_keras.text.tokenizer import Tokenizer
@@ -17,8 +18,6 @@ EVERY_EDITION = 255
 
 NO_ANSWER = "no_answer_within_sequence_length"
 PROMPT_TOO_LONG = "prompt_too_long"
-TOO_FEW_TOKENS = "too_few_tokens"
-TOO_MANY_TOKENS = "too_many_tokens"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -148,8 +147,8 @@ def _document(record: TextRecord, ids: np.ndarray, tokenizer: Tokenizer, limits:
 
 def _outside(length: int, limits: Limits) -> str:
     if length < limits.shortest:
-        return TOO_FEW_TOKENS
-    return TOO_MANY_TOKENS if limits.longest and length > limits.longest else ""
+        return TOO_SHORT
+    return TOO_LONG if limits.longest and length > limits.longest else ""
 
 
 def _row(row_id: str, ids: np.ndarray, kinds: np.ndarray, edition: int) -> EncodedRow:

@@ -8,6 +8,7 @@ memory holds 4 bytes a row and band.
 
 import itertools
 import tempfile
+from pathlib import Path
 
 import numpy as np
 from datasketch import MinHash
@@ -31,13 +32,14 @@ class NearDuplicates:
     unless more than 64 rows that stay share all of its bands.
     """
 
-    def __init__(self, threshold: float):
+    def __init__(self, threshold: float, folder: Path | None = None):
+        """`folder` is where the signatures lie meanwhile, 512 bytes a row; None: the system's temporary folder."""
         if not 0 < threshold <= 1:
             raise ValueError(f"threshold {threshold} is no similarity above 0 and up to 1")
         self._equal_entries = int(np.ceil(threshold * ENTRIES - 1e-9))
         self._width = band_width(threshold)
         self._minhash = MinHash(ENTRIES, seed=_SEED, hashfunc=int)
-        self._signatures = tempfile.TemporaryFile()  # noqa: SIM115
+        self._signatures = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         self._signed: list[np.ndarray] = []
 
     def add(self, texts: list[str]) -> None:

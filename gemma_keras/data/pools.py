@@ -35,8 +35,8 @@ from gemma_keras.data.spool import Spool
 UNDECIDED, USED, NOT_DRAWN = "", "used", "not_drawn"
 SET_APART = "set_apart_for_validation"
 
-BATCH = 512
-"""Records that are looked at together by the vectorised rules."""
+BATCH_RECORDS, BATCH_CHARACTERS = 512, 300_000
+"""What the vectorised rules look at together, at most; they take some 60 bytes a character."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -93,7 +93,9 @@ class Pool:
         fates = np.where(used, 1, self.fates[starts])
         for number, count in enumerate(np.bincount(fates, minlength=len(self.fate_names))):
             result[self.fate_names[number]] += int(count)
-        places = {int(parent): place for place, parent in enumerate(self.parents[starts])} if self.rows_of_parent else {}
+        places = (
+            {int(parent): place for place, parent in enumerate(self.parents[starts])} if self.rows_of_parent else {}
+        )
         for parent, rows in self.rows_of_parent.items():
             result[self.fate_names[fates[places[parent]]]] += rows - 1
         return +result
@@ -125,18 +127,18 @@ def read_pool(
     """
     pool = Pool(corpus, spool)
     parents, keys, fates, prompts = array("I"), array("Q"), array("B"), array("B")
-    for batch in _batched(_account(pool, rows, quarantine, pace), BATCH):
-        for _, record in batch:
-            pool.mended.update(screen.mender.mend(record))
-        texts = [contents(record) for _, record in batch]
-        for (parent, record), hit in zip(batch, screen.hits(texts), strict=True):
+    for batch in _batched(_account(pool, rows, quarantine, pace), screen.mender, pool.mended):
+        hits = screen.hits([texts for _, _, texts in batch])
+        for (parent, record, _), hit in zip(batch, hits, strict=True):
             pool.spool.append(record)
             parents.append(parent)
             keys.append(content_key(record))
             fates.append(pool.code(EMPTY if is_empty(record) else hit))
             prompts.append(int(isinstance(record, ChatRecord) and record.messages[0]["role"] != "system"))
         if screen.near_duplicates:
-            screen.near_duplicates.add(["\n".join(parts) for parts in texts])
+            # Rows that are out already shall not take others with them: an empty text resembles nothing.
+            kept = zip(batch, fates[-len(batch) :], strict=True)
+            screen.near_duplicates.add(["" if fate else "\n".join(texts) for (_, _, texts), fate in kept])
     pool.parents, pool.keys = np.frombuffer(parents, np.uint32), np.frombuffer(keys, np.uint64)
     pool.fates, pool.open_to_prompt = np.frombuffer(fates, np.uint8), np.frombuffer(prompts, np.uint8)
     if not len(pool.fates):
@@ -148,9 +150,7 @@ def read_pool(
     return pool
 
 
-def _account(
-    pool: Pool, rows: Iterable[SourceRow], quarantine: IO[str], pace: Pace
-) -> Iterator[tuple[int, Record]]:
+def _account(pool: Pool, rows: Iterable[SourceRow], quarantine: IO[str], pace: Pace) -> Iterator[tuple[int, Record]]:
     """Counts source rows and sets the bad ones aside; yields (source row, record)."""
     for row in rows:
         pool.rows_in += row.rows
@@ -178,13 +178,19 @@ def _write(quarantine: IO[str], row: Quarantined) -> None:
     quarantine.write(json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n")
 
 
-def _batched(items: Iterator[tuple[int, Record]], size: int) -> Iterator[list[tuple[int, Record]]]:
-    batch = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
+def _batched(
+    rows: Iterator[tuple[int, Record]], mender: Mender, mended: Counter[str]
+) -> Iterator[list[tuple[int, Record, list[str]]]]:
+    """Batches of (source row, mended record, its contents); counts in `mended` what was done to them."""
+    batch, size = [], 0
+    for parent, record in rows:
+        mended.update(mender.mend(record))
+        texts = contents(record)
+        batch.append((parent, record, texts))
+        size += sum(map(len, texts))
+        if len(batch) == BATCH_RECORDS or size > BATCH_CHARACTERS:
             yield batch
-            batch = []
+            batch, size = [], 0
     if batch:
         yield batch
 

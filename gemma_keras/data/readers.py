@@ -4,6 +4,7 @@ Files are read as streams, in constant memory; nothing in a file makes a reader 
 """
 
 import csv
+import sys
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ csv.field_size_limit(MAX_ROW_BYTES)
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt")
 _PARQUET_ROWS = 256
+_MOST_HELD = 4 << 20
+"""Memory of the lines of one table row, in bytes: where there are more, a quote has not been closed."""
 
 ReadRow = tuple[int, Row | None, str]
 """Number of the row in its file, from 1 (0: the file as a whole); the row, or None; the reason why it is None."""
@@ -137,8 +140,8 @@ class _TableLines:
         return self
 
     def __next__(self) -> str:
-        if self._taken and (self._alone or self._size > MAX_ROW_BYTES):
-            raise csv.Error("a quoted field is not closed" if self._alone else TOO_LONG)
+        if self._taken and (self._alone or self._size > _MOST_HELD):
+            raise csv.Error("a quoted field is not closed")
         line = self._next()
         while not self._taken and line is not None and line.isspace():
             line = self._next()
@@ -146,7 +149,7 @@ class _TableLines:
         self._taken.append(line)
         if line is None:
             raise csv.Error(TOO_LONG)
-        self._size += len(line)
+        self._size += sys.getsizeof(line)
         try:
             return line.decode()
         except UnicodeDecodeError:

@@ -1,8 +1,8 @@
 """Rows of a split to disk as they are made: Arrow in the layout of `datasets`, and the packing plans.
 
-    rows        tokens, kinds, type, source, id, system_prompt, edition, record (the messages as JSON, before system prompt
-                and wording; what a later stage draws on)
-    plan_E_offsets.npy, plan_E_rows.npy   packed rows of edition E, see `packing.pack`; of pairs the rows are 2i and 2i + 1
+rows        tokens, kinds, type, source, id, system_prompt, edition, record (the messages as JSON, before system prompt
+            and wording; what a later stage draws on)
+plan_E_offsets.npy, plan_E_rows.npy   packed rows of edition E, see `packing.pack`; of pairs the rows are 2i and 2i + 1
 """
 
 import hashlib

@@ -5,7 +5,7 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,7 +36,7 @@ def belle(number: int) -> dict[str, str]:
     return {"instruction": f"请写出数字{number}的平方。", "input": "", "output": f"{number}的平方是{number * number}。"}
 
 
-def dialogue(number: int, **changed: object) -> dict[str, object]:
+def dialogue(number: int, **changed: Any) -> dict[str, Any]:
     turns = [
         {"role": "user", "content": f"第{number}个问题是什么？"},
         {"role": "assistant", "content": f"是{number}。"},

@@ -12,7 +12,9 @@ from gemma_keras.data.prepare import prepare
 
 def write(root, name, count, first=0):
     (root / name).mkdir(parents=True, exist_ok=True)
-    rows = [{"instruction": f"{name}的第{i}问", "input": "", "output": f"{name}答{i}"} for i in range(first, first + count)]
+    rows = [
+        {"instruction": f"{name}的第{i}问", "input": "", "output": f"{name}答{i}"} for i in range(first, first + count)
+    ]
     (root / name / f"{first}.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
 
 
@@ -86,8 +88,13 @@ def test_missing_corpora_can_be_builtin_and_are_named_so(root, tokenizer, tmp_pa
     both = (corpus("belle", 0.5), corpus("firefly", 0.5))
     with pytest.raises(UserError, match="no files of corpus 'firefly'"):
         run(settings(root, corpora=both, rows=20), tokenizer, tmp_path / "out")
-    report = run(settings(root, corpora=both, rows=20, missing="builtin", sequence_length=512), tokenizer, tmp_path / "out")
-    assert {name: entry["origin"] for name, entry in report["corpora"].items()} == {"belle": "files", "firefly": "builtin"}
+    report = run(
+        settings(root, corpora=both, rows=20, missing="builtin", sequence_length=512), tokenizer, tmp_path / "out"
+    )
+    assert {name: entry["origin"] for name, entry in report["corpora"].items()} == {
+        "belle": "files",
+        "firefly": "builtin",
+    }
     assert report["by_source"] == {"belle": 10, "firefly": 10}
 
 
