@@ -1,4 +1,4 @@
-"""JSON files of any layout to rows, as a stream: lines, arrays, and arrays within an object."""
+"""JSON files of any layout to rows, as a stream: lines, arrays, and arrays within an object. A string is a row of text."""
 
 import json
 import re
@@ -117,6 +117,8 @@ def _parsed(text: bytes) -> tuple[Row | None, str]:
             return None, "nested too deeply"
         except ValueError as error:
             return None, f"no JSON: {error}"
+    if isinstance(value, str):
+        return {"text": value}, ""
     return (value, "") if isinstance(value, dict) else (None, f"{type(value).__name__}, not an object")
 
 

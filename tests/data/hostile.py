@@ -176,7 +176,7 @@ def _values() -> Iterator[_File]:
     ]
     yield "messages/role_typos.jsonl", lines(typos), len(roles), 0
     user, model = dialogue(1)["messages"]
-    odd = (
+    odd: tuple[list, ...] = (
         [user, user, model],
         [model, user],
         [user],
@@ -186,7 +186,7 @@ def _values() -> Iterator[_File]:
         [{"role": "system", "content": "x"}],
     )
     yield "messages/odd_turns.jsonl", lines([dialogue(1, messages=list(turns)) for turns in odd]), len(odd), 0
-    shapes = (
+    shapes: tuple[Any, ...] = (
         "text",
         None,
         {},

@@ -119,7 +119,6 @@ def test_broken_lines_do_not_take_the_others_along(tmp_path):
         ('{"a": "b"}}', 0),
         ("x", 1),
         ("3", 1),
-        ('"text"', 1),
         ("[1, [2]]", 1),
         ("null", 1),
     ],
@@ -362,3 +361,9 @@ def test_a_dataset_that_cannot_be_had(tmp_path):
 def test_a_dataset_folder_stands_for_one_on_the_hub(tmp_path):
     write(tmp_path / "train.jsonl", lines(ROWS))
     assert [row for _, row, _ in read_hub(str(tmp_path))] == ROWS
+
+
+def test_strings_are_rows_of_text(tmp_path):
+    for name, content in (("a.json", '["一", "二"]'), ("l.jsonl", '"一"\n"二"\n'), ("p.json", '[\n  "一",\n  "二"\n]\n')):
+        (tmp_path / name).write_text(content, encoding="utf-8")
+        assert rows_of(tmp_path / name) == [{"text": "一"}, {"text": "二"}]

@@ -23,12 +23,12 @@ def command(base: Path, workdir: Path) -> list[str]:
     return [
         sys.executable, "-m", "scripts.train_sft", "--config=configs/stage1.py", f"--workdir={workdir}",
         f"--config.model.weights={base}", "--config.model.dtype=float32", "--config.data.sequence_length=64",
-        "--config.data.corpora.0.limit=300", "--config.data.corpora.1.limit=300", "--config.adapter.init_r=4",
+        "--config.data.rows=600", "--config.data.validation_rows=80", "--config.adapter.init_r=4",
         "--config.adapter.target_r=2", "--config.adapter.delta_t=2", "--config.adapter.dropout=0.1",
         f"--config.train.steps={STEPS}", "--config.train.batch_rows=4", "--config.train.accumulation=2",
         "--config.train.save_every=5", "--config.train.log_every=1", "--config.train.eval_every=10",
         "--config.optim.learning_rate=1e-3", "--config.optim.warmup=0.1", "--config.data.system_prompts.none=1",
-        "--config.data.system_prompts.fixed=0",
+        "--config.data.system_prompts.fixed=0", "--config.data.system_prompts.dynamic=0",
     ]  # fmt: skip
 
 
