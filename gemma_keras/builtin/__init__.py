@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gemma_keras.builtin import generator, tables
+from gemma_keras.builtin.typed_rows import write as write_typed_rows
 
 _HERE = Path(__file__).parent
 CORPUS = _HERE / "corpus"
@@ -21,16 +22,25 @@ HELD_OUT = Path("gemmalm_chinese/stage1/data_final/valid.json")  # under CORPUS 
 _ARTICLES_SHARE = 0.15  # of the generated plain text; the rest is one document a line
 
 
-def data_root(cache: Path | None = None, *, chat_rows: int = 1500, text_bytes: int = 600_000, seed: int = 0) -> Path:
+def data_root(
+    cache: Path | None = None,
+    *,
+    chat_rows: int = 1500,
+    text_bytes: int = 600_000,
+    typed_rows: int = 600,
+    seed: int = 0,
+) -> Path:
     """A folder laid out like a user's data root: the hand-written files and generated volume beside them.
 
     It is written once, atomically, into `cache` (default: $GEMMA_KERAS_CACHE, else ~/.cache/gemma_keras) under a name
     made of the arguments and of everything that the text depends on, and found there afterwards. `chat_rows` are
-    generated, half in Belle's and half in Alpaca's files; `text_bytes` (UTF-8) of plain text.
+    generated, half in Belle's and half in Alpaca's files; `text_bytes` (UTF-8) of plain text; `typed_rows` in every
+    corpus of one task (translation, questions, stories, poems, classical Chinese, preferences, titles), and exams with
+    a twelfth as many questions a subject.
     """
     if cache is None:
         cache = Path(os.environ.get("GEMMA_KERAS_CACHE") or Path.home() / ".cache" / "gemma_keras")
-    root = cache / f"builtin-{_fingerprint(chat_rows, text_bytes, seed)}"
+    root = cache / f"builtin-{_fingerprint(chat_rows, text_bytes, typed_rows, seed)}"
     if root.is_dir():
         return root
     cache.mkdir(parents=True, exist_ok=True)
@@ -39,6 +49,7 @@ def data_root(cache: Path | None = None, *, chat_rows: int = 1500, text_bytes: i
         partial.chmod(0o755)
         shutil.copytree(CORPUS, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.md"))
         _write_generated(partial, chat_rows, text_bytes, seed)
+        write_typed_rows(partial, typed_rows, seed)
         try:
             partial.rename(root)
         except OSError:
@@ -95,6 +106,6 @@ def _write_generated(root: Path, chat_rows: int, text_bytes: int, seed: int) -> 
 def _fingerprint(*arguments: int) -> str:
     """Twelve hexadecimal digits over the arguments, the hand-written files, the tables and the code."""
     digest = hashlib.sha256(repr(arguments).encode())
-    for path in sorted([*_HERE.glob("*.py"), *_HERE.glob("tables/*.txt"), *CORPUS.rglob("*.*")]):
+    for path in sorted([*_HERE.glob("*.py"), *_HERE.glob("*tables/*.txt"), *CORPUS.rglob("*.*")]):
         digest.update(path.relative_to(_HERE).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]

@@ -35,7 +35,7 @@ class Item:
     system_prompt: str = ""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class EncodedRow:
     """One row of a prepared dataset: tokens i32[n], kinds u8[n] (see `text.templates`), the edition that it belongs to."""
 
@@ -90,10 +90,10 @@ def _conversation(record: ChatRecord, encodings: list[Encoding], limits: Limits)
     for edition, encoding in enumerate(encodings):
         encoded.removed = encoded.removed or _outside(len(encoding.ids), limits)
         length = _cut(encoding, limits.sequence_length, encoded)
-        if not encoded.removed and CONTENT not in encoding.kinds[:length]:
+        if length < len(encoding.ids) and not encoded.removed and CONTENT not in encoding.kinds[:length]:
             encoded.removed = NO_ANSWER
         row_id, place = (record.id, EVERY_EDITION) if len(encodings) == 1 else (f"{record.id}~{edition}", edition)
-        encoded.rows.append(_row(row_id, encoding.ids[:length], encoding.kinds[:length], place))
+        encoded.rows.append(EncodedRow(encoding.ids[:length], encoding.kinds[:length], row_id, place))
     return Encoded(removed=encoded.removed) if encoded.removed else encoded
 
 
@@ -122,7 +122,7 @@ def _pair(record: PreferenceRecord, encodings: list[Encoding], limits: Limits) -
         encoded.truncated = encoded.truncated or length < len(encoding.ids)
         kinds = encoding.kinds[:length].copy()
         kinds[:prompt] = PROMPT
-        encoded.rows.append(_row(f"{record.id}/{side}", encoding.ids[:length], kinds, EVERY_EDITION))
+        encoded.rows.append(EncodedRow(encoding.ids[:length], kinds, f"{record.id}/{side}"))
     return Encoded(removed=encoded.removed) if encoded.removed else encoded
 
 
@@ -141,7 +141,7 @@ def _document(record: TextRecord, ids: np.ndarray, tokenizer: Tokenizer, limits:
         row_id = f"{record.id}@{number}" if len(starts) > 1 else record.id
         piece, piece_kinds = ids[start : start + size], kinds[start : start + size]
         tokens = np.insert(piece, 0, tokenizer.bos_id)
-        encoded.rows.append(_row(row_id, tokens, np.insert(piece_kinds, 0, PROMPT), EVERY_EDITION))
+        encoded.rows.append(EncodedRow(tokens, np.insert(piece_kinds, 0, PROMPT), row_id))
     return encoded
 
 
@@ -149,7 +149,3 @@ def _outside(length: int, limits: Limits) -> str:
     if length < limits.shortest:
         return TOO_SHORT
     return TOO_LONG if limits.longest and length > limits.longest else ""
-
-
-def _row(row_id: str, ids: np.ndarray, kinds: np.ndarray, edition: int) -> EncodedRow:
-    return EncodedRow(tokens=ids.astype(np.int32), kinds=kinds.astype(np.uint8), id=row_id, edition=edition)

@@ -8,6 +8,7 @@ system prompts: the same bytes each time. Corpora stream through: memory holds a
 """
 
 import dataclasses
+import gc
 import hashlib
 import json
 import shutil
@@ -58,6 +59,8 @@ def prepare(
     partial.mkdir(parents=True)
     cache = Path(config.system_prompts.cache or out.parent / "system_prompts.sqlite")
     prompter = Prompter(config, cache, tokenizer, progress)
+    # What is imported by now stays; without this, the garbage collector walks through it again for every few thousand rows.
+    gc.freeze()
     try:
         collected = collect(config, origins, partial, progress)
         mixtures = {"valid": mix(collected.valid, 0, config), "train": mix(collected.train, config.rows, config)}
@@ -68,6 +71,7 @@ def prepare(
         report = _write(config, tokenizer, collected, mixtures, prompter, partial, fingerprint, progress)
         _replace(partial, out)
     finally:
+        gc.unfreeze()
         prompter.close()
         shutil.rmtree(partial, ignore_errors=True)
     progress(

@@ -165,7 +165,8 @@ def _charts(folder: Path, report: dict[str, Any]) -> None:
         ("removed", "source rows removed, by rule"),
         ("length_histogram", "rows by tokens"),
     ):
-        figure = Figure(figsize=(7, 4), layout="constrained")
+        figure = Figure(figsize=(9, 4))
+        figure.subplots_adjust(left=0.17, right=0.98, wspace=0.5, top=0.92, bottom=0.12)
         FigureCanvasAgg(figure)
         for place, (label, part) in enumerate((("training", report), ("validation", report["validation"]))):
             axes = figure.add_subplot(1, 2, place + 1)

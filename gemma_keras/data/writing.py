@@ -13,6 +13,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import orjson
 import pyarrow as pa
 
 from gemma_keras.data.encoding import EVERY_EDITION, EncodedRow
@@ -110,7 +111,7 @@ def _as_json(row: EncodedRow, record: Record) -> str | None:
         value = {"prompt": record.prompt, "chosen": record.chosen, "rejected": record.rejected}
     else:
         return None
-    return json.dumps(value, ensure_ascii=False)
+    return orjson.dumps(value).decode()
 
 
 def _describe(folder: Path, fingerprint: str) -> None:
