@@ -4,6 +4,7 @@ Files are read as streams, in constant memory; nothing in a file makes a reader 
 """
 
 import csv
+import itertools
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ def suffix_of(path: Path) -> str:
 
 
 def read_file(
-    path: Path, *, whole_text: bool = False, columns: tuple[str, ...] = (), plain: bool = False
+    path: Path, *, text_unit: str = "line", columns: tuple[str, ...] = (), plain: bool = False
 ) -> Iterator[ReadRow]:
     """The rows of one file by its suffix, which `.gz` or `.zst` may follow.
 
@@ -46,13 +47,13 @@ def read_file(
       numbers are those of lines or of elements;
     - `.csv`: quoted, `.tsv`: never quoted; a row holds its fields as strings; numbers leave out the header;
     - `.parquet`;
-    - `.txt`: a row `{"text": ...}` for each line that is not blank.
+    - `.txt`: a row `{"text": ...}` for each line that is not blank, each paragraph, or the file.
 
     For encodings see `streams.ByteStream`. A file without rows, or one that cannot be opened, is row 0 with the reason; in
     one that is cut or corrupt, the last row gives the reason, and the rows before the damage come out.
 
     Args:
-        whole_text: a text file is one row.
+        text_unit: what of a text file is a row: "line", "paragraph" (lines up to a blank one) or "file".
         columns: names of the columns of a table that has no header.
         plain: the file is text whatever its suffix.
     """
@@ -63,7 +64,7 @@ def read_file(
     elif suffix == ".parquet":
         rows = _parquet_rows(stream)
     elif suffix == ".txt":
-        rows = _whole_text(stream) if whole_text else _text_lines(stream)
+        rows = _TEXT_UNITS[text_unit](stream)
     else:
         rows = json_rows(stream)
     number = 0
@@ -119,6 +120,25 @@ def _whole_text(stream: ByteStream) -> Iterator[ReadRow]:
             return
     if text.strip() and not stream.damage:
         yield _text_row(1, text)
+
+
+def _paragraphs(stream: ByteStream) -> Iterator[ReadRow]:
+    paragraph, first, size = [], 0, 0
+    for number, line in enumerate(itertools.chain(stream.lines(), (b"\n",)), start=1):
+        if line is not None and not line.isspace():
+            first = first or number
+            size += len(line)
+            if size <= MAX_ROW_BYTES:
+                paragraph.append(line)
+            continue
+        if first:
+            yield _text_row(first, b"".join(paragraph)) if size <= MAX_ROW_BYTES else (first, None, TOO_LONG)
+        if line is None:
+            yield number, None, TOO_LONG
+        paragraph, first, size = [], 0, 0
+
+
+_TEXT_UNITS = {"line": _text_lines, "paragraph": _paragraphs, "file": _whole_text}
 
 
 class _TableLines:

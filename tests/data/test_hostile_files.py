@@ -96,11 +96,11 @@ def test_a_row_of_200_mb_is_never_held(tmp_path):
 
 
 @QUICK
-@given(data=st.binary(max_size=300), extension=st.sampled_from(EXTENSIONS), whole=st.booleans())
-def test_random_bytes_never_raise(tmp_path_factory, data, extension, whole):
+@given(data=st.binary(max_size=300), extension=st.sampled_from(EXTENSIONS), unit=st.sampled_from(["line", "paragraph", "file"]))
+def test_random_bytes_never_raise(tmp_path_factory, data, extension, unit):
     path = tmp_path_factory.mktemp("random") / f"x.{extension}"
     path.write_bytes(data)
-    check(list(read_file(path, whole_text=whole)))
+    check(list(read_file(path, text_unit=unit)))
 
 
 @QUICK

@@ -346,11 +346,11 @@ def test_one_wrong_string_in_a_parquet_file(tmp_path):
 
 def test_text_by_line_and_whole(tmp_path):
     path = write(tmp_path / "x.txt", "第一\n\n第二 \u2028 行\r\n三\r四")
-    assert rows_of(path, whole_text=True) == [{"text": "第一\n\n第二 \u2028 行\r\n三\r四"}]
+    assert rows_of(path, text_unit="file") == [{"text": "第一\n\n第二 \u2028 行\r\n三\r四"}]
     assert [row["text"] for row in rows_of(path)] == ["第一", "第二 \u2028 行", "三", "四"]
     poem = write(tmp_path / "poem.pt", "title:诗\n\n行\n")
-    assert rows_of(poem, whole_text=True, plain=True) == [{"text": "title:诗\n\n行\n"}]
-    assert bad(read_file(write(poem, b"\xff\xff"), whole_text=True, plain=True)) == [(1, "not UTF-8")]
+    assert rows_of(poem, text_unit="file", plain=True) == [{"text": "title:诗\n\n行\n"}]
+    assert bad(read_file(write(poem, b"\xff\xff"), text_unit="file", plain=True)) == [(1, "not UTF-8")]
 
 
 def test_a_dataset_that_cannot_be_had(tmp_path):
@@ -367,3 +367,10 @@ def test_strings_are_rows_of_text(tmp_path):
     for name, content in (("a.json", '["一", "二"]'), ("l.jsonl", '"一"\n"二"\n'), ("p.json", '[\n  "一",\n  "二"\n]\n')):
         (tmp_path / name).write_text(content, encoding="utf-8")
         assert rows_of(tmp_path / name) == [{"text": "一"}, {"text": "二"}]
+
+
+def test_paragraphs_of_a_text(tmp_path):
+    path = write(tmp_path / "a.txt", "\n一\n二\n \n\n三\r\n四".encode())
+    assert list(read_file(path, text_unit="paragraph")) == [(2, {"text": "一\n二\n"}, ""), (6, {"text": "三\r\n四"}, "")]
+    path = write(tmp_path / "b.txt", "一\n\n".encode() + b"\xff\xff\n\n" + "二\n".encode())
+    assert list(read_file(path, text_unit="paragraph"))[1:] == [(3, None, "not UTF-8"), (5, {"text": "二\n"}, "")]

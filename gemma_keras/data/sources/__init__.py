@@ -101,7 +101,7 @@ def read_corpus(config: CorpusConfig, located: Located) -> Iterator[SourceRow]:
         return
     for path, file in zip(located.files, located.shown(), strict=True):
         rows = read_file(
-            path, whole_text=source.whole_text, columns=source.columns, plain=suffix_of(path) in source.suffixes
+            path, text_unit=source.text_unit, columns=source.columns, plain=suffix_of(path) in source.suffixes
         )
         yield from _read_rows(source, config.kinds, file, rows)
 

@@ -31,7 +31,7 @@ class Source:
         hub_id: where it is published, as `owner/name` or `owner/name:subset`.
         licence: as its publisher states it.
         schema: the keys of a raw row, for people to read.
-        whole_text: a text file is one document, not one a line.
+        text_unit: what of its text files is a row: "line", "paragraph" (lines up to a blank one) or "file".
         columns: names of the columns of its csv and tsv files, where these have no header.
         suffixes: of files of its own besides those of `readers.SUFFIXES`; such files are text.
         names_file: rows say which file they come from, as reports show it, under the key `FILE`.
@@ -49,7 +49,7 @@ class Source:
     hub_id: str = ""
     licence: str = RESEARCH
     schema: str = ""
-    whole_text: bool = False
+    text_unit: str = "line"
     columns: tuple[str, ...] = ()
     suffixes: tuple[str, ...] = ()
     names_file: bool = False

@@ -94,22 +94,13 @@ _CLASSICAL, _MODERN = "古文：", "现代文："
 
 
 def _classical_modern(row: Row) -> list[Record]:
-    """A passage and its translation; or the text of a chapter, where lines of both take turns."""
+    """A passage and its translation; or a text of two lines, one of each."""
     if row.get("text") is None:
         return _into_modern(text(row, "inputs"), text(row, "truth"))
     lines = [line.strip() for line in text(row, "text").split("\n") if line.strip()]
-    if not lines:
-        raise SkippedRow("empty")
-    for number, line in enumerate(lines):
-        if not line.startswith(_MODERN if number % 2 else _CLASSICAL):
-            raise BadRow(f"lines are not {_CLASSICAL} and {_MODERN} by turns from text line {number + 1} on")
-    if len(lines) % 2:
-        raise BadRow(f"the last {_CLASSICAL} has no {_MODERN}")
-    return [
-        record
-        for old, new in zip(lines[::2], lines[1::2], strict=True)
-        for record in _into_modern(old.removeprefix(_CLASSICAL), new.removeprefix(_MODERN))
-    ]
+    if len(lines) != 2 or not (lines[0].startswith(_CLASSICAL) and lines[1].startswith(_MODERN)):
+        raise BadRow(f"not a line {_CLASSICAL} and a line {_MODERN}")
+    return _into_modern(lines[0].removeprefix(_CLASSICAL), lines[1].removeprefix(_MODERN))
 
 
 def _into_modern(classical: str, modern: str) -> list[Record]:
@@ -167,7 +158,7 @@ def _worded(body: str, target: str, type: str, wording: str) -> list[Record]:
 
 _MODERN_POEMS = "or a text file of lines title:, date:, empty, poem"
 _COLLECTIONS = "paragraphs | content | para: [str], title | rhythmic | chapter, author"
-_BITEXT = f"a text file of lines {_CLASSICAL}… and {_MODERN}… by turns"
+_BITEXT = f"in a text file, lines {_CLASSICAL}… and {_MODERN}…, and a blank one after each pair"
 
 SOURCES: tuple[Source, ...] = (
     Source(
@@ -178,7 +169,7 @@ SOURCES: tuple[Source, ...] = (
     Source(
         name="chinese_modern_poetry", read=_modern_poetry, type="modern_poetry_creation",
         places=("chinese_modern_poetry", "modern_poetry"), hub_id="Iess/chinese_modern_poetry",
-        schema=f"uuid, prompt, response; {_MODERN_POEMS}", whole_text=True, suffixes=(".pt",),
+        schema=f"uuid, prompt, response; {_MODERN_POEMS}", text_unit="file", suffixes=(".pt",),
     ),
     Source(
         name="chinese_poetry", read=_chinese_poetry, type="ancient_poetry_creation", places=("chinese_poetry",),
@@ -191,12 +182,12 @@ SOURCES: tuple[Source, ...] = (
     Source(
         name="classical_modern", read=_classical_modern, type="classical_translation",
         places=("classical_modern/**/bitext.txt", "classical_modern"), hub_id="HistoryTrans/Dataset",
-        schema=f"inputs, truth; or {_BITEXT}", whole_text=True,
+        schema=f"inputs, truth; or {_BITEXT}", text_unit="paragraph",
     ),
     Source(
         name="niutrans_classical", read=_classical_modern, type="classical_translation",
         places=("niutrans_classical/**/bitext.txt", "classical_modern/**/bitext.txt"), licence="MIT",
-        schema=_BITEXT, whole_text=True,
+        schema=_BITEXT, text_unit="paragraph",
     ),
     Source(
         name="pclue", read=_pclue, hub_id="wbbbbb/pclue", kind=_type,

@@ -55,7 +55,7 @@ _DOCUMENT = "text | content; or a line each"
 SOURCES: tuple[Source, ...] = (
     Source(
         name="zh_wiki", read=_zh_wiki, type="text", hub_id="wikimedia/wikipedia:20231101.zh", licence="CC BY-SA",
-        schema="text; or paragraphs: [{context}]; or a text file an article", whole_text=True,
+        schema="text; or paragraphs: [{context}]; or a text file an article", text_unit="file",
     ),
     Source(name="cluecorpussmall", read=_document, type="text", schema=_DOCUMENT),
     Source(
@@ -68,11 +68,11 @@ SOURCES: tuple[Source, ...] = (
     ),
     Source(
         name="classical_raw_text", read=_document, type="text", licence="MIT", schema="a text file a chapter",
-        whole_text=True,
+        text_unit="file",
     ),
     Source(
         name="plain_text", read=_document, type="text", places=("plain_text", "pretrain_jsonl"),
-        schema="text | content; or a text file a document", whole_text=True,
+        schema="text | content; or a text file a document", text_unit="file",
     ),
     Source(name="text", read=_document, type="text", schema=_DOCUMENT),
 )  # fmt: skip

@@ -49,12 +49,10 @@ SOUND = [
      "ancient_poetry_creation"),
     ("classical_modern", {"inputs": "学而时习之", "truth": "学了要时常温习"},
      [("用现代汉语解释下面这段古文：\n学而时习之", "学了要时常温习")], "classical_translation"),
-    ("classical_modern", {"text": BITEXT},
-     [("用现代汉语解释下面这段古文：\n学而时习之。", "学了要时常温习。"),
-      ("用现代汉语解释下面这段古文：\n温故知新。", "温习旧的，知道新的。")], "classical_translation"),
-    ("niutrans_classical", {"text": BITEXT.replace("\n", "\r\n")},
-     [("用现代汉语解释下面这段古文：\n学而时习之。", "学了要时常温习。"),
-      ("用现代汉语解释下面这段古文：\n温故知新。", "温习旧的，知道新的。")], "classical_translation"),
+    ("classical_modern", {"text": BITEXT.partition("\n\n")[0]},
+     [("用现代汉语解释下面这段古文：\n学而时习之。", "学了要时常温习。")], "classical_translation"),
+    ("niutrans_classical", {"text": BITEXT.partition("\n\n")[2].replace("\n", "\r\n")},
+     [("用现代汉语解释下面这段古文：\n温故知新。", "温习旧的，知道新的。")], "classical_translation"),
     ("pclue", {"input": "是吗？答案：", "target": "是", "answer_choices": ["是", "否"], "type": "nli"}, [("是吗？答案：", "是")],
      "classification"),
     ("pclue", {"type": "mrc", "input": "问", "target": "答"}, [("问", "答")], "reading"),
@@ -112,7 +110,6 @@ def test_form_of_a_poem(lines, form):
         ("chinese_modern_poetry", {"text": "title:题\ndate:1920\n\n"}, "empty"),
         ("chinese_poetry", {"title": "收尾", "author": "某", "paragraphs": []}, "empty"),
         ("chinese_poetry", {"chapter": "学而篇", "paragraphs": ["子曰：“学而时习之。”"]}, "not_a_poem"),
-        ("classical_modern", {"text": " \n"}, "empty"),
     ],
 )
 def test_rows_without_a_use_are_skipped(name, row, rule):
@@ -154,8 +151,8 @@ def test_stand_ins_are_read_under_the_corpus_name(tmp_path):
     (tmp_path / "modern_poetry" / "a.pt").write_text(POEM, encoding="utf-8")
     for name, count in (("classical_modern", 2), ("chinese_modern_poetry", 1)):
         corpus = CorpusConfig(name=name)
-        (row,) = read_corpus(corpus, locate(corpus, tmp_path))
-        assert len(row.records) == count
+        rows = list(read_corpus(corpus, locate(corpus, tmp_path)))
+        assert [len(row.records) for row in rows] == [1] * count
 
 
 def test_kinds_of_csl(tmp_path):
@@ -175,7 +172,7 @@ REAL = {
     "news_commentary": (8000, 8000, {}, 0, 16000), "chinese_modern_poetry": (374, 374, {}, 0, 374),
     "chinese_poetry": (7186, 7151, {"empty": 13, "not_a_poem": 21}, 1, 7470),
     "chinese_poetry_collections": (7186, 7151, {"empty": 13, "not_a_poem": 21}, 1, 7470),
-    "classical_modern": (117, 117, {}, 0, 9913), "niutrans_classical": (117, 117, {}, 0, 9913),
+    "classical_modern": (9913, 9913, {}, 0, 9913), "niutrans_classical": (9913, 9913, {}, 0, 9913),
     "pclue": (1834, 1834, {}, 0, 1834), "csl": (4700, 4700, {}, 0, 4700),
 }  # fmt: skip
 
