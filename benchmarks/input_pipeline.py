@@ -5,7 +5,7 @@ rows, how soon the first batch of a late step is there, how many tokens a second
 from the sentences of the builtin corpus, or of the text corpora below --root, at the lengths of stage 1 (median about
 120 tokens).
 
-    python -m benchmarks.input_pipeline [--rows=20000] [--many=1000000] [--root=CORPORA] [--tokenizer=FILE]
+    python -m benchmarks.input_pipeline [--rows=40000] [--many=1000000] [--root=CORPORA] [--tokenizer=FILE]
 """
 
 import json
@@ -28,7 +28,7 @@ from gemma_keras import builtin
 from gemma_keras.config.schema import CleaningConfig, CorpusConfig, DataConfig
 from gemma_keras.text.tokenizer import Tokenizer
 
-ROWS = flags.DEFINE_integer("rows", 20_000, "rows that both ways prepare")
+ROWS = flags.DEFINE_integer("rows", 40_000, "rows that both ways prepare")
 FEW = flags.DEFINE_integer("few", 10_000, "rows of the smaller measurement of memory")
 MANY = flags.DEFINE_integer("many", 1_000_000, "rows of the larger measurement of memory")
 ROOT = flags.DEFINE_string("root", "", "folder of corpora whose sentences are used; empty: the builtin corpus")

@@ -156,6 +156,7 @@ def _charts(folder: Path, report: dict[str, Any]) -> None:
     # Imported here: it takes long, and most users of this package never draw.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     folder.mkdir()
     for name, title in (
@@ -165,19 +166,23 @@ def _charts(folder: Path, report: dict[str, Any]) -> None:
         ("removed", "source rows removed, by rule"),
         ("length_histogram", "rows by tokens"),
     ):
-        figure = Figure(figsize=(9, 4))
-        figure.subplots_adjust(left=0.17, right=0.98, wspace=0.5, top=0.92, bottom=0.12)
+        figure = Figure(figsize=(10, 4))
+        figure.subplots_adjust(left=0.23, right=0.95, wspace=0.9, top=0.92, bottom=0.12)
         FigureCanvasAgg(figure)
         for place, (label, part) in enumerate((("training", report), ("validation", report["validation"]))):
             axes = figure.add_subplot(1, 2, place + 1)
             axes.set_title(f"{label}: {title}", fontsize=8)
             axes.tick_params(labelsize=7)
+            axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             values = part[name]
             if not values:
                 axes.set_axis_off()
                 axes.text(0.5, 0.5, "none", ha="center")
             elif isinstance(values, dict):
-                axes.barh(list(values), list(values.values()))
+                bars = axes.barh(list(values), list(values.values()))
+                axes.bar_label(bars, [f"{count:,}" for count in values.values()], padding=2, fontsize=7)
+                axes.margins(x=0.2)
+                axes.invert_yaxis()
             else:
                 width = report["sequence_length"] / len(values)
                 axes.bar((np.arange(len(values)) + 0.5) * width, values, width=width)

@@ -96,7 +96,11 @@ def test_a_row_of_200_mb_is_never_held(tmp_path):
 
 
 @QUICK
-@given(data=st.binary(max_size=300), extension=st.sampled_from(EXTENSIONS), unit=st.sampled_from(["line", "paragraph", "file"]))
+@given(
+    data=st.binary(max_size=300),
+    extension=st.sampled_from(EXTENSIONS),
+    unit=st.sampled_from(["line", "paragraph", "file"]),
+)
 def test_random_bytes_never_raise(tmp_path_factory, data, extension, unit):
     path = tmp_path_factory.mktemp("random") / f"x.{extension}"
     path.write_bytes(data)

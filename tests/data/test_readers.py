@@ -364,13 +364,20 @@ def test_a_dataset_folder_stands_for_one_on_the_hub(tmp_path):
 
 
 def test_strings_are_rows_of_text(tmp_path):
-    for name, content in (("a.json", '["一", "二"]'), ("l.jsonl", '"一"\n"二"\n'), ("p.json", '[\n  "一",\n  "二"\n]\n')):
+    for name, content in (
+        ("a.json", '["一", "二"]'),
+        ("l.jsonl", '"一"\n"二"\n'),
+        ("p.json", '[\n  "一",\n  "二"\n]\n'),
+    ):
         (tmp_path / name).write_text(content, encoding="utf-8")
         assert rows_of(tmp_path / name) == [{"text": "一"}, {"text": "二"}]
 
 
 def test_paragraphs_of_a_text(tmp_path):
     path = write(tmp_path / "a.txt", "\n一\n二\n \n\n三\r\n四".encode())
-    assert list(read_file(path, text_unit="paragraph")) == [(2, {"text": "一\n二\n"}, ""), (6, {"text": "三\r\n四"}, "")]
+    assert list(read_file(path, text_unit="paragraph")) == [
+        (2, {"text": "一\n二\n"}, ""),
+        (6, {"text": "三\r\n四"}, ""),
+    ]
     path = write(tmp_path / "b.txt", "一\n\n".encode() + b"\xff\xff\n\n" + "二\n".encode())
     assert list(read_file(path, text_unit="paragraph"))[1:] == [(3, None, "not UTF-8"), (5, {"text": "二\n"}, "")]
