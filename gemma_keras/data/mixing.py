@@ -4,6 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+STRETCH = 100_000
+"""Rows that `interleave` sorts at once."""
+
 
 def largest_remainder(shares: Sequence[float] | np.ndarray, total: int) -> list[int]:
     """Whole numbers that add up to `total`, each within 1 of its exact share; of equal remainders the first gains.
@@ -49,11 +52,16 @@ def interleave(counts: Sequence[int], rng: np.random.Generator) -> tuple[np.ndar
     Each corpus is spread evenly: its k-th of n rows falls at a random point of the k-th n-th part of the whole, so every
     long run of rows holds the corpora in their shares, and each corpus keeps its own order.
     """
-    starts = np.cumsum([0, *counts])
-    points = rng.random(int(starts[-1]))
-    for first, end in zip(starts, starts[1:]):
-        points[first:end] += np.arange(end - first)
-        points[first:end] /= max(1, end - first)
-    order = np.argsort(points, kind="stable")
-    corpus = np.repeat(np.arange(len(counts), dtype=np.uint16), counts)[order]
-    return corpus, (order - starts[corpus]).astype(np.int32)
+    total = sum(counts)
+    corpora, places = np.empty(total, np.uint16), np.empty(total, np.int32)
+    # Stretch by stretch, so that sorting takes little memory; each takes its part of every corpus.
+    bounds = np.linspace(0, 1, total // STRETCH + 2)
+    cuts = (np.asarray(counts, np.int64)[:, None] * bounds + 1e-9).astype(np.int64)
+    start = 0
+    for firsts, ends in zip(cuts.T, cuts.T[1:]):
+        corpus = np.repeat(np.arange(len(counts), dtype=np.uint16), ends - firsts)
+        place = np.concatenate([np.zeros(0, np.int64), *(np.arange(first, end) for first, end in zip(firsts, ends))])
+        order = np.argsort((place + rng.random(len(place))) / np.asarray(counts)[corpus], kind="stable")
+        corpora[start : start + len(order)], places[start : start + len(order)] = corpus[order], place[order]
+        start += len(order)
+    return corpora, places

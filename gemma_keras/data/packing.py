@@ -36,7 +36,7 @@ def pack(lengths: Sequence[int] | np.ndarray, sequence_length: int, block: int =
             open_bins.put(start + place, int(part[place]))
         close(lambda first_row, start=start: first_row < start)  # type: ignore[misc]
     close(lambda first_row: True)
-    return np.array(offsets, dtype=np.int64), np.array(flat, dtype=np.int32)
+    return np.frombuffer(offsets, np.int64), np.frombuffer(flat, np.int32)
 
 
 class _Bins:

@@ -38,6 +38,8 @@ SET_APART = "set_apart_for_validation"
 BATCH_RECORDS, BATCH_CHARACTERS = 512, 300_000
 """What the vectorised rules look at together, at most; they take some 60 bytes a character."""
 
+_BLOCK = 100_000  # keys compared at once: what a comparison takes besides does not grow with the corpora
+
 
 @dataclasses.dataclass(slots=True)
 class Pool:
@@ -80,7 +82,7 @@ class Pool:
 
     def available(self) -> np.ndarray:
         """The records that are still undecided, i32, ascending."""
-        return np.flatnonzero(self.fates == 0).astype(np.int32)
+        return np.arange(len(self.fates), dtype=np.int32)[self.fates == 0]
 
     def counts(self) -> Counter[str]:
         """Number of source rows by fate: USED if any record of the row is used, else the fate of its first record."""
@@ -197,13 +199,17 @@ def _batched(
 
 def remove_duplicates(pools: list[Pool]) -> None:
     """Removes every later copy of a record, over all pools in their order."""
-    alive = [pool.available() for pool in pools]
-    keys = np.concatenate([np.zeros(0, np.uint64), *(pool.keys[rows] for pool, rows in zip(pools, alive, strict=True))])
-    order = np.argsort(keys, kind="stable").astype(np.int32)
+    keys = np.concatenate([np.zeros(0, np.uint64), *(pool.keys[pool.fates == 0] for pool in pools)])
+    keys.sort()
+    repeated = np.unique(keys[1:][keys[1:] == keys[:-1]])
+    del keys  # mostly there is little left to do, which takes little memory
+    copies = [np.flatnonzero(_among(pool.keys, repeated) & (pool.fates == 0)) for pool in pools]
+    keys = np.concatenate([repeated[:0], *(pool.keys[rows] for pool, rows in zip(pools, copies, strict=True))])
+    order = np.argsort(keys, kind="stable")
     later = np.zeros(len(keys), bool)
     later[order[1:]] = keys[order[1:]] == keys[order[:-1]]
     start = 0
-    for pool, rows in zip(pools, alive, strict=True):
+    for pool, rows in zip(pools, copies, strict=True):
         pool.fates[rows[later[start : start + len(rows)]]] = pool.code(DUPLICATE)
         start += len(rows)
 
@@ -236,9 +242,11 @@ def count_among(keys: np.ndarray, others: np.ndarray) -> int:
 
 
 def _among(keys: np.ndarray, others: np.ndarray) -> np.ndarray:
-    if not len(others):
-        return np.zeros(len(keys), bool)
-    return others[np.minimum(np.searchsorted(others, keys), len(others) - 1)] == keys
+    found = np.zeros(len(keys), bool)
+    for start in range(0, len(keys) if len(others) else 0, _BLOCK):
+        block = keys[start : start + _BLOCK]
+        found[start : start + _BLOCK] = others[np.minimum(np.searchsorted(others, block), len(others) - 1)] == block
+    return found
 
 
 def set_apart(pools: list[Pool], counts: list[int], seed: int) -> list[Pool]:

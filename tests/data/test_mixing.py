@@ -43,3 +43,11 @@ def test_order_spreads_the_corpora():
         assert abs(window.count(0) - 60) <= 3 and abs(window.count(2) - 10) <= 3
     assert [k for c, k in order if c == 1] == list(range(300))
     assert all(len(interleave(counts, np.random.default_rng(0))[0]) == 0 for counts in ([], [0]))
+
+
+def test_long_orders_are_made_stretch_by_stretch():
+    counts = [150_000, 80_000, 7, 1]
+    corpora, places = interleave(counts, np.random.default_rng(0))
+    for number, count in enumerate(counts):
+        assert places[corpora == number].tolist() == list(range(count))
+    assert all(abs((corpora[start : start + 1000] == 0).sum() - 652) < 5 for start in range(0, 230_000, 1000))
