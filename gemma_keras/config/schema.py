@@ -72,8 +72,8 @@ class CleaningConfig:
     near_duplicates: float = field(0.0, "remove rows whose 5-grams overlap with an earlier row's by this Jaccard similarity; 0: off")
     contamination: tuple[str, ...] = field((), "evaluation corpora; rows that share an n-gram with one of their texts are removed")
     contamination_ngram: int = field(13, "length of these n-grams, in Chinese characters, words and numbers")
-    min_tokens: int = field(0, "remove rows with fewer tokens of content")
-    max_tokens: int = field(0, "remove rows with more tokens of content; 0: no limit, they are cut to data.sequence_length")
+    min_tokens: int = field(0, "remove rows whose turns (or text) have fewer tokens, system prompt and template left out")
+    max_tokens: int = field(0, "remove rows whose turns (or text) have more tokens; 0: no limit, they are cut to data.sequence_length")
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)

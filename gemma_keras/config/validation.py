@@ -89,7 +89,7 @@ RANGES: dict[type, dict[str, Range]] = {
     schema.DataConfig: {
         "validation_rows": NOT_NEGATIVE,
         "rows": NOT_NEGATIVE,
-        "editions": COUNT,
+        "editions": Range(low=1, high=100),
         "max_prompt_tokens": NOT_NEGATIVE,
         "sequence_length": Range(low=8),
         "seed": NOT_NEGATIVE,

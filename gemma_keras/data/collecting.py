@@ -1,12 +1,15 @@
 """From the corpora of a configuration to clean pools of training and validation records."""
 
 import dataclasses
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import CorpusConfig, DataConfig
@@ -22,6 +25,8 @@ from gemma_keras.data.sources import Located, SourceRow, get_source, locate, rea
 from gemma_keras.data.spool import Spool
 from gemma_keras.data.writing import FILE
 
+EARLIER = "earlier stage"
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
@@ -35,7 +40,7 @@ class Origin:
     def describe(self) -> str:
         """For the report: earlier stage, hub, builtin or files."""
         if self.split:
-            return "earlier stage"
+            return EARLIER
         return "hub" if self.located.hub else "builtin" if self.located.builtin else "files"
 
     def rows(self) -> Iterator[SourceRow]:
@@ -76,12 +81,14 @@ def find_origins(config: DataConfig, root: Path, progress: Progress) -> Origins:
     earlier = [(Path(folder), _earlier_report(Path(folder))) for folder in config.earlier]
     train = []
     for corpus in config.corpora:
-        held = [_earlier(corpus, root, *stage, "train") for stage in earlier if corpus.name in stage[1]["by_source"]]
-        train.append(held[0] if held else Origin(corpus=corpus, located=locate(corpus, root, config.missing)))
+        held = [folder for folder, report in earlier if _offers(report, corpus, config.corpora, progress)]
+        origin = _earlier(corpus, root, held[0], "train") if held else None
+        train.append(origin or Origin(corpus=corpus, located=locate(corpus, root, config.missing)))
     earlier_valid = [
-        _earlier(CorpusConfig(name=name), root, folder, report, "valid")
+        _earlier(CorpusConfig(name=name), root, folder, "valid")
         for folder, report in earlier
         for name in report["validation"]["by_source"]
+        if not any(entry["documents"] for entry in _entries(report["validation"], name))
     ]
     contamination = []
     for entry in config.cleaning.contamination:
@@ -101,8 +108,18 @@ def find_origins(config: DataConfig, root: Path, progress: Progress) -> Origins:
     )
 
 
-def collect(config: DataConfig, origins: Origins, folder: Path, progress: Progress) -> Collected:
-    """Reads and cleans all corpora; raw rows that cannot be read go to `folder`/quarantine.jsonl."""
+def collect(
+    config: DataConfig,
+    origins: Origins,
+    folder: Path,
+    usable: Callable[[list[Record]], list[bool]],
+    progress: Progress,
+) -> Collected:
+    """Reads and cleans all corpora; raw rows that cannot be read go to `folder`/quarantine.jsonl.
+
+    Args:
+        usable: whether records fit into a row; asked of those that may be set apart for validation.
+    """
     contamination = _contamination(config, origins, progress)
     threshold = config.cleaning.near_duplicates
     near_duplicates = NearDuplicates(threshold, folder) if threshold else None
@@ -128,17 +145,18 @@ def collect(config: DataConfig, origins: Origins, folder: Path, progress: Progre
     if near_duplicates:
         pooling.remove_near_duplicates(train, [*valid, *earlier_valid], near_duplicates)
     if config.validation_rows:
-        valid = _set_apart(config, train, earlier_valid)
+        valid = _set_apart(config, train, earlier_valid, usable)
         pooling.remove_seen(train, pooling.sorted_keys(valid))
     return Collected(train, valid, _compared(config, contamination))
 
 
-def _set_apart(config: DataConfig, train: list[Pool], earlier_valid: list[Pool]) -> list[Pool]:
+def _set_apart(
+    config: DataConfig, train: list[Pool], earlier_valid: list[Pool], usable: Callable[[list[Record]], list[bool]]
+) -> list[Pool]:
     """Validation rows by share: of a corpus of an earlier stage from that stage's validation rows, else from training's."""
     held_out = {pool.corpus.name: pool for pool in earlier_valid}
-    sources = [held_out.get(pool.corpus.name, pool) for pool in train]
-    counts = validation_counts(train, sources, config.validation_rows)
-    return set_apart(sources, counts, config.seed)
+    sources = [held_out.get(pool.corpus.name, pool) if pool.origin == EARLIER else pool for pool in train]
+    return set_apart(sources, validation_counts(train, sources, config.validation_rows), config.seed, usable)
 
 
 def _contamination(config: DataConfig, origins: Origins, progress: Progress) -> Contamination | None:
@@ -151,7 +169,7 @@ def _contamination(config: DataConfig, origins: Origins, progress: Progress) -> 
 
 def _evaluation_texts(origins: tuple[Origin, ...]) -> Iterator[tuple[str, str]]:
     for origin in origins:
-        texts = get_source(origin.corpus.name).evaluation_texts or contents
+        texts = get_source(origin.corpus.name).bodies or contents
         for row in origin.rows():
             for record in row.records:
                 yield from ((origin.corpus.name, text) for text in texts(record))
@@ -175,30 +193,63 @@ def _earlier_report(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def _earlier(corpus: CorpusConfig, root: Path, folder: Path, report: dict[str, Any], split: str) -> Origin:
+def _entries(report: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """What a report says of the corpus; of one that is named twice, both."""
+    return [entry for key, entry in report["corpora"].items() if key.partition("#")[0] == name]
+
+
+def _offers(
+    report: dict[str, Any], corpus: CorpusConfig, corpora: tuple[CorpusConfig, ...], progress: Progress
+) -> bool:
+    """Whether an earlier stage holds just this corpus: the same files and kinds of it, as conversations."""
+    entries = _entries(report, corpus.name)
+    if not entries:
+        return False
+    same = [entry for entry in entries if (entry["path"], tuple(entry["kinds"])) == (corpus.path, corpus.kinds)]
+    alone = len(entries) == 1 == sum(other.name == corpus.name for other in corpora)
+    if same and alone and not same[0]["documents"]:
+        return True
+    progress(
+        f"{corpus.name} is drawn from its files: the earlier stage has documents, other files or other kinds of it"
+    )
+    return False
+
+
+def _earlier(corpus: CorpusConfig, root: Path, folder: Path, split: str) -> Origin:
+    fingerprint = _earlier_report(folder)["fingerprint"]
     return Origin(
-        corpus=corpus,
-        located=Located(root=root),
-        split=folder / split,
-        earlier_fingerprint=f"{report['fingerprint']} {split}",
+        corpus=corpus, located=Located(root=root), split=folder / split, earlier_fingerprint=f"{fingerprint} {split}"
     )
 
 
 def _earlier_rows(split: Path, name: str) -> Iterator[SourceRow]:
-    """The records of one corpus in an earlier stage's split, each as a source row."""
-    with pa.memory_map(str(split / FILE)) as file:
-        number = 0
-        for batch in pa.ipc.open_stream(file):
-            columns = zip(*(batch.column(key).to_pylist() for key in ("source", "type", "id", "record")))
-            for source, kind, row_id, text in columns:
-                number += 1
-                if source == name and text is not None:
-                    record = _restored(json.loads(text), kind, source, row_id)
-                    yield SourceRow(file=split.as_posix(), row=number, records=[record])
+    """The records of one corpus in an earlier stage's split; those of one source row come together, as one row.
+
+    Raises:
+        UserError: the split is damaged.
+    """
+    try:
+        with pa.memory_map(str(split / FILE)) as file:
+            table = pa.ipc.open_stream(file).read_all()
+            mine = pc.and_(pc.equal(table["source"], name), pc.is_valid(table["record"]))
+            places = np.flatnonzero(mine.to_numpy())
+            ids = table["id"].take(places).to_pylist()
+            parents = [_without_edition(row_id).partition("#")[0] for row_id in ids]
+            order = sorted(range(len(ids)), key=parents.__getitem__)
+            for _, group in itertools.groupby(order, key=parents.__getitem__):
+                rows = table.take(places[list(group)]).select(["type", "id", "record"]).to_pylist()
+                records = [_restored(row, name) for row in rows]
+                yield SourceRow(file=f"earlier {split.name}", row=0, records=records)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(
+            f"the earlier stage's data in {split} is damaged ({str(error).splitlines()[0]}); prepare it again"
+        ) from error
 
 
-def _restored(value: dict[str, Any], kind: str, source: str, row_id: str) -> Record:
-    row_id = row_id.partition("~")[0].removesuffix("/chosen")
-    if "messages" in value:
-        return ChatRecord(**value, type=kind, source=source, id=row_id)
-    return PreferenceRecord(**value, type=kind, source=source, id=row_id)
+def _restored(row: dict[str, Any], source: str) -> Record:
+    value = json.loads(row["record"]) | {"type": row["type"], "source": source, "id": _without_edition(row["id"])}
+    return ChatRecord(**value) if "messages" in value else PreferenceRecord(**value)
+
+
+def _without_edition(row_id: str) -> str:
+    return row_id.partition("~")[0].removesuffix("/chosen")

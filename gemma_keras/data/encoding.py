@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gemma_keras.data.cleaning import TOO_LONG, TOO_SHORT
+from gemma_keras.data.cleaning import TOO_LONG, TOO_SHORT, contents
 from gemma_keras.data.records import ChatRecord, PreferenceRecord, Record, TextRecord
 from gemma_keras.text.templates import CLOSING, CONTENT, PROMPT, Encoding, Message, Template
 from gemma_keras.text.tokenizer import Tokenizer
@@ -27,12 +27,10 @@ class Item:
     Attributes:
         conversations: of a chat record one for each edition of its wording; of a pair the chosen and the rejected one; of a
             document none.
-        system_prompt: kind of its system prompt; empty for documents and pairs.
     """
 
     record: Record
     conversations: list[list[Message]]
-    system_prompt: str = ""
 
 
 @dataclass(slots=True)
@@ -67,34 +65,44 @@ class Limits:
 
 def encode_items(items: list[Item], tokenizer: Tokenizer, template: Template, limits: Limits) -> list[Encoded]:
     """Encodes records, all in a few calls of SentencePiece."""
+    outside = _outside([item.record for item in items], tokenizer, limits)
     documents = iter(
         tokenizer.encode_content_arrays([item.record.text for item in items if isinstance(item.record, TextRecord)])
     )
     chats = iter(template.encode_batch(tokenizer, [turns for item in items for turns in item.conversations]))
     results = []
-    for item in items:
+    for item, rule in zip(items, outside, strict=True):
         if isinstance(item.record, TextRecord):
-            results.append(_document(item.record, next(documents), tokenizer, limits))
-            continue
-        encodings = [next(chats) for _ in item.conversations]
-        if isinstance(item.record, PreferenceRecord):
-            results.append(_pair(item.record, encodings, limits))
+            encoded = _document(item.record, next(documents), tokenizer, limits)
+        elif isinstance(item.record, PreferenceRecord):
+            encoded = _pair(item.record, [next(chats) for _ in item.conversations], limits)
         else:
             assert isinstance(item.record, ChatRecord)
-            results.append(_conversation(item.record, encodings, limits))
+            encoded = _conversation(item.record, [next(chats) for _ in item.conversations], limits)
+        results.append(Encoded(removed=rule or encoded.removed) if rule or encoded.removed else encoded)
     return results
+
+
+def _outside(records: list[Record], tokenizer: Tokenizer, limits: Limits) -> list[str]:
+    """For each record the rule by which its content, without system prompt and template, is too short or too long."""
+    if not limits.shortest and not limits.longest:
+        return [""] * len(records)
+    texts = [contents(record) for record in records]
+    ids = iter(tokenizer.encode_content_arrays([text for parts in texts for text in parts]))
+    lengths = [sum(len(next(ids)) for _ in parts) for parts in texts]
+    longest = limits.longest or max(lengths, default=0)
+    return [TOO_SHORT if length < limits.shortest else TOO_LONG if length > longest else "" for length in lengths]
 
 
 def _conversation(record: ChatRecord, encodings: list[Encoding], limits: Limits) -> Encoded:
     encoded = Encoded()
     for edition, encoding in enumerate(encodings):
-        encoded.removed = encoded.removed or _outside(len(encoding.ids), limits)
         length = _cut(encoding, limits.sequence_length, encoded)
         if length < len(encoding.ids) and not encoded.removed and CONTENT not in encoding.kinds[:length]:
             encoded.removed = NO_ANSWER
         row_id, place = (record.id, EVERY_EDITION) if len(encodings) == 1 else (f"{record.id}~{edition}", edition)
         encoded.rows.append(EncodedRow(encoding.ids[:length], encoding.kinds[:length], row_id, place))
-    return Encoded(removed=encoded.removed) if encoded.removed else encoded
+    return encoded
 
 
 def _cut(encoding: Encoding, sequence_length: int, encoded: Encoded) -> int:
@@ -114,7 +122,6 @@ def _pair(record: PreferenceRecord, encodings: list[Encoding], limits: Limits) -
         # The prompt holds earlier answers of the model, which are content too: the answer starts after the last of them.
         start = encoding.ends[-2] if len(encoding.ends) > 1 else 0
         prompt = start + int(np.argmax(encoding.kinds[start:] >= CLOSING))
-        encoded.removed = encoded.removed or _outside(len(encoding.ids), limits)
         if limits.prompt and prompt > limits.prompt:
             encoded.removed = PROMPT_TOO_LONG
         elif CONTENT not in encoding.kinds[prompt:length]:
@@ -123,14 +130,11 @@ def _pair(record: PreferenceRecord, encodings: list[Encoding], limits: Limits) -
         kinds = encoding.kinds[:length].copy()
         kinds[:prompt] = PROMPT
         encoded.rows.append(EncodedRow(encoding.ids[:length], kinds, f"{record.id}/{side}"))
-    return Encoded(removed=encoded.removed) if encoded.removed else encoded
+    return encoded
 
 
 def _document(record: TextRecord, ids: np.ndarray, tokenizer: Tokenizer, limits: Limits) -> Encoded:
     """A document in pieces that each start with bos; eos closes the last, so that a model learns where texts end."""
-    removed = _outside(len(ids) + 1, limits)
-    if removed:
-        return Encoded(removed=removed)
     ids = np.append(ids, tokenizer.eos_id)
     kinds = np.full(len(ids), CONTENT, np.uint8)
     kinds[-1] = CLOSING
@@ -143,9 +147,3 @@ def _document(record: TextRecord, ids: np.ndarray, tokenizer: Tokenizer, limits:
         tokens = np.insert(piece, 0, tokenizer.bos_id)
         encoded.rows.append(EncodedRow(tokens, np.insert(piece_kinds, 0, PROMPT), row_id))
     return encoded
-
-
-def _outside(length: int, limits: Limits) -> str:
-    if length < limits.shortest:
-        return TOO_SHORT
-    return TOO_LONG if limits.longest and length > limits.longest else ""

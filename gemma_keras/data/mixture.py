@@ -70,14 +70,15 @@ def validation_counts(pools: list[Pool], sources: list[Pool], rows: int) -> list
         UserError: there are too few, or nothing would be left to train on.
     """
     available = [len(pool.available()) for pool in sources]
-    if rows >= sum(available):
+    kept = any(source is pool for pool, source in zip(pools, sources, strict=True))
+    if rows > sum(available) or (rows == sum(available) and kept):
         raise UserError(
             f"data.validation_rows is {rows}, but the corpora hold only {sum(available)} usable rows; set fewer apart"
         )
     shares = [pool.corpus.share for pool in pools]
     counts = grouped_counts(shares if all(shares) else available, [pool.corpus.group for pool in pools], rows)
     for pool, source, count, have in zip(pools, sources, counts, available, strict=True):
-        if count > have or (source is pool and count == have):
+        if count > have or (source is pool and count == have and count):
             raise UserError(
                 f"data.validation_rows is {rows}, of which {count} would come from {pool.corpus.name}, which has only {have} "
                 "usable rows; set fewer apart"

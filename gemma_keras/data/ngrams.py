@@ -16,6 +16,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gemma_keras.data.hashing import mixed
+
 _PLANE = 0x10000
 _KEPT_POWERS = 1 << 20
 _RUN = np.uint32(1 << 31)  # marks characters that form units together with their neighbours
@@ -62,8 +64,8 @@ def span_hashes(values: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.
     powers, inverses = _powers(len(values))
     sums = np.zeros(len(values) + 1, np.uint64)
     # The addition keeps values of 0 from vanishing.
-    np.cumsum(_mixed(values.astype(np.uint64) + _BASE) * powers, out=sums[1:])
-    return _mixed((sums[ends] - sums[starts]) * inverses[starts])
+    np.cumsum(mixed(values.astype(np.uint64) + _BASE) * powers, out=sums[1:])
+    return mixed((sums[ends] - sums[starts]) * inverses[starts])
 
 
 def _powers(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -78,13 +80,6 @@ def _kept_powers() -> tuple[np.ndarray, np.ndarray]:
 
 def _powers_up_to(count: int) -> tuple[np.ndarray, np.ndarray]:
     return np.cumprod(np.full(count, _BASE)), np.cumprod(np.full(count, _INVERSE))
-
-
-def _mixed(values: np.ndarray) -> np.ndarray:
-    """A bijection of u64 in which every bit of the input touches every bit of the output (the finaliser of splitmix64)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
 
 
 @functools.cache

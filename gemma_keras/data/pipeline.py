@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from gemma_keras.config.errors import UserError
+from gemma_keras.data.hashing import mixed
 from gemma_keras.text.templates import CLOSING, CONTENT, PADDING
 
 Batch = dict[str, np.ndarray]
@@ -35,6 +36,7 @@ class PreparedSplit:
 
     Attributes:
         packed_count: packed rows (P) of the first edition.
+        starts: of each edition in the sequence of all editions' packed rows, i64[E+1].
         pairs: whether rows 2i and 2i + 1 are the sides of a preference pair, and plans count pairs.
         tokens, kinds: ragged columns; `split.tokens[r]` is row r.
     """
@@ -47,8 +49,8 @@ class PreparedSplit:
         self.tokens = _Ragged(self._dataset.data.column("tokens"))
         self.kinds = _Ragged(self._dataset.data.column("kinds"))
         self._plans = [_load_plan(folder, edition) for edition in range(len(list(folder.glob("plan_*_rows.npy"))))]
-        self._starts = np.cumsum([0] + [len(offsets) - 1 for offsets, _ in self._plans])
-        self.packed_count = int(self._starts[1])
+        self.starts = np.cumsum([0] + [len(offsets) - 1 for offsets, _ in self._plans])
+        self.packed_count = int(self.starts[1])
         self.pairs = len(self) > 0 and self.row_ids([0])[0].endswith("/chosen")
 
     @classmethod
@@ -61,8 +63,12 @@ class PreparedSplit:
         folder = Path(folder)
         try:
             report = json.loads((folder.parent / "report.json").read_text(encoding="utf-8"))
-            return cls(folder, report["sequence_length"])
-        except (OSError, ValueError, KeyError) as error:
+            split = cls(folder, report["sequence_length"])
+            expected = (report["validation"] if folder.name == "valid" else report)["packed_rows_of_editions"]
+            if np.diff(split.starts).tolist() != expected:
+                raise ValueError("its packing plans are not those of its report")
+            return split
+        except (OSError, ValueError, LookupError) as error:
             raise UserError(
                 f"no readable prepared data in {folder} ({error}); delete {folder.parent} if it is there, and prepare it again"
             ) from error
@@ -88,14 +94,14 @@ class PreparedSplit:
         Returns:
             epochs i64 and places within the epoch i64, of the shape of `places`.
         """
-        cycles, rests = np.divmod(places, self._starts[-1])
-        editions = np.searchsorted(self._starts, rests, side="right") - 1
-        return cycles * len(self._plans) + editions, rests - self._starts[editions]
+        cycles, rests = np.divmod(places, self.starts[-1])
+        editions = np.searchsorted(self.starts, rests, side="right") - 1
+        return cycles * len(self._plans) + editions, rests - self.starts[editions]
 
     def epoch_size(self, epoch: int) -> tuple[int, int]:
         """The edition that an epoch trains on, and how many packed rows it has."""
         edition = epoch % len(self._plans)
-        return edition, int(self._starts[edition + 1] - self._starts[edition])
+        return edition, int(self.starts[edition + 1] - self.starts[edition])
 
 
 def _load_plan(folder: Path, edition: int) -> tuple[np.ndarray, np.ndarray]:
@@ -108,15 +114,15 @@ class _Ragged:
 
     def __init__(self, column: Any):
         self._chunks = [(c.offsets.to_numpy(), c.values.to_numpy(zero_copy_only=True)) for c in column.chunks]
-        self._starts = np.cumsum([0] + [len(offsets) - 1 for offsets, _ in self._chunks])
+        self.starts = np.cumsum([0] + [len(offsets) - 1 for offsets, _ in self._chunks])
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return int(self.starts[-1])
 
     def __getitem__(self, row: int) -> np.ndarray:
-        chunk = int(np.searchsorted(self._starts, row, side="right")) - 1
+        chunk = int(np.searchsorted(self.starts, row, side="right")) - 1
         offsets, values = self._chunks[chunk]
-        place = row - self._starts[chunk]
+        place = row - self.starts[chunk]
         return values[offsets[place] : offsets[place + 1]]
 
 
@@ -134,17 +140,10 @@ def permuted(index: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
     while pending.any():
         left, right = values[pending] >> np.uint64(half), values[pending] & mask
         for key in keys:
-            left, right = right, left ^ (_mixed(right ^ key) & mask)
+            left, right = right, left ^ (mixed(right ^ key) & mask)
         values[pending] = left << np.uint64(half) | right
         pending = values >= size
     return values.astype(np.int64)
-
-
-def _mixed(values: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64: every bit of the result depends on every bit given."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
 
 
 def packed_rows_at(split: PreparedSplit, step: int, batch_rows: int, seed: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import dataclasses
 import json
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO
 
 import numpy as np
@@ -29,7 +29,7 @@ from gemma_keras.data.contamination import Contamination
 from gemma_keras.data.near_duplicates import NearDuplicates
 from gemma_keras.data.pace import Pace
 from gemma_keras.data.records import ChatRecord, ChoiceRecord, Quarantined, Record
-from gemma_keras.data.sources import SourceRow
+from gemma_keras.data.sources import SourceRow, get_source
 from gemma_keras.data.spool import Spool
 
 UNDECIDED, USED, NOT_DRAWN = "", "used", "not_drawn"
@@ -39,6 +39,9 @@ BATCH_RECORDS, BATCH_CHARACTERS = 512, 300_000
 """What the vectorised rules look at together, at most; they take some 60 bytes a character."""
 
 _BLOCK = 100_000  # keys compared at once: what a comparison takes besides does not grow with the corpora
+
+
+_Row = tuple[int, Record, list[str]]  # source row, record, its contents
 
 
 @dataclasses.dataclass(slots=True)
@@ -64,6 +67,8 @@ class Pool:
     fates: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint8))
     open_to_prompt: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint8))
     rows_of_parent: dict[int, int] = dataclasses.field(default_factory=dict)
+    twins: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint32))
+    """Records with the same content as the one before, of the same source row: a translation in the other direction."""
     places: np.ndarray | None = None
     """Where in the spool each record lies; None: in the same order."""
 
@@ -83,6 +88,11 @@ class Pool:
     def available(self) -> np.ndarray:
         """The records that are still undecided, i32, ascending."""
         return np.arange(len(self.fates), dtype=np.int32)[self.fates == 0]
+
+    def removed_records(self) -> Counter[str]:
+        """Number of records by the rule that removed them."""
+        numbers = np.bincount(self.fates, minlength=len(self.fate_names)).tolist()
+        return +Counter({name: n for name, n in zip(self.fate_names, numbers) if name not in (UNDECIDED, USED)})
 
     def counts(self) -> Counter[str]:
         """Number of source rows by fate: USED if any record of the row is used, else the fate of its first record."""
@@ -128,6 +138,7 @@ def read_pool(
         UserError: none of its rows can be used.
     """
     pool = Pool(corpus, spool)
+    resemblance = _Resemblance(get_source(corpus.name).bodies or contents)
     parents, keys, fates, prompts = array("I"), array("Q"), array("B"), array("B")
     for batch in _batched(_account(pool, rows, quarantine, pace), screen.mender, pool.mended):
         hits = screen.hits([texts for _, _, texts in batch])
@@ -138,18 +149,42 @@ def read_pool(
             fates.append(pool.code(EMPTY if is_empty(record) else hit))
             prompts.append(int(isinstance(record, ChatRecord) and record.messages[0]["role"] != "system"))
         if screen.near_duplicates:
-            # Rows that are out already shall not take others with them: an empty text resembles nothing.
-            kept = zip(batch, fates[-len(batch) :], strict=True)
-            screen.near_duplicates.add(["" if fate else "\n".join(texts) for (_, _, texts), fate in kept])
+            resemblance.add(screen.near_duplicates, batch, fates[-len(batch) :])
+    pool.twins = np.frombuffer(resemblance.twins, np.uint32)
     pool.parents, pool.keys = np.frombuffer(parents, np.uint32), np.frombuffer(keys, np.uint64)
     pool.fates, pool.open_to_prompt = np.frombuffer(fates, np.uint8), np.frombuffer(prompts, np.uint8)
     if not len(pool.fates):
         reason = pool.first_quarantined or f"all rows are left out ({', '.join(pool.skipped)})"
+        shown = ", ".join(pool.files[:3]) + (", ..." if len(pool.files) > 3 else "")
         raise UserError(
-            f"no usable row of corpus {corpus.name!r} in {', '.join(pool.files)}: {reason}; "
-            "check that the corpus's name fits the files"
+            f"no usable row of corpus {corpus.name!r} in {shown}: {reason}; check that the corpus's name fits the files"
+            + (f" and its kinds ({', '.join(corpus.kinds)}) what they hold" if corpus.kinds else "")
         )
     return pool
+
+
+class _Resemblance:
+    """What near duplicates are told by: a record's own content, once a source row."""
+
+    def __init__(self, bodies: Callable[[Record], list[str]]):
+        self._bodies = bodies
+        self._last: tuple[int, list[str]] = (0, [])
+        self._count = 0
+        self.twins = array("I")
+
+    def add(self, near_duplicates: NearDuplicates, batch: list[_Row], fates: Sequence[int]) -> None:
+        texts = []
+        for (parent, record, _), fate in zip(batch, fates, strict=True):
+            own = self._bodies(record)
+            this = (parent, sorted(own))
+            twin = this == self._last
+            if twin:
+                self.twins.append(self._count)
+            # An empty text resembles nothing: rows that are out already shall not take others with them.
+            texts.append("" if fate or twin else "\n".join(own))
+            self._last = this
+            self._count += 1
+        near_duplicates.add(texts, [record.type for _, record, _ in batch])
 
 
 def _account(pool: Pool, rows: Iterable[SourceRow], quarantine: IO[str], pace: Pace) -> Iterator[tuple[int, Record]]:
@@ -180,11 +215,10 @@ def _write(quarantine: IO[str], row: Quarantined) -> None:
     quarantine.write(json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n")
 
 
-def _batched(
-    rows: Iterator[tuple[int, Record]], mender: Mender, mended: Counter[str]
-) -> Iterator[list[tuple[int, Record, list[str]]]]:
+def _batched(rows: Iterator[tuple[int, Record]], mender: Mender, mended: Counter[str]) -> Iterator[list[_Row]]:
     """Batches of (source row, mended record, its contents); counts in `mended` what was done to them."""
-    batch, size = [], 0
+    batch: list[_Row] = []
+    size = 0
     for parent, record in rows:
         mended.update(mender.mend(record))
         texts = contents(record)
@@ -226,7 +260,9 @@ def remove_near_duplicates(pools: list[Pool], before: list[Pool], near_duplicate
     later = near_duplicates.later_copies()
     start = sum(len(pool.fates) for pool in before)
     for pool in pools:
-        pool.fates[later[start : start + len(pool.fates)] & (pool.fates == 0)] = pool.code(NEAR_DUPLICATE)
+        mine = later[start : start + len(pool.fates)]
+        mine[pool.twins] = mine[pool.twins - 1]
+        pool.fates[mine & (pool.fates == 0)] = pool.code(NEAR_DUPLICATE)
         start += len(pool.fates)
 
 
@@ -249,21 +285,50 @@ def _among(keys: np.ndarray, others: np.ndarray) -> np.ndarray:
     return found
 
 
-def set_apart(pools: list[Pool], counts: list[int], seed: int) -> list[Pool]:
-    """Draws that many validation records from each pool; returns them as pools of their own.
+def set_apart(
+    pools: list[Pool], counts: list[int], seed: int, usable: Callable[[list[Record]], list[bool]]
+) -> list[Pool]:
+    """Draws that many usable validation records from each pool; returns them as pools of their own.
 
     The other records of a source row of which one is drawn are used nowhere.
+
+    Raises:
+        UserError: a pool has fewer usable ones.
     """
     apart = []
     for index, (pool, count) in enumerate(zip(pools, counts, strict=True)):
         rng = np.random.default_rng([seed, 2, index])
-        drawn = np.sort(rng.choice(pool.available(), count, replace=False))
+        drawn = np.sort(_first_usable(pool, rng.permutation(pool.available()), count, usable))
+        if len(drawn) < count:
+            raise UserError(
+                f"data.validation_rows would take {count} rows of {pool.corpus.name}, of which only {len(drawn)} fit into "
+                "data.sequence_length and the limits of data.cleaning; set fewer apart"
+            )
         siblings = np.isin(pool.parents, pool.parents[drawn]) & (pool.fates == 0)
         corpus = dataclasses.replace(pool.corpus, share=0.0, limit=0)
-        copy = Pool(corpus, pool.spool, pool.origin, pool.files, rows_in=len(np.unique(pool.parents[drawn])))
+        parents = np.unique(pool.parents[drawn]).tolist()
+        copy = Pool(corpus, pool.spool, pool.origin, pool.files)
+        copy.rows_of_parent = {
+            parent: pool.rows_of_parent[parent] for parent in parents if parent in pool.rows_of_parent
+        }
+        copy.rows_in = sum(copy.rows_of_parent.get(parent, 1) for parent in parents)
         copy.parents, copy.keys, copy.open_to_prompt = pool.parents[drawn], pool.keys[drawn], pool.open_to_prompt[drawn]
         copy.fates = np.zeros(len(drawn), np.uint8)
         copy.places = drawn if pool.places is None else pool.places[drawn]
         pool.fates[siblings] = pool.code(SET_APART)
         apart.append(copy)
     return apart
+
+
+def _first_usable(
+    pool: Pool, order: np.ndarray, count: int, usable: Callable[[list[Record]], list[bool]]
+) -> np.ndarray:
+    """The first `count` records in this order that are usable."""
+    chosen: list[int] = []
+    for start in range(0, len(order), BATCH_RECORDS):
+        if len(chosen) >= count:
+            break
+        places = order[start : start + BATCH_RECORDS].tolist()
+        verdicts = usable([pool.record(place) for place in places])
+        chosen += [place for place, verdict in zip(places, verdicts, strict=True) if verdict]
+    return np.array(chosen[:count], np.int32)

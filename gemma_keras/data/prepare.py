@@ -51,24 +51,31 @@ def prepare(
     fingerprint = _fingerprint(config, tokenizer, origins)
     finished = _finished_report(out)
     if finished is not None and finished.get("fingerprint") == fingerprint and not config.system_prompts.dry_run:
-        progress(f"prepared data in {out} is up to date")
+        failures = finished["system_prompt_failures"]
+        again = (
+            f", with a fixed system prompt where {failures} could not be had (delete it to ask again)"
+            if failures
+            else ""
+        )
+        progress(f"prepared data in {out} is up to date{again}")
         return finished
 
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     cache = Path(config.system_prompts.cache or out.parent / "system_prompts.sqlite")
     prompter = Prompter(config, cache, tokenizer, progress)
+    partial.mkdir(parents=True)
     # What is imported by now stays; without this, the garbage collector walks through it again for every few thousand rows.
     gc.freeze()
     try:
-        collected = collect(config, origins, partial, progress)
+        renderer = Renderer(config, tokenizer, prompter, progress)
+        collected = collect(config, origins, partial, renderer.usable, progress)
         mixtures = {"valid": mix(collected.valid, 0, config), "train": mix(collected.train, config.rows, config)}
         for split, mixture in mixtures.items():
             prompter.assign(split, collected.pools(split), mixture)
         if config.system_prompts.dry_run:
             return prompter.estimate()
-        report = _write(config, tokenizer, collected, mixtures, prompter, partial, fingerprint, progress)
+        report = _write(config, renderer, collected, mixtures, prompter, partial, fingerprint)
         _replace(partial, out)
     finally:
         gc.unfreeze()
@@ -91,7 +98,10 @@ def check(config: DataConfig) -> None:
     if not config.corpora and not config.validation:
         raise UserError("data.corpora and data.validation are both empty; name at least one corpus")
     for corpus in (*config.corpora, *config.validation):
-        get_source(corpus.name)
+        if corpus.kinds and get_source(corpus.name).kind is None:
+            raise UserError(
+                f"corpus {corpus.name!r} has no kinds, but {', '.join(corpus.kinds)} were asked of it; drop them"
+            )
     if config.root and not Path(config.root).is_dir():
         raise UserError(f"data.root={config.root} is no folder; give the folder that holds the corpora")
     if config.sequence_length < 8:
@@ -109,23 +119,22 @@ def check(config: DataConfig) -> None:
 
 def _write(
     config: DataConfig,
-    tokenizer: Tokenizer,
+    renderer: Renderer,
     collected: Collected,
     mixtures: dict[str, Mixture],
     prompter: Prompter,
     folder: Path,
     fingerprint: str,
-    progress: Progress,
 ) -> dict[str, Any]:
     """Writes both splits and the report, which it returns."""
-    renderer = Renderer(config, tokenizer, prompter, progress)
     parts = {}
     for split, mixture in mixtures.items():
         pools = collected.pools(split)
         rendered = renderer.render(split, pools, mixture, folder / split, fingerprint)
         parts[split] = split_report(pools, mixture, rendered, config.sequence_length)
     if config.corpora and not parts["train"]["rows"]:
-        raise UserError("no training row is left after cleaning; check data.corpora against data.validation")
+        removed = ", ".join(f"{rule}: {count}" for rule, count in parts["train"]["removed"].items())
+        raise UserError(f"no training row is left ({removed}); check data.corpora, data.validation and data.cleaning")
     overlap = count_among(sorted_keys(collected.train, USED), sorted_keys(collected.valid, USED))
     assert overlap == 0, overlap
     report = {
@@ -143,7 +152,7 @@ def _write(
 
 def _fingerprint(config: DataConfig, tokenizer: Tokenizer, origins: Origins) -> str:
     """Hash of everything that the prepared bytes follow from; files count by their content, not by where they lie."""
-    settings = dataclasses.asdict(config) | {"root": "", "earlier": (), "missing": ""}
+    settings = dataclasses.asdict(config) | {"root": "", "earlier": (), "missing": "", "loss_on": ""}
     endpoint = config.system_prompts.endpoint
     # Of the endpoint only what decides its answers, not how they are had.
     answers = [endpoint.model, endpoint.temperature, endpoint.max_tokens] if config.system_prompts.dynamic else []

@@ -13,7 +13,7 @@ from gemma_keras.data.mixture import Mixture
 from gemma_keras.data.pace import Progress
 from gemma_keras.data.pools import Pool
 from gemma_keras.data.records import ChatRecord, Record
-from gemma_keras.data.system_prompts import FIXED_PROMPTS, KINDS, OWN, DynamicPrompts, assign_kinds
+from gemma_keras.data.system_prompts import FIXED_PROMPTS, KINDS, OWN, DynamicPrompts, assign_kinds, exact_counts
 from gemma_keras.text.templates import Message
 from gemma_keras.text.tokenizer import Tokenizer
 
@@ -21,6 +21,7 @@ FAILED = "dynamic_failed"
 """Kind of a conversation for which no prompt could be had; it has a fixed one."""
 
 DYNAMIC = KINDS.index("dynamic")
+CLOSED = len(KINDS)  # slots that get no system prompt: their record has one, or is no conversation, or there is none
 SPLITS = ("train", "valid")
 _ESTIMATE_BATCH = 1000
 
@@ -58,13 +59,30 @@ class Prompter:
         for number, pool in enumerate(pools):
             mine = mixture.corpora == number
             free[mine] = pool.open_to_prompt[mixture.places[mine]] > 0
-        kinds = np.zeros(len(mixture), np.uint8)
+        kinds = np.full(len(mixture), CLOSED, np.uint8)
         rng = np.random.default_rng([self._config.seed, 5, SPLITS.index(split)])
         kinds[free] = assign_kinds(int(free.sum()), self._config.system_prompts, rng)
         self._kinds[split] = kinds
         self._slots[split] = (pools, mixture)
         if self._dynamic:
             self._dynamic.announce(int((kinds == DYNAMIC).sum()))
+
+    def dropped(self, split: str, slots: list[int], first: int) -> set[int]:
+        """Deals kinds anew after some slots got no record, so that shares stay exact; returns the slots of another kind.
+
+        Args:
+            first: slots from this one on may still change.
+        """
+        kinds = self._kinds[split]
+        kinds[slots] = CLOSED
+        present = np.bincount(kinds, minlength=CLOSED)[:CLOSED]
+        missing = np.array(exact_counts(int(present.sum()), self._config.system_prompts)) - present
+        changing = [
+            first + np.flatnonzero(kinds[first:] == kind)[missing[kind] :] for kind in np.flatnonzero(missing < 0)
+        ]
+        places = np.concatenate([np.zeros(0, np.int64), *changing])
+        kinds[places] = np.repeat(np.arange(CLOSED), np.maximum(missing, 0))[: len(places)]
+        return set(places.tolist())
 
     def prompts(self, split: str, slots: list[tuple[int, Record]]) -> list[Prompted]:
         """The system prompts of some slots, whose records may be others than those first assigned."""
@@ -84,7 +102,10 @@ class Prompter:
     def _kind(self, split: str, slot: int, record: Record) -> str:
         if not isinstance(record, ChatRecord):
             return ""
-        return OWN if record.messages[0]["role"] == "system" else KINDS[self._kinds[split][slot]]
+        if record.messages[0]["role"] == "system":
+            return OWN
+        kind = self._kinds[split][slot]
+        return KINDS[kind] if kind != CLOSED else KINDS[0]
 
     def estimate(self) -> dict[str, Any]:
         """What the dynamic prompts would cost: calls that no cached answer saves, and about how many tokens."""

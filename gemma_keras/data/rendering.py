@@ -15,6 +15,7 @@ from gemma_keras.data.pace import Pace, Progress
 from gemma_keras.data.pools import NOT_DRAWN, UNDECIDED, USED, Pool
 from gemma_keras.data.prompting import Prompted, Prompter, draw
 from gemma_keras.data.records import ChatRecord, PreferenceRecord, Record
+from gemma_keras.data.system_prompts import FIXED_PROMPTS
 from gemma_keras.data.wordings import reword
 from gemma_keras.data.writing import SplitWriter
 from gemma_keras.text.templates import Message, get_template
@@ -25,7 +26,10 @@ BATCH_ROWS, BATCH_BYTES = 2048, 4_000_000
 
 @dataclasses.dataclass(slots=True)
 class Rendered:
-    """What a split has come to; `by_*` count records, `lengths` are of the rows that an epoch trains on, i32."""
+    """What a split has come to; `by_*` count records, `lengths` are of the rows that an epoch trains on, i32.
+
+    `packed_rows` has their number in each edition.
+    """
 
     by_pool: Counter[int] = dataclasses.field(default_factory=Counter)
     by_source: Counter[str] = dataclasses.field(default_factory=Counter)
@@ -34,7 +38,7 @@ class Rendered:
     truncated: int = 0
     turns_cut: int = 0
     lengths: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
-    packed_rows: int = 0
+    packed_rows: list[int] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(slots=True)
@@ -65,6 +69,16 @@ class Renderer:
             prompt=config.max_prompt_tokens,
         )
 
+    def usable(self, records: list[Record]) -> list[bool]:
+        """Whether records fit, with the longest of the fixed system prompts before those that may get one."""
+        longest = Prompted(text=max(FIXED_PROMPTS, key=len) if self._config.system_prompts.none < 1 else "")
+        slots = [_Slot(0, 0, 0, record) for record in records]
+        for slot in slots:
+            if isinstance(slot.record, ChatRecord) and slot.record.messages[0]["role"] != "system":
+                slot.prompted = longest
+        items = [self._item(slot) for slot in slots]
+        return [not encoded.removed for encoded in encode_items(items, self._tokenizer, self._template, self._limits)]
+
     def render(self, split: str, pools: list[Pool], mixture: Mixture, folder: Path, fingerprint: str) -> Rendered:
         """Writes a split and decides the fate of every record of its pools.
 
@@ -74,7 +88,7 @@ class Renderer:
         writer = SplitWriter(folder, pairs=_holds_pairs(pools, mixture))
         pace = Pace(f"encoded {split}", self._progress, len(mixture))
         for slots in _batches(pools, mixture):
-            self._encode(split, pools, mixture, slots)
+            self._fill(split, pools, mixture, slots)
             for slot in slots:
                 if slot.encoded is not None:
                     self._add(rendered, writer, pools[slot.pool], slot)
@@ -84,6 +98,17 @@ class Renderer:
             pool.fates[pool.fates == pool.code(UNDECIDED)] = pool.code(NOT_DRAWN)
         rendered.lengths, rendered.packed_rows = writer.close(fingerprint, split, self._config.sequence_length)
         return rendered
+
+    def _fill(self, split: str, pools: list[Pool], mixture: Mixture, slots: list[_Slot]) -> None:
+        """Encodes the slots of a batch; where some stay empty, others may have to change their kind of system prompt."""
+        changed = slots
+        while changed:
+            self._encode(split, pools, mixture, changed)
+            empty = [slot.number for slot in changed if slot.encoded is None]
+            if not empty:
+                break
+            numbers = self._prompter.dropped(split, empty, slots[0].number)
+            changed = [slot for slot in slots if slot.number in numbers and slot.encoded is not None]
 
     def _encode(self, split: str, pools: list[Pool], mixture: Mixture, slots: list[_Slot]) -> None:
         """Fills in what each slot becomes; None where its corpus has nothing left and may give less."""
@@ -97,9 +122,9 @@ class Renderer:
             again = []
             for slot, result in zip(pending, encoded, strict=True):
                 pool = pools[slot.pool]
+                slot.encoded = None
                 if not result.removed:
                     slot.encoded = result
-                    pool.fates[slot.place] = pool.code(USED)
                     continue
                 if pool.fates[slot.place] != pool.code(USED):
                     pool.fates[slot.place] = pool.code(result.removed)
@@ -108,9 +133,10 @@ class Renderer:
                     slot.place, slot.record = replacement, pool.record(replacement)
                     again.append(slot)
                 elif self._config.rows and split == "train" and self._config.too_small != "less":
+                    removed = ", ".join(f"{rule}: {count}" for rule, count in pool.removed_records().items())
                     raise UserError(
-                        f"data.rows is {self._config.rows}, but too few rows of {pool.corpus.name} fit into "
-                        "data.sequence_length; lower data.rows or set data.too_small to less"
+                        f"data.rows is {self._config.rows}, but {pool.corpus.name} has too few rows that can be used "
+                        f"({removed}); lower data.rows, raise data.sequence_length, or set data.too_small to less"
                     )
             pending = again
 
@@ -132,6 +158,7 @@ class Renderer:
 
     def _add(self, rendered: Rendered, writer: SplitWriter, pool: Pool, slot: _Slot) -> None:
         assert slot.encoded is not None
+        pool.fates[slot.place] = pool.code(USED)
         writer.add(slot.record, slot.encoded.rows, slot.prompted.kind)
         rendered.by_pool[slot.pool] += 1
         rendered.by_source[pool.corpus.name] += 1

@@ -9,13 +9,15 @@ import numpy as np
 
 from gemma_keras.data.mixture import Mixture, Share
 from gemma_keras.data.pools import UNDECIDED, USED, Pool
+from gemma_keras.data.records import TextRecord
 from gemma_keras.data.rendering import Rendered
 
 
 def split_report(pools: list[Pool], mixture: Mixture, rendered: Rendered, sequence_length: int) -> dict[str, Any]:
     """The figures of one split.
 
-    `rows_in`, `used`, `removed` and `quarantined` count source rows and balance; `by_*`, `truncated` and `turns_cut` count
+    `rows_in`, `used`, `removed` and `quarantined` count source rows and balance (one is removed when none of its records is
+    used; `removed_records` counts all of these); `by_*`, `truncated` and `turns_cut` count
     the records made of them; `rows` and `token_lengths` the prepared rows (a long document makes several). `corpora` has
     for each corpus where it came from, its own balance, how many records its share implies and how many it gave.
     """
@@ -29,9 +31,11 @@ def split_report(pools: list[Pool], mixture: Mixture, rendered: Rendered, sequen
     assert totals["rows_in"] == totals["used"] + removed.total() + totals["quarantined"], (totals, removed)
     lengths = rendered.lengths
     tokens = int(lengths.sum(dtype=np.int64))
+    packed = rendered.packed_rows[0]
     return {
         **totals,
         "removed": dict(sorted(removed.items())),
+        "removed_records": dict(sorted(sum((pool.removed_records() for pool in pools), Counter()).items())),
         "mended": dict(sorted(sum((pool.mended for pool in pools), Counter()).items())),
         "records": rendered.by_type.total(),
         "truncated": rendered.truncated,
@@ -43,8 +47,9 @@ def split_report(pools: list[Pool], mixture: Mixture, rendered: Rendered, sequen
         "rows": len(lengths),
         "tokens": tokens,
         "token_lengths": _lengths(lengths),
-        "packed_rows": rendered.packed_rows,
-        "useful_token_share": tokens / (rendered.packed_rows * sequence_length) if rendered.packed_rows else 0.0,
+        "packed_rows": packed,
+        "packed_rows_of_editions": rendered.packed_rows,
+        "useful_token_share": tokens / (packed * sequence_length) if packed else 0.0,
         "length_histogram": np.histogram(lengths, bins=32, range=(0, sequence_length))[0].tolist(),
     }
 
@@ -60,6 +65,10 @@ def _corpus(pool: Pool, share: Share, given: int) -> dict[str, Any]:
         "used": used,
         "removed": dict(sorted(fates.items())),
         "quarantined": pool.quarantined,
+        "removed_records": dict(sorted(pool.removed_records().items())),
+        "kinds": list(pool.corpus.kinds),
+        "path": pool.corpus.path,
+        "documents": isinstance(pool.record(0), TextRecord) if len(pool.fates) else False,
         "available": share.available,
         "wanted": share.wanted,
         "given": given,
@@ -105,7 +114,7 @@ def _page(report: dict[str, Any]) -> str:
             "",
             *_corpora_table(part["corpora"]),
         ]
-        for name in ("by_type", "by_system_prompt", "removed", "mended"):
+        for name in ("by_type", "by_system_prompt", "removed", "removed_records", "mended"):
             lines += _markdown_table(name, part[name])
     lines.append(f"Rows in both splits: {report['overlap']}.")
     if report["system_prompt_failures"]:

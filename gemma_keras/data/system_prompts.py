@@ -57,10 +57,8 @@ _CONTROL = re.compile(
 )
 
 
-def assign_kinds(count: int, config: SystemPromptConfig, rng: np.random.Generator) -> np.ndarray:
-    """The kind of system prompt, an index into `KINDS` (u8[count]), of each of `count` conversations without one of their own.
-
-    The shares are exact (largest remainder), the order is drawn.
+def exact_counts(count: int, config: SystemPromptConfig) -> list[int]:
+    """How many of `count` conversations have each of `KINDS`, by largest remainder.
 
     Raises:
         UserError: the shares are negative or do not add up to 1.
@@ -68,12 +66,18 @@ def assign_kinds(count: int, config: SystemPromptConfig, rng: np.random.Generato
     shares = [config.none, config.fixed, config.dynamic]
     if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
         raise UserError(f"data.system_prompts are {shares} ({', '.join(KINDS)}); give shares that add up to 1")
-    return rng.permutation(np.repeat(np.arange(len(KINDS), dtype=np.uint8), largest_remainder(shares, count)))
+    return largest_remainder(shares, count)
 
 
-def with_system_prompt(messages: list[Message], prompt: str) -> list[Message]:
-    """The conversation with `prompt` as its system turn."""
-    return [{"role": "system", "content": prompt}, *messages]
+def assign_kinds(count: int, config: SystemPromptConfig, rng: np.random.Generator) -> np.ndarray:
+    """The kind of system prompt, an index into `KINDS` (u8[count]), of each of `count` conversations without one of their own.
+
+    The shares are exact, the order is drawn.
+
+    Raises:
+        UserError: the shares are negative or do not add up to 1.
+    """
+    return rng.permutation(np.repeat(np.arange(len(KINDS), dtype=np.uint8), exact_counts(count, config)))
 
 
 class DynamicPrompts:

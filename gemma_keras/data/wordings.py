@@ -25,7 +25,6 @@ class Wording:
         nouns: what the user's body is, with its measure word; the slot `{text}` is one of them with a demonstrative.
         words: slot -> what it can be.
         answers: what stands around the model's body.
-        joined: what the parts of the model's body, which "_" separates, are joined by; empty: it is one part.
     """
 
     tasks: Options
@@ -33,7 +32,6 @@ class Wording:
     nouns: Options
     words: Mapping[str, Options]
     answers: Options
-    joined: str = ""
 
 
 _FRAMES = (
@@ -108,7 +106,6 @@ WORDINGS = {
             "can": ("可以", "适合", "最适合"),
         },
         answers=(_BARE,) * 4 + ("关键词：{body}", "关键词有：{body}", "关键词包括{body}。", "可以选这些关键词：{body}"),
-        joined="、",
     ),
     "category": _classification(("学科门类", "学科大类", "门类", "大类"), ("学科门类", "所属门类")),
     "discipline": _classification(("学科", "一级学科", "学科领域"), ("学科", "所属学科")),
@@ -192,6 +189,4 @@ def _request(body: str, tables: Wording, draws: _Draws) -> str:
 
 
 def _answer(body: str, tables: Wording, draws: _Draws) -> str:
-    if tables.joined:
-        body = body.replace("_", tables.joined)
     return draws.choose(tables.answers).replace(_BARE, body)

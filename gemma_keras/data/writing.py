@@ -73,21 +73,21 @@ class SplitWriter:
         self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
         self._batch = []
 
-    def close(self, fingerprint: str, split: str, sequence_length: int) -> tuple[np.ndarray, int]:
-        """Completes the split; returns the lengths in tokens of the rows of edition 0, i32, and its number of packed rows."""
+    def close(self, fingerprint: str, split: str, sequence_length: int) -> tuple[np.ndarray, list[int]]:
+        """Completes the split; returns the lengths in tokens of the rows of edition 0, i32, and each edition's packed rows."""
         self._flush()
         self._writer.close()
         _describe(self._folder, hashlib.sha256(f"{fingerprint} {split}".encode()).hexdigest()[:16])
         lengths, editions = np.frombuffer(self._lengths, np.int32), np.frombuffer(self._editions, np.uint8)
         numbered = editions[editions != EVERY_EDITION]
         first = editions == EVERY_EDITION if not len(numbered) else (editions == EVERY_EDITION) | (editions == 0)
-        packed_count = 0
+        packed_counts = []
         for edition in range(int(numbered.max(initial=0)) + 1):
             offsets, rows = self._plan(lengths, editions, edition, sequence_length)
             np.save(self._folder / f"plan_{edition}_offsets.npy", offsets)
             np.save(self._folder / f"plan_{edition}_rows.npy", rows)
-            packed_count = packed_count or len(offsets) - 1
-        return lengths[first], packed_count
+            packed_counts.append(len(offsets) - 1)
+        return lengths[first], packed_counts
 
     def _plan(
         self, lengths: np.ndarray, editions: np.ndarray, edition: int, sequence_length: int

@@ -14,8 +14,8 @@ from gemma_keras.builtin.tokenizer import train_tokenizer
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import Config, DataConfig, require
 from gemma_keras.data.cleaning import contents
+from gemma_keras.data.collecting import find_origins
 from gemma_keras.data.prepare import check
-from gemma_keras.data.sources import locate, read_corpus
 from gemma_keras.inference.chat import ChatModel
 from gemma_keras.models.architectures import Architecture, get_architecture
 from gemma_keras.models.forward import Params, build_backbone, initial_params
@@ -116,8 +116,8 @@ def count(params: Params) -> int:
 
 
 def _texts(data: DataConfig) -> Iterator[str]:
-    for corpus in data.corpora:
-        for row in read_corpus(corpus, locate(corpus, Path(data.root), data.missing)):
+    for origin in find_origins(data, Path(data.root), lambda line: None).train:
+        for row in origin.rows():
             for record in row.records:
                 yield from contents(record)
 

@@ -1,5 +1,6 @@
 """The folder of one stage: what was asked, what was logged, what came out. Files are replaced whole or appended."""
 
+import copy
 import fcntl
 import json
 import os
@@ -13,7 +14,14 @@ from gemma_keras.config.errors import UserError
 # Sections whose change makes a resumed run another run.
 _BINDING = ("tokenizer", "model", "data", "adapter", "optim", "train")
 # Fields of those sections that may change between a run and its resumption.
-_FREE = {"train": ("log_every", "eval_every", "save_every", "keep_checkpoints")}
+_FREE = {
+    "train": ("log_every", "eval_every", "save_every", "keep_checkpoints"),
+    "data": (
+        "system_prompts.cache",
+        "system_prompts.dry_run",
+        *(f"system_prompts.endpoint.{name}" for name in ("url", "key_variable", "concurrency", "retries", "timeout")),
+    ),
+}
 # What a run goes on from; until one of these is there, a workdir is free for another configuration.
 _PROGRESS = ("result.json", "tokenizer/tokenizer.model", "checkpoints/[0-9]*")
 # Lock files of the workdirs of this process, held open until it ends; the system frees them however it ends.
@@ -104,9 +112,10 @@ def _check_same_run(path: Path, config: dict) -> None:
     if not any(any(path.parent.glob(pattern)) for pattern in _PROGRESS):
         return
     for section in _BINDING:
-        old, new = (dict(c.get(section) or {}) for c in (before, config))
+        old, new = (copy.deepcopy(c.get(section) or {}) for c in (before, config))
         for name in _FREE.get(section, ()):
-            old.pop(name, None), new.pop(name, None)
+            _drop(old, name)
+            _drop(new, name)
         changed = [name for name in new if old.get(name) != new[name]]
         if changed:
             name = changed[0]
@@ -114,6 +123,14 @@ def _check_same_run(path: Path, config: dict) -> None:
                 f"--workdir={path.parent} holds a run with config.{section}.{name}={old.get(name)!r}, this one has "
                 f"{new[name]!r}; give the same configuration to resume it, or another --workdir."
             )
+
+
+def _drop(section: dict, name: str) -> None:
+    """Takes a field, such as `system_prompts.endpoint.url`, out of a section."""
+    *parents, field = name.split(".")
+    for parent in parents:
+        section = section.get(parent) or {}
+    section.pop(field, None)
 
 
 class MetricsFile:

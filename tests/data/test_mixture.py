@@ -1,12 +1,14 @@
 """What a split is made of: shares, groups, pools that are too small, earlier stages, and where rows come from."""
 
+import dataclasses
 import json
 
 import datasets
 import pytest
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import CleaningConfig, CorpusConfig, DataConfig
+from gemma_keras.config.schema import CleaningConfig, CorpusConfig, DataConfig, SystemPromptConfig
+from gemma_keras.data.mixing import largest_remainder
 from gemma_keras.data.prepare import prepare
 
 
@@ -160,6 +162,109 @@ def test_lengths_in_tokens(root, tokenizer, tmp_path):
     rows = [{"instruction": "问", "input": "", "output": "答" * n} for n in (1, 10, 40)]
     (root / "alpaca_chinese" / "lengths.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
     only = (CorpusConfig(name="alpaca_chinese", path="alpaca_chinese/lengths.json"),)
-    cleaning = CleaningConfig(min_tokens=28, max_tokens=50)
+    cleaning = CleaningConfig(min_tokens=6, max_tokens=30)
     report = run(settings(root, corpora=only, cleaning=cleaning), tokenizer, tmp_path / "out")
     assert report["removed"] == {"too_few_tokens": 1, "too_many_tokens": 1} and report["used"] == 1
+
+
+PROMPTS = SystemPromptConfig(none=0.2, fixed=0.8)
+
+
+def test_system_prompts_stay_exact_when_rows_fall_out(root, tokenizer, tmp_path):
+    rows = [{"instruction": f"第{i}问", "input": "", "output": "答" * (i % 60 + 1)} for i in range(240)]
+    (root / "alpaca_chinese" / "lengths.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    only = (CorpusConfig(name="alpaca_chinese", path="alpaca_chinese/lengths.json"),)
+    for number, cleaning in enumerate((CleaningConfig(max_tokens=40), CleaningConfig(min_tokens=30))):
+        config = settings(root, corpora=only, cleaning=cleaning, system_prompts=PROMPTS, sequence_length=256)
+        report = run(config, tokenizer, tmp_path / str(number))
+        kinds = report["by_system_prompt"]
+        assert 50 < report["records"] < 200
+        assert [kinds["none"], kinds["fixed"]] == largest_remainder([0.2, 0.8], report["records"])
+
+
+def test_validation_rows_are_all_usable(root, tokenizer, tmp_path):
+    rows = [{"instruction": f"第{i}问", "input": "", "output": "答" * (1 if i % 3 else 80)} for i in range(90)]
+    (root / "alpaca_chinese" / "lengths.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    only = (CorpusConfig(name="alpaca_chinese", path="alpaca_chinese/lengths.json"),)
+    config = settings(
+        root, corpora=only, cleaning=CleaningConfig(max_tokens=40), system_prompts=PROMPTS, sequence_length=256,
+        validation_rows=30,
+    )  # fmt: skip
+    report = run(config, tokenizer, tmp_path / "out")
+    assert (report["validation"]["records"], report["records"]) == (30, 30)
+    with pytest.raises(UserError, match="of which only 60 fit"):
+        run(dataclasses.replace(config, validation_rows=70), tokenizer, tmp_path / "more")
+
+
+def test_both_directions_of_a_translation_stay_on_one_side_of_a_later_stage(root, tokenizer, tmp_path):
+    (root / "news_commentary").mkdir()
+    pairs = [{"en": f"Number {i} is here.", "zh": f"第{i}号在这里。"} for i in range(60)]
+    (root / "news_commentary" / "a.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    only = (CorpusConfig(name="news_commentary"),)
+    run(settings(root, corpora=only), tokenizer, tmp_path / "one")
+    report = run(
+        settings(root, corpora=only, earlier=(str(tmp_path / "one"),), validation_rows=20), tokenizer, tmp_path / "two"
+    )
+    parents = [{i.partition("#")[0] for i in ids(tmp_path / "two" / split)} for split in ("train", "valid")]
+    assert not parents[0] & parents[1] and len(parents[1]) <= 20
+    assert report["rows_in"] == report["used"] + sum(report["removed"].values()) == 60
+
+
+def test_a_later_stage_with_other_files_or_kinds_reads_them(root, tokenizer, tmp_path):
+    write(root, "belle", 50, first=900)
+    part = CorpusConfig(name="belle", path="belle/0.json")
+    run(settings(root, corpora=(part,), validation_rows=5), tokenizer, tmp_path / "one")
+    told = []
+    config = settings(
+        root, corpora=(dataclasses.replace(part, path="belle/900.json"),), earlier=(str(tmp_path / "one"),)
+    )
+    report = prepare(config, tokenizer, tmp_path / "two", progress=told.append)
+    assert report["corpora"]["belle"]["origin"] == "files" and report["records"] == 50
+    assert any("belle is drawn from its files" in line for line in told)
+    both = settings(
+        root,
+        corpora=(part, dataclasses.replace(part, path="belle/900.json")),
+        earlier=config.earlier,
+        validation_rows=10,
+    )
+    report = run(both, tokenizer, tmp_path / "three")
+    assert report["records"] + report["validation"]["records"] == 350 - 5
+
+
+def test_documents_of_an_earlier_stage_do_not_stand_in_the_way(root, tokenizer, tmp_path):
+    (root / "cluecorpussmall").mkdir()
+    (root / "cluecorpussmall" / "a.txt").write_text("".join(f"第{i}篇短文。\n" for i in range(40)), encoding="utf-8")
+    texts = (CorpusConfig(name="cluecorpussmall"), CorpusConfig(name="belle"))
+    run(settings(root, corpora=texts, validation_rows=10), tokenizer, tmp_path / "one")
+    earlier = (str(tmp_path / "one"),)
+    assert run(settings(root, corpora=texts[1:], earlier=earlier), tokenizer, tmp_path / "two")["records"] > 250
+    assert run(settings(root, corpora=texts[:1], earlier=earlier), tokenizer, tmp_path / "three")["records"] == 40
+    (tmp_path / "one" / "train" / "data-00000-of-00001.arrow").write_bytes(b"cut")
+    with pytest.raises(UserError, match="is damaged"):
+        run(settings(root, corpora=texts[1:], earlier=earlier), tokenizer, tmp_path / "four")
+
+
+def test_records_of_one_row_are_counted_when_they_go(root, tokenizer, tmp_path):
+    (root / "safety_prompts").mkdir()
+    entries = {"Insult": [{"prompt": f"问{i}", "response": "答" * (i % 2), "type": "Insult"} for i in range(40)]}
+    (root / "safety_prompts" / "a.json").write_text(json.dumps(entries), encoding="utf-8")
+    report = run(settings(root, corpora=(CorpusConfig(name="safety_prompts"),)), tokenizer, tmp_path / "out")
+    assert report["records"] == 20 and report["removed_records"] == {"empty": 20} and report["removed"] == {}
+
+
+def test_near_duplicates_are_told_by_the_corpus_own_words(root, tokenizer, tmp_path):
+    (root / "news_commentary").mkdir()
+    pairs = [
+        ("The harvest was good in the north.", "北方收成很好。"),
+        ("Trains were late again in the capital.", "首都列车又晚点了。"),
+    ]
+    text = "".join(json.dumps({"en": en, "zh": zh}) + "\n" for en, zh in pairs)
+    (root / "news_commentary" / "a.jsonl").write_text(text, encoding="utf-8")
+    cleaning = CleaningConfig(near_duplicates=0.6)
+    config = settings(root, corpora=(CorpusConfig(name="news_commentary"),), cleaning=cleaning)
+    assert run(config, tokenizer, tmp_path / "out")["records"] == 4
+
+
+def test_kinds_are_asked_only_of_corpora_that_have_them(root, tokenizer, tmp_path):
+    with pytest.raises(UserError, match="'belle' has no kinds"):
+        run(settings(root, corpora=(CorpusConfig(name="belle", kinds=("poem",)),)), tokenizer, tmp_path / "out")

@@ -150,7 +150,7 @@ def test_a_row_that_leaves_nothing_to_learn_is_replaced(root, tokenizer, tmp_pat
     )
     report = run(config(root, CorpusConfig(name="belle"), rows=60), tokenizer, tmp_path / "out")
     assert report["used"] == 60 and balances(report)
-    with pytest.raises(UserError, match="too few rows of belle fit"):
+    with pytest.raises(UserError, match="belle has too few rows that can be used"):
         run(config(root, CorpusConfig(name="belle"), rows=61), tokenizer, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "report.json").read_text())["used"] == 60, "what was there stays"
 

@@ -13,7 +13,6 @@ from gemma_keras.data.system_prompts import (
     assign_kinds,
     tidy,
     unfit,
-    with_system_prompt,
 )
 from tests.chat_server import ChatServer, Reply, answer_to, completion
 
@@ -57,7 +56,6 @@ def test_shares_must_add_up(shares):
 def test_fixed_prompts_are_sound():
     assert len(set(FIXED_PROMPTS)) == 15
     assert not any(unfit(prompt, []) for prompt in FIXED_PROMPTS)
-    assert with_system_prompt([{"role": "user", "content": "你好"}], "甲")[0] == {"role": "system", "content": "甲"}
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def drawn(wording, draws):
 def bodies(wording):
     """The user's body, and the model's as it is written."""
     answer = MESSAGES[2]["content"]
-    return MESSAGES[1]["content"], answer.replace("_", "、") if wording == "keywords" else answer
+    return MESSAGES[1]["content"], answer
 
 
 @wordings

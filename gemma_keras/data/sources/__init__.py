@@ -3,6 +3,7 @@
 To add one, write a function `row -> records` in the module of its kind and an entry in that module's `SOURCES`.
 """
 
+import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,9 @@ def get_source(name: str) -> Source:
         UserError: there is none of this name.
     """
     if name not in SOURCES:
-        raise UserError(f"no corpus is called {name!r}; choose one of {', '.join(SOURCES)}")
+        near = difflib.get_close_matches(name, SOURCES, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see docs/data.md for those that are known"
+        raise UserError(f"no corpus is called {name!r}: {hint}")
     return SOURCES[name]
 
 
@@ -184,6 +187,8 @@ def _matching(place: str, root: Path, suffixes: tuple[str, ...]) -> tuple[Path, 
         # The root itself may hold characters that a pattern would give a meaning.
         start = Path(Path(place).anchor) if Path(place).is_absolute() else root
         candidates = start.glob(str(Path(place).relative_to(Path(place).anchor)))
-    return tuple(
-        sorted(path for path in candidates if path.is_file() and suffix_of(path) in suffixes and path.name[0] != ".")
-    )
+    try:
+        found = [p for p in candidates if p.is_file() and suffix_of(p) in suffixes and p.name[0] != "."]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{place} cannot be looked through ({error}); give a file, a folder or a glob") from error
+    return tuple(sorted(found))

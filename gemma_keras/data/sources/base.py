@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from gemma_keras.data.cleaning import contents
 from gemma_keras.data.records import BadRow, ChatRecord, Record
 from gemma_keras.text.templates import Message
 
@@ -39,7 +40,8 @@ class Source:
         kinds: which of them are taken if the configuration says nothing; empty: all.
         group: key of a raw row; consecutive rows with the same key are read together, by `read_group`.
         read_group: such rows to their records, in the place of `read`.
-        evaluation_texts: what of a record must not occur in training rows, where that is not all of its contents.
+        bodies: what of a record is the corpus's own, where wording of ours stands around it: what near duplicates are told
+            by, and what must not occur in training rows.
     """
 
     name: str
@@ -57,7 +59,7 @@ class Source:
     kinds: tuple[str, ...] = ()
     group: Callable[[Row], str] | None = None
     read_group: Callable[[list[Row]], list[Record]] | None = None
-    evaluation_texts: Callable[[Record], list[str]] | None = None
+    bodies: Callable[[Record], list[str]] | None = None
 
 
 def text(row: Row, *keys: str) -> str:
@@ -82,6 +84,12 @@ def list_of(row: Row, key: str, kind: type) -> list[Any]:
     if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
         raise BadRow(f"{key} is not a list of {kind.__name__}")
     return values
+
+
+def after_request(record: Record) -> list[str]:
+    """The contents of a record whose user's turn is a request of ours, a colon, and on the next line the corpus's text."""
+    asked, *rest = contents(record)
+    return [asked.partition("：\n")[2] or asked, *rest]
 
 
 def user(content: str) -> Message:

@@ -88,20 +88,20 @@ SOURCES: tuple[Source, ...] = (
     Source(
         name="ceval", read=_choice, type="multiple_choice", hub_id="ceval/ceval-exam", licence="CC BY-NC-SA 4.0",
         schema="<split>/<subject>_<split>.csv: id, question, A, B, C, D, answer (dev, val), explanation (dev)",
-        names_file=True, evaluation_texts=_whole_question,
+        names_file=True, bodies=_whole_question,
     ),
     Source(
         name="cmmlu", read=_choice, type="multiple_choice", hub_id="haonan-li/cmmlu", licence="CC BY-NC-SA 4.0",
         schema="<split>/<subject>.csv: (number), Question, A, B, C, D, Answer", names_file=True,
-        evaluation_texts=_whole_question,
+        bodies=_whole_question,
     ),
     Source(
         name="qqp", read=partial(_glue, "qqp"), type="classification", hub_id="nyu-mll/glue:qqp",
         licence="Quora's terms, non-commercial", schema="question1, question2, is_duplicate; or text_a, text_b, label",
-        evaluation_texts=_sentences,
+        bodies=_sentences,
     ),
     Source(
         name="cola", read=partial(_glue, "cola"), type="classification", hub_id="nyu-mll/glue:cola", columns=COLA_COLUMNS,
-        schema="without header: source, label, mark, sentence", evaluation_texts=_sentences,
+        schema="without header: source, label, mark, sentence", bodies=_sentences,
     ),
 )  # fmt: skip

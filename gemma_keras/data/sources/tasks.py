@@ -5,8 +5,9 @@ Where a corpus that the recipes name is hard to come by, its entry also reads th
 
 import re
 
+from gemma_keras.data.cleaning import contents
 from gemma_keras.data.records import BadRow, ChatRecord, Record, SkippedRow
-from gemma_keras.data.sources.base import Row, Source, answer, list_of, model, optional_text, text, user
+from gemma_keras.data.sources.base import Row, Source, after_request, answer, list_of, model, optional_text, text, user
 
 
 def _news_commentary(row: Row) -> list[Record]:
@@ -158,6 +159,12 @@ def _worded(body: str, target: str, type: str, wording: str) -> list[Record]:
 
 _MODERN_POEMS = "or a text file of lines title:, date:, empty, poem"
 _COLLECTIONS = "paragraphs | content | para: [str], title | rhythmic | chapter, author"
+
+
+def _poem_alone(record: Record) -> list[str]:
+    return contents(record)[-1:]
+
+
 _BITEXT = f"in a text file, lines {_CLASSICAL}… and {_MODERN}…, and a blank one after each pair"
 
 SOURCES: tuple[Source, ...] = (
@@ -165,6 +172,7 @@ SOURCES: tuple[Source, ...] = (
         name="news_commentary", read=_news_commentary, type="translation",
         places=("news_commentary", "news_commentary_zh_en/train*.jsonl"),
         hub_id="Helsinki-NLP/news_commentary:en-zh", schema="translation: {en, zh}; or en, zh",
+        bodies=after_request,
     ),
     Source(
         name="chinese_modern_poetry", read=_modern_poetry, type="modern_poetry_creation",
@@ -174,20 +182,24 @@ SOURCES: tuple[Source, ...] = (
     Source(
         name="chinese_poetry", read=_chinese_poetry, type="ancient_poetry_creation", places=("chinese_poetry",),
         hub_id="ddnoodle/chinese_poetry", schema=f"context, instruction, response; or {_COLLECTIONS}",
+        bodies=_poem_alone,
     ),
     Source(
         name="chinese_poetry_collections", read=_chinese_poetry, type="ancient_poetry_creation",
         places=("chinese_poetry_collections", "chinese_poetry"), licence="MIT", schema=_COLLECTIONS,
+        bodies=_poem_alone,
     ),
     Source(
         name="classical_modern", read=_classical_modern, type="classical_translation",
         places=("classical_modern/**/bitext.txt", "classical_modern"), hub_id="HistoryTrans/Dataset",
         schema=f"inputs, truth; or {_BITEXT}", text_unit="paragraph",
+        bodies=after_request,
     ),
     Source(
         name="niutrans_classical", read=_classical_modern, type="classical_translation",
         places=("niutrans_classical/**/bitext.txt", "classical_modern/**/bitext.txt"), licence="MIT",
         schema=_BITEXT, text_unit="paragraph",
+        bodies=after_request,
     ),
     Source(
         name="pclue", read=_pclue, hub_id="wbbbbb/pclue", kind=_type,

@@ -86,8 +86,10 @@ def test_missing_corpora_are_told_with_the_places(tmp_path):
         files(tmp_path, path="nowhere.json")
     with pytest.raises(UserError, match="is no folder"):
         files(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="choose one of"):
+    with pytest.raises(UserError, match="did you mean belle"):
         get_source("bele")
+    with pytest.raises(UserError, match="cannot be looked through"):
+        files(tmp_path, path="a**b")
 
 
 def test_the_package_stands_in_only_where_it_is_allowed_and_has_rows(tmp_path):
