@@ -25,9 +25,12 @@ RESIDUE = "residue"
 _UNUSUAL = re.compile(
     "[^\t\n -\\[\\]-~°±·×÷\u2010-\u2027\u2100-\u2592\u2e80-\ud7ff\uf900-\ufefe\uff00-\uffef\U00010000-\U0010ffff]"
 )
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f\ufeff\u202a-\u202e\u2066-\u2069]")
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069]")
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]")
 
-_SPELT_BREAK = re.compile(r"\\n\n?")
+_SINGLE_LETTER = re.compile(r"(?<![A-Za-z])[A-Za-z]\Z")
+# Not where the text goes on after it as after a word: it is then spoken of.
+_SPELT_BREAKS = re.compile(r"(?:\\n\n?)+(?![\\，。、；：！？）》”’,.;:!?)])")
 _ESCAPES = re.compile(r"\\(?!n(?![a-z]))|```")
 _CODE = re.compile(r"[{}(（=“‘]\\n|[\"`]|&quot;|(?<![A-Za-z])'|'(?![A-Za-z])|%[\d.]*[dsf]\b|<<")
 
@@ -44,14 +47,11 @@ _TEMPLATES: tuple[tuple[str, str, str], ...] = (
     ("moss", "", r"(.*)<eo[hm]>"),
     ("llama", "user", r"(?:<s>\s*)?\[INST\]((?:(?!\[/?INST\]).)*)(?:\[/INST\])?"),
     ("llama", "user", r"((?:(?!\[/?INST\]).)*)\[/INST\]"),
-    ("llama", "", r"<s>((?:(?!</?s>).)*)(?:</s>)?"),
-    ("llama", "", r"((?:(?!</?s>).)*)(?<! )</s>"),
-    ("belle", "user", r"Human:((?:(?!\n(?:Human|Assistant):).)*)(?:\nAssistant:)?"),
-    ("belle", "model", r"Assistant:((?:(?!\n(?:Human|Assistant):).)*)"),
+    ("llama", "", r"((?:(?!</?s>).)*)(?<! )</s>"),  # alone: with <s> before it, it strikes text out in HTML
 )
 _PATTERNS = tuple((role, re.compile(pattern, re.DOTALL)) for _, role, pattern in _TEMPLATES)
 # What a turn with residue starts or ends with: spares all others the patterns.
-_OPENINGS = ("### Instruction:", "### Response:", "<s>", "<|", "[INST]", "Human:", "Assistant:")
+_OPENINGS = ("### Instruction:", "### Response:", "<s>", "<|", "[INST]")
 _CLOSINGS = ("### Response:", "<eoh>", "<eom>", "[/INST]", "</s>")
 
 
@@ -78,13 +78,19 @@ def _turns(messages: list[Message]) -> list[str]:
 def is_empty(record: Record) -> bool:
     """Whether a user's or the model's turn, the document, an answer of a pair or a question holds nothing but blanks."""
     texts = [record.question] if isinstance(record, ChoiceRecord) else contents(record)
-    return any(not text or text.isspace() for text in texts)
+    return any(_is_blank(text) for text in texts)
+
+
+def _is_blank(text: str) -> bool:
+    text = text.strip()
+    return not text or (_INVISIBLE.match(text) is not None and not _INVISIBLE.sub("", text).strip())
 
 
 def content_key(record: Record) -> int:
-    """64 bits, equal for records with the same `contents` but for blanks: what counts as a copy, or as seen before."""
+    """64 bits, equal for records with the same `contents` but for blanks and what cannot be seen: a copy, or seen before."""
     # The separator cannot occur within UTF-8, so that ["a", "b"] and ["ab"] differ.
-    parts = ["".join(text.split()).encode("utf-8", "surrogatepass") for text in contents(record)]
+    texts = [_INVISIBLE.sub("", text) if _INVISIBLE.search(text) else text for text in contents(record)]
+    parts = ["".join(text.split()).encode("utf-8", "surrogatepass") for text in texts]
     return int.from_bytes(hashlib.blake2b(b"\xff".join(parts), digest_size=8).digest(), "little")
 
 
@@ -119,11 +125,21 @@ def repaired(text: str, spelt_breaks: bool = True) -> str:
     """
     if not _UNUSUAL.search(text):
         return text
-    text = ftfy.fix_encoding(text).replace("\r\n", "\n").replace("\r", "\n")
+    decoded = ftfy.fix_encoding(text)
+    # A Chinese character that was misread is three; one sign for two, such as "Â£", may be what the text speaks of.
+    text = decoded if len(text) - len(decoded) > 1 else text
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     text = _CONTROLS.sub("", text)
     if spelt_breaks and "\\n" in text and not _ESCAPES.search(text) and not _in_code(text):
-        text = _SPELT_BREAK.sub("\n", text)
+        text = _SPELT_BREAKS.sub(_line_breaks, text)
     return text
+
+
+def _line_breaks(spelt: re.Match[str]) -> str:
+    # Between two single letters it is the name of a set, or a difference.
+    if _SINGLE_LETTER.search(spelt.string[: spelt.start()]) and spelt.string[spelt.end() : spelt.end() + 1].isascii():
+        return spelt[0]
+    return "\n" * spelt[0].count("\\n")
 
 
 def _in_code(text: str) -> bool:

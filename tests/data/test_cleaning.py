@@ -90,7 +90,7 @@ def test_repaired(text, expected):
         "全角：，。！？（）「」“引号”‘单引号’——……·《书》①Ⅳ㎡℃ＡＢＣ１２３　空格",
         "拼音 lǜ sè、nǚ；naïve café, Zürich, señor, ¿qué?, 25°±1 µm, ½ × ² ",
         "繁體中文與日本語のテキスト、한국어、Привет, مرحبا",
-        "ﬁ ligature, e\u0301 decomposed, 👩‍🚀 emoji ❤️ and \u200b zero width",
+        "ﬁ ligature, e\u0301 decomposed, 👩‍🚀 emoji ❤️",
         "命题 $\\neg p$ 与 $x \\neq 0$，$\\nu_i$",
         "\\(\\nRightarrow\\) 和 \\\\n",
         'printf("混淆矩阵:\\n");',
@@ -123,10 +123,6 @@ def test_spelt_breaks_of_questions_stay():
         ("model", "<|Inner Thoughts|>: None<eot>\n<|Commands|>: None<eoc>\n<|MOSS|>: 您好！<eom>\n", "您好！"),
         ("user", "<s>[INST] 讲个笑话 [/INST]", "讲个笑话"),
         ("model", "从前有座山。</s>", "从前有座山。"),
-        ("model", "<s> 从前有座山。 </s>", "从前有座山。"),
-        ("user", "Human: 讲个笑话\n\nAssistant:", "讲个笑话"),
-        ("model", "Assistant: 从前有座山。", "从前有座山。"),
-        ("user", "<s>Human: 讲个笑话\n</s>", "讲个笑话"),
         ("user", "\n\n### Instruction:\n", ""),
     ],
 )
@@ -143,6 +139,8 @@ def test_residue(role, text, expected):
         ("user", "### Response:\n这个标记是什么意思？"),
         ("user", "在 Alpaca 的模板里，\n### Instruction:\n后面写什么？"),
         ("user", "Human: 你好\nAssistant: 您好\nHuman: 再见"),
+        ("user", "<s>已删除</s>"),
+        ("model", "Assistant: 的职责有哪些"),
         ("model", "Assistant: 您好\nHuman: 你好\nAssistant: 再见"),
         ("model", "<s>原价 99 元</s>，现价 59 元"),
         ("model", "<s>一</s>和<s>二</s>"),
@@ -165,7 +163,7 @@ def test_what_is_no_residue(role, text):
         (chat("一", "二</s>"), ("residue",), ["一", "二"]),
         (chat("一", "二"), (), ["一", "二"]),
         (TextRecord(text="\ufeff<s>文"), ("encoding",), ["<s>文"]),
-        (pair("Human: 问", "Assistant: 好", "坏\x00"), ("encoding", "residue"), ["问", "好", "坏"]),
+        (pair("[INST] 问", "### Response: 好", "坏\x00"), ("encoding", "residue"), ["问", "好", "坏"]),
     ],
 )
 def test_mend(record, changed, texts):
@@ -208,4 +206,28 @@ def test_templates_of_real_corpora(real_data):
 @pytest.mark.parametrize("path", ["alpaca_chinese_carbonz0/zh-data-part-00.json", "code_alpaca/code_alpaca_2k.json"])
 def test_real_rows_that_need_no_mending(real_data, path):
     for row in json.loads((real_data / path).read_text(encoding="utf-8")):
+        if "\u200b" in "".join(row.values()):
+            continue
         assert Mender(CleaningConfig()).mend(chat(row["instruction"] + row["input"], row["output"])) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "mended"),
+    [
+        ("在C语言中，换行符是\\n，请解释。", "在C语言中，换行符是\\n，请解释。"),
+        ("集合 A\\nB 表示差", "集合 A\\nB 表示差"),
+        ("病情严重。\\n\\n在住院期间", "病情严重。\n\n在住院期间"),
+        ("文章内容\\n据报道", "文章内容\n据报道"),
+        ("Which one?\\nOptions:\\n(A) ice", "Which one?\nOptions:\n(A) ice"),
+        ("Ã 是葡萄牙语字母", "Ã 是葡萄牙语字母"),
+        ("为什么 £ 会变成 Â£？", "为什么 £ 会变成 Â£？"),
+        ("零\u200b宽\u2060字符", "零宽字符"),
+    ],
+)
+def test_what_a_text_speaks_of_stays(text, mended):
+    assert repaired(text) == mended
+
+
+def test_what_cannot_be_seen_makes_no_difference():
+    assert content_key(chat("床\u200b前", "疑\u200d是")) == content_key(chat("床前", "疑是"))
+    assert is_empty(chat("问", " \u200b\u2060 ")) and not is_empty(chat("问", "\u200b答"))

@@ -112,3 +112,10 @@ def test_real_rows(real_data):
     texts = [text for text in texts if len(text) > 120][:500]
     result = np.array(copies([*texts, *("请注意：" + text for text in texts)], 0.8))
     assert result[: len(texts)].mean() < 0.01 and result[len(texts) :].all()
+
+
+def test_rows_of_different_kinds_are_never_alike():
+    text = "春天来了，公园里的花都开了，孩子们在草地上奔跑。"
+    rows = NearDuplicates(0.7)
+    rows.add([text, text, text, text], ["title", "keywords", "title", "keywords"])
+    assert rows.later_copies().tolist() == [False, False, True, True]
