@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 
 import ftfy
+from ftfy.chardata import C1_CONTROL_RE, UTF8_DETECTOR_RE
 
 from gemma_keras.config.schema import CleaningConfig
 from gemma_keras.data.records import ChatRecord, ChoiceRecord, PreferenceRecord, Record, TextRecord
@@ -25,34 +26,42 @@ RESIDUE = "residue"
 _UNUSUAL = re.compile(
     "[^\t\n -\\[\\]-~°±·×÷\u2010-\u2027\u2100-\u2592\u2e80-\ud7ff\uf900-\ufefe\uff00-\uffef\U00010000-\U0010ffff]"
 )
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069]")
-_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]")
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f\u200b\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
+# All of them are unprintable, which `_visible` relies on.
+_INVISIBLE = "\xad\u200b-\u200f\u2060-\u2064\ufeff"
+_INVISIBLES = re.compile(f"[{_INVISIBLE}]")
+_VISIBLE = re.compile(rf"[^\s{_INVISIBLE}]")
 
-_SINGLE_LETTER = re.compile(r"(?<![A-Za-z])[A-Za-z]\Z")
-# Not where the text goes on after it as after a word: it is then spoken of.
-_SPELT_BREAKS = re.compile(r"(?:\\n\n?)+(?![\\，。、；：！？）》”’,.;:!?)])")
+_SPELT_BREAK = re.compile(r"\\n\n?")
+# Ends a sentence, stands within Chinese text, or ends a sum ("= 12 km"). After other letters it may be a difference.
+_CERTAIN_BREAK = re.compile(
+    r"(?<=[。！？：；…）》.!?:;)\]\n])\\n(?![ \t])"
+    r"|(?<=[\u4e00-\u9fff])(?:\\n)+(?=[\u4e00-\u9fffA-Z\d“《（])"
+    r"|= [\d.,/]*\d(?: ?[A-Za-z%$]+)?\\n(?! )"
+)
+_SPOKEN_OF = re.compile(r"\\n[，。、；：！？）》’,.;:!?)]|换行|转义|正则|分隔符|(?i:newline|line break|escape|regex)")
 _ESCAPES = re.compile(r"\\(?!n(?![a-z]))|```")
 _CODE = re.compile(r"[{}(（=“‘]\\n|[\"`]|&quot;|(?<![A-Za-z])'|'(?![A-Za-z])|%[\d.]*[dsf]\b|<<")
 
-# A stripped turn of this role ("": any) that the pattern matches as a whole is cut down to the pattern's group.
-# Patterns look at the ends of a turn only, and leave it alone where it holds a whole transcript or HTML.
+# A stripped turn of this role that the pattern matches as a whole is cut down to the pattern's group. Patterns look at
+# the ends of a turn only, and leave alone whole transcripts, HTML and prose that starts or ends with a mark.
 _TEMPLATES: tuple[tuple[str, str, str], ...] = (
-    ("tigerbot", "user", r"### Instruction:(.*)"),
+    ("tigerbot", "user", r"### Instruction:(|\n.*)"),
     ("tigerbot", "user", r"(.*)\n### Response:"),
-    ("tigerbot", "model", r"### Response:(.*)"),
+    ("tigerbot", "model", r"### Response:(|\n.*)"),
     ("chatmed", "user", r"<s>\s*问：(.*)\n答："),
-    ("moss", "user", r"<\|Human\|>:(.*)"),
-    ("moss", "model", r"<\|MOSS\|>:(.*)"),
+    ("moss", "user", r"<\|Human\|>:(.*?)(?:<eoh>)?"),
     ("moss", "model", r"<\|(?:Inner Thoughts|Commands|Results)\|>: *None<eo[tcr]>(.*)"),
-    ("moss", "", r"(.*)<eo[hm]>"),
-    ("llama", "user", r"(?:<s>\s*)?\[INST\]((?:(?!\[/?INST\]).)*)(?:\[/INST\])?"),
-    ("llama", "user", r"((?:(?!\[/?INST\]).)*)\[/INST\]"),
-    ("llama", "", r"((?:(?!</?s>).)*)(?<! )</s>"),  # alone: with <s> before it, it strikes text out in HTML
+    ("moss", "model", r"<\|MOSS\|>:(.*?)(?:<eom>)?"),
+    ("llama", "user", r"(?:<s>\s*)?\[INST\]((?:(?!\[/?INST\]).)*)\[/INST\]"),
+    ("llama", "user", r"<s>\s*Human:((?:(?!</?s>).)*)</s>"),
+    ("llama", "model", r"<s>\s*Assistant:((?:(?!</?s>).)*)</s>"),
+    ("belle", "user", r"(?:<s>\s*)?Human:((?:(?!\n(?:Human|Assistant):).)*)\nAssistant:"),
 )
 _PATTERNS = tuple((role, re.compile(pattern, re.DOTALL)) for _, role, pattern in _TEMPLATES)
 # What a turn with residue starts or ends with: spares all others the patterns.
-_OPENINGS = ("### Instruction:", "### Response:", "<s>", "<|", "[INST]")
-_CLOSINGS = ("### Response:", "<eoh>", "<eom>", "[/INST]", "</s>")
+_OPENINGS = ("### Instruction:", "### Response:", "<s>", "<|", "[INST]", "Human:")
+_CLOSINGS = ("### Response:",)
 
 
 def contaminated(corpus: str) -> str:
@@ -76,31 +85,31 @@ def _turns(messages: list[Message]) -> list[str]:
 
 
 def is_empty(record: Record) -> bool:
-    """Whether a user's or the model's turn, the document, an answer of a pair or a question holds nothing but blanks."""
+    """Whether a user's or the model's turn, the document, an answer of a pair or a question holds nothing to be seen."""
     texts = [record.question] if isinstance(record, ChoiceRecord) else contents(record)
-    return any(_is_blank(text) for text in texts)
-
-
-def _is_blank(text: str) -> bool:
-    text = text.strip()
-    return not text or (_INVISIBLE.match(text) is not None and not _INVISIBLE.sub("", text).strip())
+    return not all(map(_VISIBLE.search, texts))
 
 
 def content_key(record: Record) -> int:
-    """64 bits, equal for records with the same `contents` but for blanks and what cannot be seen: a copy, or seen before."""
+    """64 bits, equal for records with the same `contents` but for blanks and invisible characters: what counts as a copy."""
     # The separator cannot occur within UTF-8, so that ["a", "b"] and ["ab"] differ.
-    texts = [_INVISIBLE.sub("", text) if _INVISIBLE.search(text) else text for text in contents(record)]
-    parts = ["".join(text.split()).encode("utf-8", "surrogatepass") for text in texts]
+    parts = [_visible(text).encode("utf-8", "surrogatepass") for text in contents(record)]
     return int.from_bytes(hashlib.blake2b(b"\xff".join(parts), digest_size=8).digest(), "little")
+
+
+def _visible(text: str) -> str:
+    text = "".join(text.split())
+    return text if text.isprintable() else _INVISIBLES.sub("", text)
 
 
 class Mender:
     """Mends the texts of records in place.
 
-    Rule "encoding" (`repair`): line ends become LF; control characters but tab, byte order marks and marks that turn
-    the direction of writing go; text that was decoded in the wrong way is decoded anew (by ftfy; widths, quotation
-    marks and compositions stay as they are); a spelt out backslash-n becomes a line break, unless the text holds code
-    or LaTeX. Rule "residue": prompt templates at the ends of a turn go.
+    Rule "encoding" (`repair`): line ends become LF; control characters but tab, byte order marks, zero-width spaces and
+    marks that turn the direction of writing go; text with several characters that were decoded in the wrong way is
+    decoded anew (by ftfy; widths, quotation marks and compositions stay as they are); a spelt out backslash-n becomes a
+    line break, unless the text holds code or LaTeX or speaks of it. Rule "residue": prompt templates at the ends of a
+    turn go.
     """
 
     def __init__(self, config: CleaningConfig):
@@ -125,26 +134,24 @@ def repaired(text: str, spelt_breaks: bool = True) -> str:
     """
     if not _UNUSUAL.search(text):
         return text
-    decoded = ftfy.fix_encoding(text)
-    # A Chinese character that was misread is three; one sign for two, such as "Â£", may be what the text speaks of.
-    text = decoded if len(text) - len(decoded) > 1 else text
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    text = _CONTROLS.sub("", text)
-    if spelt_breaks and "\\n" in text and not _ESCAPES.search(text) and not _in_code(text):
-        text = _SPELT_BREAKS.sub(_line_breaks, text)
+    if _decoded_wrongly(text):
+        text = ftfy.fix_encoding(text)
+    text = _CONTROLS.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+    if spelt_breaks and "\\n" in text and _breaks_lines(text):
+        text = _SPELT_BREAK.sub("\n", text)
     return text
 
 
-def _line_breaks(spelt: re.Match[str]) -> str:
-    # Between two single letters it is the name of a set, or a difference.
-    if _SINGLE_LETTER.search(spelt.string[: spelt.start()]) and spelt.string[spelt.end() : spelt.end() + 1].isascii():
-        return spelt[0]
-    return "\n" * spelt[0].count("\\n")
+def _decoded_wrongly(text: str) -> bool:
+    """Whether `text` holds C1 controls, or 4 letters that look like bytes of UTF-8: 2 characters, where prose names 1."""
+    return bool(C1_CONTROL_RE.search(text)) or sum(len(match[0]) for match in UTF8_DETECTOR_RE.finditer(text)) >= 4
 
 
-def _in_code(text: str) -> bool:
-    """Whether a line with a spelt out line break looks like code, or quotes it."""
-    return any(_CODE.search(line) for line in text.split("\n") if "\\n" in line)
+def _breaks_lines(text: str) -> bool:
+    """Whether a spelt out backslash-n of `text` surely stands for a line break, and none is code or spoken of."""
+    if not _CERTAIN_BREAK.search(text) or _ESCAPES.search(text) or _SPOKEN_OF.search(text):
+        return False
+    return not any(_CODE.search(line) for line in text.split("\n") if "\\n" in line)
 
 
 def without_residue(text: str, role: str) -> str:
@@ -156,7 +163,7 @@ def without_residue(text: str, role: str) -> str:
     rest = text.strip()
     while rest.startswith(_OPENINGS) or rest.endswith(_CLOSINGS):
         for wanted, pattern in _PATTERNS:
-            match = pattern.fullmatch(rest) if wanted in ("", role) else None
+            match = pattern.fullmatch(rest) if wanted == role else None
             if match:
                 rest = text = match[1].strip()
                 break

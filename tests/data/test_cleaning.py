@@ -38,13 +38,21 @@ def test_contents(record, texts):
 
 @pytest.mark.parametrize(
     "record",
-    [chat("你好", " \n\u3000"), chat("", "您好"), TextRecord(text="\t"), pair("问", "", "坏"), choice(" ", "甲", "乙")],
+    [
+        chat("你好", " \n\u3000"),
+        chat("你好", "\u200b \u200d\xad\ufeff"),
+        chat("", "您好"),
+        TextRecord(text="\t"),
+        pair("问", "", "坏"),
+        choice(" ", "甲", "乙"),
+    ],
 )
 def test_empty(record):
     assert is_empty(record)
 
 
 def test_what_is_not_empty():
+    assert not is_empty(chat("问", "\u200b答"))
     assert not is_empty(choice("下图中正确的是", "甲", ""))
     assert not is_empty(ChatRecord(messages=[{"role": "system", "content": ""}, *chat("甲", "乙").messages], type="x"))
 
@@ -53,6 +61,7 @@ def test_content_key():
     key = content_key(chat("床前 明月光", "疑是\n地上霜"))
     assert 0 <= key < 1 << 64
     assert key == content_key(chat(" 床前明月光\u3000", "疑是地上霜", system="请背诗"))
+    assert key == content_key(chat("床前\u200b明\xad月光", "\ufeff疑是\u200d地上霜\u2060 "))
     others = [
         chat("床前明月光疑是", "地上霜"),
         chat("床前明月光", "疑是地上霜。"),
@@ -76,6 +85,12 @@ def test_names_of_rules():
         ("â€œquotedâ€\x9d", "“quoted”"),
         ("请生成一个标题。\\n\n", "请生成一个标题。\n"),
         ("判断是否为闰年。\\n\n\\n1996\\n", "判断是否为闰年。\n\n1996\n"),
+        ("病情严重。\\n\\n在住院期间", "病情严重。\n\n在住院期间"),
+        ("文章内容\\n据报道", "文章内容\n据报道"),
+        ("判断是新闻还是社论:\\n随着人口增长", "判断是新闻还是社论:\n随着人口增长"),
+        ("是喜剧还是恐怖片？\\n电影《夜宴》", "是喜剧还是恐怖片？\n电影《夜宴》"),
+        ("5 x 3 = 15 km\\nSpeed = 15/2", "5 x 3 = 15 km\nSpeed = 15/2"),
+        ("零\u200b宽\u2060字\ufeff符", "零宽字符"),
         ("How fast?\\nOptions:\\n- (A) 3\\n- (B) Tom's", "How fast?\nOptions:\n- (A) 3\n- (B) Tom's"),
     ],
 )
@@ -90,7 +105,7 @@ def test_repaired(text, expected):
         "全角：，。！？（）「」“引号”‘单引号’——……·《书》①Ⅳ㎡℃ＡＢＣ１２３　空格",
         "拼音 lǜ sè、nǚ；naïve café, Zürich, señor, ¿qué?, 25°±1 µm, ½ × ² ",
         "繁體中文與日本語のテキスト、한국어、Привет, مرحبا",
-        "ﬁ ligature, e\u0301 decomposed, 👩‍🚀 emoji ❤️",
+        "ﬁ ligature, می\u200cخواهم, e\u0301 decomposed, 👩‍🚀 emoji ❤️",
         "命题 $\\neg p$ 与 $x \\neq 0$，$\\nu_i$",
         "\\(\\nRightarrow\\) 和 \\\\n",
         'printf("混淆矩阵:\\n");',
@@ -99,6 +114,13 @@ def test_repaired(text, expected):
         "while IFS=\\n read -r line",
         "print('一\\n二')",
         "C:\\new\\notes",
+        "在C语言中，换行符是\\n，请解释。",
+        "每行以\\n，即 LF，结束。\\n结尾也是",
+        "Python 中 \\n 表示什么？",
+        "集合 A\\nB 表示差",
+        "Ã 是葡萄牙语字母",
+        "为什么 £ 会变成 Â£？",
+        "网页里怎么会有 â€™ 呢？",
         "{'a': 1}\n换行是 '\\n' 吗？",
     ],
 )
@@ -122,7 +144,9 @@ def test_spelt_breaks_of_questions_stay():
         ("user", "<|Human|>: 你好<eoh>\n", "你好"),
         ("model", "<|Inner Thoughts|>: None<eot>\n<|Commands|>: None<eoc>\n<|MOSS|>: 您好！<eom>\n", "您好！"),
         ("user", "<s>[INST] 讲个笑话 [/INST]", "讲个笑话"),
-        ("model", "从前有座山。</s>", "从前有座山。"),
+        ("user", "Human: 讲个笑话\n\nAssistant:", "讲个笑话"),
+        ("user", "<s>Human: 讲个笑话\n</s>", "讲个笑话"),
+        ("model", "<s>Assistant: 从前有座山。\n</s>", "从前有座山。"),
         ("user", "\n\n### Instruction:\n", ""),
     ],
 )
@@ -140,7 +164,14 @@ def test_residue(role, text, expected):
         ("user", "在 Alpaca 的模板里，\n### Instruction:\n后面写什么？"),
         ("user", "Human: 你好\nAssistant: 您好\nHuman: 再见"),
         ("user", "<s>已删除</s>"),
+        ("model", "旧价：99 元</s>"),
+        ("user", "Assistant: 的职责有哪些"),
         ("model", "Assistant: 的职责有哪些"),
+        ("user", "Human: 是谁演的？"),
+        ("user", "[INST] 是什么意思？"),
+        ("user", "怎样理解 [/INST]"),
+        ("user", "对话里为什么总有 <eoh>"),
+        ("user", "### Instruction: 后面写什么？"),
         ("model", "Assistant: 您好\nHuman: 你好\nAssistant: 再见"),
         ("model", "<s>原价 99 元</s>，现价 59 元"),
         ("model", "<s>一</s>和<s>二</s>"),
@@ -160,10 +191,10 @@ def test_what_is_no_residue(role, text):
     "record, changed, texts",
     [
         (chat("### Instruction:\n一\r\n二", "### Response:\n三"), ("encoding", "residue"), ["一\n二", "三"]),
-        (chat("一", "二</s>"), ("residue",), ["一", "二"]),
+        (chat("<|Human|>: 一<eoh>", "二"), ("residue",), ["一", "二"]),
         (chat("一", "二"), (), ["一", "二"]),
         (TextRecord(text="\ufeff<s>文"), ("encoding",), ["<s>文"]),
-        (pair("[INST] 问", "### Response: 好", "坏\x00"), ("encoding", "residue"), ["问", "好", "坏"]),
+        (pair("[INST] 问 [/INST]", "### Response:\n好", "坏\x00"), ("encoding", "residue"), ["问", "好", "坏"]),
     ],
 )
 def test_mend(record, changed, texts):
@@ -175,13 +206,13 @@ def test_mend(record, changed, texts):
 
 
 def test_system_turns_are_mended_too():
-    record = chat("一", "二", system="请\r\n友善</s>")
-    assert Mender(CleaningConfig()).mend(record) == ("encoding", "residue")
+    record = chat("一", "二", system="请\r\n友善")
+    assert Mender(CleaningConfig()).mend(record) == ("encoding",)
     assert record.messages[0]["content"] == "请\n友善"
 
 
 def test_one_rule_at_a_time():
-    record = chat("一\r", "二</s>")
+    record = chat("一\r", "### Response:\n二")
     assert Mender(CleaningConfig(residue=False)).mend(record) == ("encoding",)
     assert Mender(CleaningConfig(repair=False)).mend(record) == ("residue",)
 
@@ -206,28 +237,5 @@ def test_templates_of_real_corpora(real_data):
 @pytest.mark.parametrize("path", ["alpaca_chinese_carbonz0/zh-data-part-00.json", "code_alpaca/code_alpaca_2k.json"])
 def test_real_rows_that_need_no_mending(real_data, path):
     for row in json.loads((real_data / path).read_text(encoding="utf-8")):
-        if "\u200b" in "".join(row.values()):
-            continue
-        assert Mender(CleaningConfig()).mend(chat(row["instruction"] + row["input"], row["output"])) == ()
-
-
-@pytest.mark.parametrize(
-    ("text", "mended"),
-    [
-        ("在C语言中，换行符是\\n，请解释。", "在C语言中，换行符是\\n，请解释。"),
-        ("集合 A\\nB 表示差", "集合 A\\nB 表示差"),
-        ("病情严重。\\n\\n在住院期间", "病情严重。\n\n在住院期间"),
-        ("文章内容\\n据报道", "文章内容\n据报道"),
-        ("Which one?\\nOptions:\\n(A) ice", "Which one?\nOptions:\n(A) ice"),
-        ("Ã 是葡萄牙语字母", "Ã 是葡萄牙语字母"),
-        ("为什么 £ 会变成 Â£？", "为什么 £ 会变成 Â£？"),
-        ("零\u200b宽\u2060字符", "零宽字符"),
-    ],
-)
-def test_what_a_text_speaks_of_stays(text, mended):
-    assert repaired(text) == mended
-
-
-def test_what_cannot_be_seen_makes_no_difference():
-    assert content_key(chat("床\u200b前", "疑\u200d是")) == content_key(chat("床前", "疑是"))
-    assert is_empty(chat("问", " \u200b\u2060 ")) and not is_empty(chat("问", "\u200b答"))
+        if "\u200b" not in "".join(row.values()):
+            assert Mender(CleaningConfig()).mend(chat(row["instruction"] + row["input"], row["output"])) == ()
