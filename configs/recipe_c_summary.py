@@ -12,7 +12,10 @@ def get_config() -> Config:
     return Config(
         model=ModelConfig(architecture="gemma2_43m"),
         data=DataConfig(
-            corpora=(CorpusConfig(name="csl", kinds=("to title",)), CorpusConfig(name="lcsts")),
+            corpora=(
+                CorpusConfig(name="csl", path="csl/ts/train.tsv", kinds=("to title",)),
+                CorpusConfig(name="lcsts"),
+            ),
             validation_rows=500,
             template="passage",
             editions=10,

@@ -22,7 +22,10 @@ def get_config() -> Config:
     return Config(
         model=ModelConfig(architecture="gemma_2b"),
         data=DataConfig(
-            corpora=(CorpusConfig(name="qqp", share=0.5), CorpusConfig(name="cola", share=0.5)),
+            corpora=(
+                CorpusConfig(name="qqp", path="qqp/**/train.*", share=0.5),
+                CorpusConfig(name="cola", path="cola/train.tsv", share=0.5),
+            ),
             rows=4_000,
             validation_rows=400,
             template="instruction",

@@ -15,4 +15,4 @@ def main(config: Config, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    flags.run(main, default_config="configs/stage1.py", kind=Config)
+    flags.run(main, default_config="configs/tiny.py", kind=Config)

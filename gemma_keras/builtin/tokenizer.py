@@ -103,7 +103,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int, out: Path) -> No
         reason = str(error).rsplit("]", 1)[-1].strip() or "no text was given"
         raise UserError(
             f"A tokenizer of {vocabulary_size} pieces cannot be trained on these texts ({reason}): "
-            "give a smaller vocabulary size or more text."
+            "give a smaller --config.tokenizer.vocabulary_size, more text, or a tokenizer with --config.tokenizer.path."
         ) from error
     check_layout(model.getvalue(), vocabulary_size)
     out.parent.mkdir(parents=True, exist_ok=True)

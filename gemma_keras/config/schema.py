@@ -27,7 +27,7 @@ class TokenizerConfig:
 @dataclasses.dataclass(slots=True, kw_only=True)
 class ModelConfig:
     architecture: str = field("gemma2_tiny", "named shape: gemma2_tiny, gemma2_43m, gemma2_2b, gemma2_9b, gemma2_27b, gemma_2b, gemma_7b")
-    weights: str = field("", "Hugging Face folder, Keras preset folder or export of an earlier stage; empty: random initialisation")
+    weights: str = field("", "Hugging Face folder, Keras preset folder or export of an earlier stage; empty: random initialisation (not for fine-tuning)")
     dtype: str = field("bfloat16", "of frozen weights and of matmuls: bfloat16 or float32; trainable weights are float32 always")
 
 

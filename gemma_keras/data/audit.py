@@ -39,7 +39,10 @@ def audit(corpora: tuple[CorpusConfig, ...], root: Path, progress: Progress) -> 
         if _has_files(entry, root):
             yield _read(entry, root, progress)
     for corpus in corpora:
-        yield _read(corpus, root, progress)
+        if _has_files(corpus, root):
+            yield _read(corpus, root, progress)
+        else:
+            progress(f"{root} has no {corpus.path or corpus.name}")
 
 
 def unread(audits: list[Audit], root: Path) -> list[Path]:

@@ -32,6 +32,9 @@ _INVISIBLE = "\xad\u200b-\u200f\u2060-\u2064\ufeff"
 _INVISIBLES = re.compile(f"[{_INVISIBLE}]")
 _VISIBLE = re.compile(rf"[^\s{_INVISIBLE}]")
 
+_BLANKS = (" ", "\t", "\u3000")
+_BLANK_LINES = re.compile(r"\A(?:[ \t\u3000]*\n)+")
+
 _SPELT_BREAK = re.compile(r"\\n\n?")
 # Ends a sentence, stands within Chinese text, or ends a sum ("= 12 km"). After other letters it may be a difference.
 _CERTAIN_BREAK = re.compile(
@@ -105,11 +108,11 @@ def _visible(text: str) -> str:
 class Mender:
     """Mends the texts of records in place.
 
-    Rule "encoding" (`repair`): line ends become LF; control characters but tab, byte order marks, zero-width spaces and
-    marks that turn the direction of writing go; text with several characters that were decoded in the wrong way is
-    decoded anew (by ftfy; widths, quotation marks and compositions stay as they are); a spelt out backslash-n becomes a
-    line break, unless the text holds code or LaTeX or speaks of it. Rule "residue": prompt templates at the ends of a
-    turn go.
+    Rule "encoding" (`repair`): line ends become LF; blank lines in front that start with a blank, control characters but
+    tab, byte order marks, zero-width spaces and marks that turn the direction of writing go; text with several characters
+    that were decoded in the wrong way is decoded anew (by ftfy; widths, quotation marks and compositions stay as they are);
+    a spelt out backslash-n becomes a line break, unless the text holds code or LaTeX or speaks of it. Rule "residue":
+    prompt templates at the ends of a turn go.
     """
 
     def __init__(self, config: CleaningConfig):
@@ -132,6 +135,8 @@ def repaired(text: str, spelt_breaks: bool = True) -> str:
     >>> repaired("ä½\\xa0å¥½\\r\\n")
     '你好\\n'
     """
+    if text[:1] in _BLANKS:
+        text = _BLANK_LINES.sub("", text)
     if not _UNUSUAL.search(text):
         return text
     if _decoded_wrongly(text):

@@ -38,10 +38,12 @@ class Origin:
     earlier_fingerprint: str = ""
 
     def describe(self) -> str:
-        """For the report: earlier stage, hub, builtin or files."""
+        """For the report: earlier stage, hub, builtin, stand-in (files of another corpus) or files."""
         if self.split:
             return EARLIER
-        return "hub" if self.located.hub else "builtin" if self.located.builtin else "files"
+        if self.located.hub:
+            return "hub"
+        return "builtin" if self.located.builtin else "stand-in" if self.located.stand_in else "files"
 
     def rows(self) -> Iterator[SourceRow]:
         return _earlier_rows(self.split, self.corpus.name) if self.split else read_corpus(self.corpus, self.located)
@@ -131,7 +133,8 @@ def collect(
             pace = Pace(f"read {origin.corpus.name}", progress)
             pool = read_pool(origin.corpus, origin.rows(), Spool(folder), how, quarantine, pace)
             pool.origin = origin.describe()
-            pace.finish(pool.rows_in, f" from {len(pool.files)} files")
+            stand_in = f", {pool.files[0].partition('/')[0]} in its place" if origin.located.stand_in else ""
+            pace.finish(pool.rows_in, f" from {len(pool.files)} files{stand_in}")
             return pool
 
         valid = [read(origin, spare) for origin in origins.valid]

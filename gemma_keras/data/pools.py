@@ -154,7 +154,10 @@ def read_pool(
     pool.parents, pool.keys = np.frombuffer(parents, np.uint32), np.frombuffer(keys, np.uint64)
     pool.fates, pool.open_to_prompt = np.frombuffer(fates, np.uint8), np.frombuffer(prompts, np.uint8)
     if not len(pool.fates):
-        reason = pool.first_quarantined or f"all rows are left out ({', '.join(pool.skipped)})"
+        told = [f"{count} are left out ({rule})" for rule, count in pool.skipped.items()]
+        if pool.quarantined:
+            told.append(f"{pool.quarantined} cannot be read ({pool.first_quarantined})")
+        reason = f"of {pool.rows_in} rows " + ", ".join(told)
         shown = ", ".join(pool.files[:3]) + (", ..." if len(pool.files) > 3 else "")
         raise UserError(
             f"no usable row of corpus {corpus.name!r} in {shown}: {reason}; check that the corpus's name fits the files"

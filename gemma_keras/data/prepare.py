@@ -22,7 +22,7 @@ from gemma_keras.data.collecting import Collected, Origins, collect, find_origin
 from gemma_keras.data.mixture import Mixture, mix
 from gemma_keras.data.pace import Progress, print_progress
 from gemma_keras.data.pools import USED, count_among, sorted_keys
-from gemma_keras.data.prompting import Prompter
+from gemma_keras.data.prompting import FAILED, Prompter
 from gemma_keras.data.rendering import Renderer
 from gemma_keras.data.report import split_report, write_report
 from gemma_keras.data.sources import get_source
@@ -135,6 +135,12 @@ def _write(
     if config.corpora and not parts["train"]["rows"]:
         removed = ", ".join(f"{rule}: {count}" for rule, count in parts["train"]["removed"].items())
         raise UserError(f"no training row is left ({removed}); check data.corpora, data.validation and data.cleaning")
+    kinds = parts["train"]["by_system_prompt"]
+    if kinds.get(FAILED, 0) and not kinds.get("dynamic", 0):
+        raise UserError(
+            f"none of the {kinds[FAILED]} system prompts could be had from {config.system_prompts.endpoint.url} "
+            f"({prompter.failures()[-1]['reason']}); check data.system_prompts.endpoint, or set data.system_prompts.dynamic to 0"
+        )
     overlap = count_among(sorted_keys(collected.train, USED), sorted_keys(collected.valid, USED))
     assert overlap == 0, overlap
     report = {

@@ -28,7 +28,7 @@ BATCH_ROWS, BATCH_BYTES = 2048, 4_000_000
 class Rendered:
     """What a split has come to; `by_*` count records, `lengths` are of the rows that an epoch trains on, i32.
 
-    `packed_rows` has their number in each edition.
+    `packed_rows` has the number of packed rows of each edition; `sides` is 2 of preference pairs, which are packed together.
     """
 
     by_pool: Counter[int] = dataclasses.field(default_factory=Counter)
@@ -39,6 +39,7 @@ class Rendered:
     turns_cut: int = 0
     lengths: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
     packed_rows: list[int] = dataclasses.field(default_factory=list)
+    sides: int = 1
 
 
 @dataclasses.dataclass(slots=True)
@@ -84,8 +85,9 @@ class Renderer:
 
         A record that cannot be used gives way to the next of its corpus.
         """
-        rendered = Rendered()
-        writer = SplitWriter(folder, pairs=_holds_pairs(pools, mixture))
+        pairs = _holds_pairs(pools, mixture)
+        rendered = Rendered(sides=2 if pairs else 1)
+        writer = SplitWriter(folder, pairs)
         pace = Pace(f"encoded {split}", self._progress, len(mixture))
         for slots in _batches(pools, mixture):
             self._fill(split, pools, mixture, slots)

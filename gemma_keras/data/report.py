@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gemma_keras.data.mixture import Mixture, Share
-from gemma_keras.data.pools import UNDECIDED, USED, Pool
+from gemma_keras.data.pools import NOT_DRAWN, SET_APART, UNDECIDED, USED, Pool
 from gemma_keras.data.records import TextRecord
 from gemma_keras.data.rendering import Rendered
 
@@ -49,7 +49,7 @@ def split_report(pools: list[Pool], mixture: Mixture, rendered: Rendered, sequen
         "token_lengths": _lengths(lengths),
         "packed_rows": packed,
         "packed_rows_of_editions": rendered.packed_rows,
-        "useful_token_share": tokens / (packed * sequence_length) if packed else 0.0,
+        "useful_token_share": tokens / (packed * sequence_length * rendered.sides) if packed else 0.0,
         "length_histogram": np.histogram(lengths, bins=32, range=(0, sequence_length))[0].tolist(),
     }
 
@@ -102,11 +102,13 @@ def _page(report: dict[str, Any]) -> str:
     lines = ["# Prepared data", ""]
     for title, part in (("Training", report), ("Validation", report["validation"])):
         lengths = part["token_lengths"]
+        left_over = sum(part["removed"].get(rule, 0) for rule in (NOT_DRAWN, SET_APART))
         lines += [
             f"## {title}",
             "",
-            f"{part['rows_in']} source rows = {part['used']} used + {sum(part['removed'].values())} removed "
-            f"+ {part['quarantined']} quarantined. {part['records']} records make {part['rows']} rows with {part['tokens']} "
+            f"{part['rows_in']} source rows = {part['used']} used + {left_over} left over (not drawn, or set apart for "
+            f"validation) + {sum(part['removed'].values()) - left_over} removed by rules + {part['quarantined']} quarantined. "
+            f"{part['records']} records make {part['rows']} rows with {part['tokens']} "
             f"tokens (mean {lengths['mean']}, median {lengths['median']}, 90th percentile {lengths['p90']}, "
             f"longest {lengths['max']}); of conversations beyond {report['sequence_length']} tokens {part['turns_cut']} lost "
             f"whole turns and {part['truncated']} the end of their answer. {part['packed_rows']} packed rows, useful token "

@@ -120,9 +120,14 @@ def _check_same_run(path: Path, config: dict) -> None:
         if changed:
             name = changed[0]
             raise UserError(
-                f"--workdir={path.parent} holds a run with config.{section}.{name}={old.get(name)!r}, this one has "
-                f"{new[name]!r}; give the same configuration to resume it, or another --workdir."
+                f"--workdir={path.parent} holds a run with config.{section}.{name}={_short(old.get(name))}, this one has "
+                f"{_short(new[name])}; give the same configuration to resume it, or another --workdir."
             )
+
+
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 100 else f"{shown[:100]}..."
 
 
 def _drop(section: dict, name: str) -> None:

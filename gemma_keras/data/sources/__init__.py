@@ -40,12 +40,16 @@ class SourceRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Located:
-    """Where a corpus is read from: files below a root, or the hub; `builtin` if the package's own rows stand in."""
+    """Where a corpus is read from: files below a root, or the hub.
+
+    `builtin` if the package's own rows stand in, `stand_in` if another corpus does that has the same schema.
+    """
 
     root: Path
     files: tuple[Path, ...] = ()
     hub: str = ""
     builtin: bool = False
+    stand_in: bool = False
 
     def shown(self) -> list[str]:
         """The files as reports and row ids name them."""
@@ -80,7 +84,8 @@ def locate(config: CorpusConfig, root: Path, missing: str = "error") -> Located:
     places = (config.path,) if config.path else source.places or (source.name,)
     files = _first_matching(places, root, source)
     if files:
-        return Located(root=root, files=files)
+        found = files[0].relative_to(root).parts[0] if files[0].is_relative_to(root) else ""
+        return Located(root=root, files=files, stand_in=not config.path and found != source.name)
     if missing == "builtin":
         own = builtin.data_root()
         files = _first_matching(source.places or (source.name,), own, source)
@@ -91,8 +96,8 @@ def locate(config: CorpusConfig, root: Path, missing: str = "error") -> Located:
     looked = ", ".join(str(root / place) for place in places)
     raise UserError(
         f"no files of corpus {config.name!r} ({', '.join((*SUFFIXES, *source.suffixes))}) in {looked}; set data.root to the "
-        "folder of corpora, or the corpus's path or hub"
-        + ("; the package has no such rows either" if missing == "builtin" else "")
+        "folder of corpora, or the corpus's path or hub, or take it out of the configuration"
+        + ("; the package has no such rows either" if missing == "builtin" else ", or set data.missing to builtin")
     )
 
 
