@@ -21,9 +21,9 @@ def root(tmp_path):
     return tmp_path / "corpora"
 
 
-def run(root, tokenizer, out, url, cache="", **prompts):
+def run(root, tokenizer, out, url, cache="", concurrency=8, **prompts):
     shares = {"none": 0.2, "fixed": 0.4, "dynamic": 0.4} | prompts
-    endpoint = EndpointConfig(url=url, model="m", concurrency=8, timeout=5.0, retries=1)
+    endpoint = EndpointConfig(url=url, model="m", concurrency=concurrency, timeout=5.0, retries=1)
     config = DataConfig(
         root=str(root),
         corpora=(CorpusConfig(name="belle"),),
@@ -82,3 +82,13 @@ def test_a_dry_run_asks_nobody_and_leaves_nothing(root, tokenizer, tmp_path):
 def test_nobody_named_is_told_at_once(root, tokenizer, tmp_path):
     with pytest.raises(UserError, match="nobody is named to write these prompts"):
         run(root, tokenizer, tmp_path / "data", "")
+
+
+def test_an_endpoint_that_is_of_no_use_ends_the_run(root, tokenizer, tmp_path):
+    for concurrency, sentence in ((8, "gives no answers"), (100, "none of the 40 system prompts could be had")):
+        with (
+            ChatServer(lambda asked, before: REPLIES["cut"](asked.body)) as server,
+            pytest.raises(UserError, match=sentence),
+        ):
+            run(root, tokenizer, tmp_path / "data", server.url, concurrency=concurrency)
+        assert not (tmp_path / "data").exists()

@@ -268,3 +268,24 @@ def test_near_duplicates_are_told_by_the_corpus_own_words(root, tokenizer, tmp_p
 def test_kinds_are_asked_only_of_corpora_that_have_them(root, tokenizer, tmp_path):
     with pytest.raises(UserError, match="'belle' has no kinds"):
         run(settings(root, corpora=(CorpusConfig(name="belle", kinds=("poem",)),)), tokenizer, tmp_path / "out")
+
+
+def test_stand_ins_are_named(root, tokenizer, tmp_path):
+    (root / "belle").rename(root / "belle_school_math")
+    told = []
+    report = prepare(
+        settings(root, corpora=(CorpusConfig(name="belle"),)), tokenizer, tmp_path / "out", progress=told.append
+    )
+    assert report["corpora"]["belle"]["origin"] == "stand-in"
+    assert any("belle_school_math in its place" in line for line in told)
+
+
+def test_both_sides_of_pairs_share_the_room(root, tokenizer, tmp_path):
+    (root / "preference").mkdir()
+    rows = [{"prompt": f"第{i}问", "chosen": "好" * 20, "rejected": "坏" * 20} for i in range(100)]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (root / "preference" / "a.jsonl").write_text(text, encoding="utf-8")
+    report = run(
+        settings(root, corpora=(CorpusConfig(name="preference"),), sequence_length=512), tokenizer, tmp_path / "out"
+    )
+    assert report["rows"] == 200 and 0.8 < report["useful_token_share"] <= 1
