@@ -83,11 +83,11 @@ def find_origins(config: DataConfig, root: Path, progress: Progress) -> Origins:
     earlier = [(Path(folder), _earlier_report(Path(folder))) for folder in config.earlier]
     train = []
     for corpus in config.corpora:
-        held = [folder for folder, report in earlier if _offers(report, corpus, config.corpora, progress)]
-        origin = _earlier(corpus, root, held[0], "train") if held else None
+        held = [stage for stage in earlier if _offers(stage[1], corpus, config.corpora, progress)]
+        origin = _earlier(corpus, root, *held[0], "train") if held else None
         train.append(origin or Origin(corpus=corpus, located=locate(corpus, root, config.missing)))
     earlier_valid = [
-        _earlier(CorpusConfig(name=name), root, folder, "valid")
+        _earlier(CorpusConfig(name=name), root, folder, report, "valid")
         for folder, report in earlier
         for name in report["validation"]["by_source"]
         if not any(entry["documents"] for entry in _entries(report["validation"], name))
@@ -218,10 +218,12 @@ def _offers(
     return False
 
 
-def _earlier(corpus: CorpusConfig, root: Path, folder: Path, split: str) -> Origin:
-    fingerprint = _earlier_report(folder)["fingerprint"]
+def _earlier(corpus: CorpusConfig, root: Path, folder: Path, report: dict[str, Any], split: str) -> Origin:
     return Origin(
-        corpus=corpus, located=Located(root=root), split=folder / split, earlier_fingerprint=f"{fingerprint} {split}"
+        corpus=corpus,
+        located=Located(root=root),
+        split=folder / split,
+        earlier_fingerprint=f"{report['fingerprint']} {split}",
     )
 
 

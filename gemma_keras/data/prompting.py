@@ -23,7 +23,6 @@ FAILED = "dynamic_failed"
 DYNAMIC = KINDS.index("dynamic")
 CLOSED = len(KINDS)  # slots that get no system prompt: their record has one, or is no conversation, or there is none
 SPLITS = ("train", "valid")
-_ESTIMATE_BATCH = 1000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -52,6 +52,7 @@ class _Slot:
     record: Record
     prompted: Prompted = dataclasses.field(default_factory=Prompted)
     encoded: Encoded | None = None
+    tries: int = 0
 
 
 class Renderer:
@@ -130,12 +131,16 @@ class Renderer:
                     continue
                 if pool.fates[slot.place] != pool.code(USED):
                     pool.fates[slot.place] = pool.code(result.removed)
-                replacement = next(mixture.reserves[slot.pool], None)
+                # Rows that repeat come round for ever, and a row that fits elsewhere may not fit here, for its system prompt.
+                slot.tries += 1
+                left = slot.tries <= mixture.shares[slot.pool].available
+                replacement = next(mixture.reserves[slot.pool], None) if left else None
                 if replacement is not None:
                     slot.place, slot.record = replacement, pool.record(replacement)
                     again.append(slot)
                 elif self._config.rows and split == "train" and self._config.too_small != "less":
                     removed = ", ".join(f"{rule}: {count}" for rule, count in pool.removed_records().items())
+                    removed = removed or f"at last {result.removed}"
                     raise UserError(
                         f"data.rows is {self._config.rows}, but {pool.corpus.name} has too few rows that can be used "
                         f"({removed}); lower data.rows, raise data.sequence_length, or set data.too_small to less"

@@ -289,3 +289,13 @@ def test_both_sides_of_pairs_share_the_room(root, tokenizer, tmp_path):
         settings(root, corpora=(CorpusConfig(name="preference"),), sequence_length=512), tokenizer, tmp_path / "out"
     )
     assert report["rows"] == 200 and 0.8 < report["useful_token_share"] <= 1
+
+
+def test_repeating_ends_where_a_row_fits_in_one_slot_and_not_in_another(root, tokenizer, tmp_path):
+    row = [{"instruction": "长" * 48, "input": "", "output": "答"}]
+    (root / "alpaca_chinese" / "long.json").write_text(json.dumps(row), encoding="utf-8")
+    only = (CorpusConfig(name="alpaca_chinese", path="alpaca_chinese/long.json"),)
+    prompts = SystemPromptConfig(none=0.9996, fixed=0.0004)
+    config = settings(root, corpora=only, rows=5000, too_small="repeat", sequence_length=72, system_prompts=prompts)
+    with pytest.raises(UserError, match="alpaca_chinese has too few rows that can be used"):
+        run(config, tokenizer, tmp_path / "out")
