@@ -29,6 +29,17 @@ class ModelConfig:
     architecture: str = field("gemma2_tiny", "named shape: gemma2_tiny, gemma2_43m, gemma2_2b, gemma2_9b, gemma2_27b, gemma_2b, gemma_7b")
     weights: str = field("", "Hugging Face folder, Keras preset folder or export of an earlier stage; empty: random initialisation (not for fine-tuning)")
     dtype: str = field("bfloat16", "of frozen weights and of matmuls: bfloat16 or float32; trainable weights are float32 always")
+    attention: str = field("auto", "kernel: splash (TPU v4 and later), blockwise or reference; auto: splash where there is one, else blockwise")
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class ParallelConfig:
+    data: int = field(0, "devices along the rows of a batch, over which weights are stored in pieces, too; 0: chosen for the model and the devices")
+    model: int = field(0, "devices along heads, ffn and vocabulary; 0: chosen for the model and the devices")
+    shard_sequence: str = field("auto", "divide the residual stream over time along the model axis: yes, no, or auto (where that axis has several devices)")
+    coordinator: str = field("", "host:port of process 0 where several processes train together; empty: one process, or what the cluster tells JAX")
+    processes: int = field(1, "processes that train together")
+    process: int = field(0, "number of this process, from 0")
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -133,6 +144,7 @@ class TrainConfig:
     epochs: float = field(1.0, "passes over the packed rows when train.steps is 0")
     batch_rows: int = field(8, "packed rows in an optimizer step, all microbatches together (B)")
     accumulation: int = field(1, "microbatches in an optimizer step")
+    remat: str = field("auto", "what the backward pass computes again: none, matmul, attention or full; auto: the first of these that fits in memory")
     log_every: int = field(10, "steps between lines of metrics.jsonl")
     eval_every: int = field(0, "steps between evaluations of the validation rows; 0: at the end only")
     save_every: int = field(100, "steps between checkpoints")
@@ -166,6 +178,7 @@ class Config:
     adapter: AdapterConfig = field(AdapterConfig(), "adapter")
     optim: OptimConfig = field(OptimConfig(), "optimizer")
     train: TrainConfig = field(TrainConfig(), "training loop")
+    parallel: ParallelConfig = field(ParallelConfig(), "devices and processes")
     sampling: SamplingConfig = field(SamplingConfig(), "generation")
     export: ExportConfig = field(ExportConfig(), "export")
     questions: tuple[str, ...] = field((), "sample questions answered after the stage")

@@ -29,6 +29,9 @@ DTYPES = ("bfloat16", "float32")
 CHOICES: dict[tuple[type, str], tuple[str, ...]] = {
     (schema.ModelConfig, "architecture"): ARCHITECTURES,
     (schema.ModelConfig, "dtype"): DTYPES,
+    (schema.ModelConfig, "attention"): ("auto", "splash", "blockwise", "reference"),
+    (schema.ParallelConfig, "shard_sequence"): ("auto", "yes", "no"),
+    (schema.TrainConfig, "remat"): ("auto", "none", "matmul", "attention", "full"),
     (schema.DataConfig, "template"): TEMPLATES,
     (schema.DataConfig, "loss_on"): ("response", "all"),
     (schema.DataConfig, "sampling"): ("exact", "random"),
@@ -126,6 +129,7 @@ RANGES: dict[type, dict[str, Range]] = {
         "keep_checkpoints": COUNT,
         "seed": NOT_NEGATIVE,
     },
+    schema.ParallelConfig: {"data": NOT_NEGATIVE, "model": NOT_NEGATIVE, "processes": COUNT, "process": NOT_NEGATIVE},
     schema.SamplingConfig: {
         "max_new_tokens": COUNT,
         "temperature": NOT_NEGATIVE,
@@ -251,6 +255,18 @@ def _check_train(train: schema.TrainConfig, path: str) -> None:
     )
 
 
+def _check_parallel(parallel: schema.ParallelConfig, path: str) -> None:
+    require(
+        parallel.process < parallel.processes,
+        f"{path}.process is {parallel.process}, but processes are counted from 0 and there are {parallel.processes}: "
+        f"give a smaller one, or the right {path}.processes",
+    )
+    require(
+        parallel.processes == 1 or bool(parallel.coordinator),
+        f"{path}.processes is {parallel.processes}, but {path}.coordinator is empty: give host:port of process 0",
+    )
+
+
 def _check_phases(config: schema.Config, path: str) -> None:
     """With a given number of steps, warm-up and the phases of AdaLoRA must leave some in between."""
     steps = config.train.steps
@@ -281,5 +297,6 @@ CHECKS: dict[type, Callable[[Any, str], None]] = {
     schema.AdapterConfig: _check_adapter,
     schema.OptimConfig: _check_optim,
     schema.TrainConfig: _check_train,
+    schema.ParallelConfig: _check_parallel,
     schema.Config: _check_phases,
 }

@@ -1,14 +1,121 @@
-"""Grouped-query attention with soft cap, sliding window and packed segments.
+"""Grouped-query attention with soft cap, sliding window and packed segments, and the choice of its kernel.
 
 Axes: B batch, T query time, S key time, N query heads, K KV heads, G = N/K query heads per KV head, M = G·T,
-H head dim.
+H head dim. Mesh axes: "data" over B, "model" over N.
 """
+
+from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 
-MASKED = -1e30  # finite, so that a row without a single visible key gives a mean of values and never NaN
-MIN_BLOCK, MAX_BLOCKS = 128, 8  # queries in a block of `in_order` attention, and the number of blocks (unrolled)
+from gemma_keras.config.errors import UserError
+from gemma_keras.models.blockwise_attention import MASKED, RESIDUALS, blockwise_attention
+from gemma_keras.models.splash_attention import splash_attention
+
+__all__ = ["KERNELS", "RESIDUALS", "attention", "attention_mask", "choose_kernel", "packed_attention"]
+
+KERNELS = ("reference", "blockwise", "splash")
+
+
+def choose_kernel(device_kind: str) -> str:
+    """The kernel for a device by JAX's name of its kind.
+
+    >>> choose_kernel("TPU v5 lite"), choose_kernel("TPU v3"), choose_kernel("NVIDIA H200")
+    ('splash', 'blockwise', 'blockwise')
+    """
+    # The splash kernel multiplies bfloat16 matrices, which the compiler of kernels refuses for TPU v2 and v3.
+    return "splash" if device_kind.startswith("TPU") and device_kind[4:6] not in ("v2", "v3") else "blockwise"
+
+
+def packed_attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    segment_ids: jax.Array,
+    *,
+    scale: float,
+    logit_soft_cap: float | None,
+    window: int | None,
+    kernel: str = "blockwise",
+    mesh: Mesh | None = None,
+) -> jax.Array:
+    """Attention output [B, T, N, H] of packed rows, in the dtype of `value`.
+
+    `query` [B, T, N, H], `key` and `value` [B, T, K, H], `segment_ids` i32[B, T]. The tokens of a segment are neighbours, so
+    the distance of slots is that of positions: slot t sees slot s if both are of the same segment other than 0 and
+    0 <= t - s < window. Slots of segment 0 get zeros and give no gradient. Numbers are as in `attention`.
+
+    `kernel` changes speed and memory only. reference: the whole logits [B, N, T, T]. blockwise: blocks of them, any device.
+    splash: the Pallas kernel for TPU v4 and later. With a mesh, B is divided by "data" and heads by "model"; KV heads that
+    cannot be divided by "model" are given to all, and each device takes the one that its query heads read.
+
+    Raises:
+        UserError: the kernel is unknown, T does not suit it, or B or the heads cannot be divided by the mesh.
+    """
+    if kernel not in KERNELS:
+        raise UserError(f"{kernel!r} is not an attention kernel; choose one of {', '.join(KERNELS)}.")
+    kernels: dict[str, Callable[..., jax.Array]] = {
+        "reference": _reference,
+        "blockwise": blockwise_attention,
+        "splash": splash_attention,
+    }
+    compute: Callable[..., jax.Array] = partial(
+        kernels[kernel], scale=scale, logit_soft_cap=logit_soft_cap, window=window
+    )
+    if mesh is not None:
+        compute = _over_mesh(compute, mesh, query.shape, key.shape[2])
+    with jax.named_scope("attention"):
+        return compute(query, key, value, segment_ids)
+
+
+def _over_mesh(
+    compute: Callable[..., jax.Array], mesh: Mesh, query_shape: tuple[int, ...], key_heads: int
+) -> Callable[..., jax.Array]:
+    """`compute` on every device's own rows and heads."""
+    batch, _, query_heads, _ = query_shape
+    data, model = mesh.shape["data"], mesh.shape["model"]
+    local, groups = query_heads // model, query_heads // key_heads
+    if batch % data:
+        raise UserError(
+            f"A batch of {batch} rows cannot be divided by the mesh's data axis of {data}; use a multiple of it."
+        )
+    divided = key_heads % model == 0
+    if query_heads % model or not (divided or groups % local == 0):
+        raise UserError(
+            f"{query_heads} query heads with {key_heads} KV heads cannot be divided by the mesh's model axis of {model}; "
+            "choose a parallel.model that divides the query heads, and divides the KV heads or is a multiple of them."
+        )
+
+    def local_heads(query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array) -> jax.Array:
+        if not divided:
+            head = jax.lax.axis_index("model") * local // groups
+            key, value = (jax.lax.dynamic_slice_in_dim(x, head, 1, axis=2) for x in (key, value))
+        return compute(query, key, value, segment_ids)
+
+    heads = PartitionSpec("data", None, "model", None)
+    key_spec = heads if divided else PartitionSpec("data", None, None, None)
+    in_specs = (heads, key_spec, key_spec, PartitionSpec("data", None))
+    # Pallas kernels do not say over which axes their outputs vary, so that cannot be checked.
+    return jax.shard_map(local_heads, mesh=mesh, in_specs=in_specs, out_specs=heads, check_vma=False)
+
+
+def _reference(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    segment_ids: jax.Array,
+    *,
+    scale: float,
+    logit_soft_cap: float | None,
+    window: int | None,
+) -> jax.Array:
+    slots = jnp.broadcast_to(jnp.arange(query.shape[1]), segment_ids.shape)
+    mask = attention_mask(slots, slots, segment_ids, segment_ids, window)
+    output = _attend(query, key, value, mask, scale, logit_soft_cap)
+    return jnp.where((segment_ids != 0)[:, :, None, None], output, 0)
 
 
 def attention_mask(
@@ -41,36 +148,16 @@ def attention(
     scale: float,
     logit_soft_cap: float | None,
     window: int | None,
-    in_order: bool = False,
 ) -> jax.Array:
-    """Attention output [B, T, N, H] in the dtype of `value`.
+    """Attention output [B, T, N, H] in the dtype of `value`, for queries and keys that lie anywhere (caches).
 
     `query` [B, T, N, H], `key` and `value` [B, S, K, H]; positions and segments i32 [B, T] and [B, S]. Head n reads KV head
     n // G, as in transformers' eager attention for Gemma 2; logits and softmax are float32, the soft cap comes before the
     mask. A query of segment 0 sees nothing and gets a finite, meaningless output.
-
-    `in_order` promises that queries and keys are the same tokens and that positions rise by one from slot to slot within
-    a segment, as in a packed row. Then blocks of queries skip the keys that none of them sees (those of later slots, and
-    those beyond the window), which makes a packed row of 512 about three times faster on CPU.
     """
-    query_time = query.shape[1]
-    if not in_order:
-        mask = attention_mask(query_positions, key_positions, query_segments, key_segments, window)
+    mask = attention_mask(query_positions, key_positions, query_segments, key_segments, window)
+    with jax.named_scope("attention"):
         return _attend(query, key, value, mask, scale, logit_soft_cap)
-    size = max(MIN_BLOCK, -(-query_time // MAX_BLOCKS))
-    outputs = []
-    for start in range(0, query_time, size):
-        queries = slice(start, min(start + size, query_time))
-        keys = slice(0 if window is None else max(0, start - window + 1), queries.stop)
-        mask = attention_mask(
-            query_positions[:, queries],
-            key_positions[:, keys],
-            query_segments[:, queries],
-            key_segments[:, keys],
-            window,
-        )
-        outputs.append(_attend(query[:, queries], key[:, keys], value[:, keys], mask, scale, logit_soft_cap))
-    return jnp.concatenate(outputs, axis=1)
 
 
 def _attend(

@@ -9,17 +9,23 @@ Axes: B batch, T query time, S cache slots, N query heads, K KV heads, H head di
 """
 
 import dataclasses
+import functools
 import math
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import keras
+from jax.ad_checkpoint import checkpoint_name
 from keras_hub.models import GemmaBackbone
 
 from gemma_keras.models.architectures import NORM_EPSILON, ROPE_BASE, Architecture
-from gemma_keras.models.attention import attention
+from gemma_keras.models.attention import attention, packed_attention
+from gemma_keras.models.compute_plan import ATTENDED, DOWN, GATE, ONE_DEVICE, UP, ComputePlan
+from gemma_keras.models.sharding import gathered, vocabulary_lookup
+from gemma_keras.models.stacking import STACKS, is_stacked
 
 Params = dict[str, jax.Array]
 EMBEDDINGS = "token_embedding/embeddings"
@@ -145,41 +151,95 @@ def forward(
     *,
     training: bool = False,
     cache: Cache | None = None,
+    plan: ComputePlan = ONE_DEVICE,
 ) -> Any:
     """Hidden states [B, T, D] after the final norm, in the compute dtype; with a cache, the pair (hidden, new cache).
 
     `tokens`, `positions`, `segment_ids` i32[B, T]; segment 0 is padding, and a token sees its own segment only. Without a
     cache, positions have to rise by one from token to token within a segment, as the batches of `data` do. `params`
-    maps the path of every weight to its value (cast to the variable's dtype); paths of other variables of the backbone,
-    such as seeds, may be among them. `training` is handed to the projections, for the sake of adapters with dropout.
+    maps the path of every weight, or of every stack of weights, to its value (cast to the variable's dtype); other variables
+    of the backbone, such as seeds, may be among them. `training` is handed to the projections, for adapters with dropout.
+    `plan` says on which devices and with which kernels; it changes the result by rounding only.
 
     With a cache, keys and values of the T new tokens are stored at slots `cache.index` ... + T - 1 of every row, then all S
     slots are attended to: the whole prompt in one call (T = its length), then one token a call. The caller sees to it that
     the slots suffice.
     """
-    with keras.StatelessScope(state_mapping=_state_mapping(backbone, params), initialize_variables=False):
-        if cache is not None:
-            cache = dataclasses.replace(
-                cache,
-                positions=_write(cache.positions, positions, cache.index),
-                segments=_write(cache.segments, segment_ids, cache.index),
-            )
-        x = backbone.token_embedding(tokens)
-        x = x * jnp.asarray(math.sqrt(x.shape[-1]), x.dtype)
-        angles = rope_angles(positions, backbone.architecture.head_dim)
+    if cache is not None:
+        cache = dataclasses.replace(
+            cache,
+            positions=_write(cache.positions, positions, cache.index),
+            segments=_write(cache.segments, segment_ids, cache.index),
+        )
+    x = plan.residual(_embed(backbone, params, tokens, plan))
+    # Behind a barrier, lest every layer computes cosines of its own.
+    angles = jax.lax.optimization_barrier(rope_angles(positions, backbone.architecture.head_dim))
+
+    def block(layer: int, params: Params, x: jax.Array, cache: Cache | None) -> tuple[jax.Array, Cache | None]:
+        with _scope(backbone.transformer_layers[layer], params, plan):
+            return _decoder_block(backbone, layer, x, angles, positions, segment_ids, training, cache, plan)
+
+    if is_stacked(params):
+        assert cache is None, "stacks are for training"
+        x = _scan_blocks(backbone, params, x, lambda layer, params, x: block(layer, params, x, None)[0], plan)
+    else:
         for layer in range(backbone.architecture.num_layers):
-            x, cache = _decoder_block(backbone, layer, x, angles, positions, segment_ids, training, cache)
+            run = functools.partial(block, layer)
+            x, cache = (plan.rematerialised(run) if cache is None else run)(params, x, cache)
+    with _scope(backbone.layer_norm, params, plan):
         hidden = backbone.layer_norm(x)
     if cache is None:
         return hidden
     return hidden, dataclasses.replace(cache, index=cache.index + tokens.shape[1])
 
 
-def _state_mapping(backbone: GemmaBackbone, params: Params) -> list[tuple[keras.Variable, jax.Array]]:
-    mapping = [(weight, params[weight.path]) for weight in backbone.weights]
-    known = {id(weight) for weight in backbone.weights}
-    others = (variable for variable in backbone.variables if id(variable) not in known)
-    return mapping + [(variable, params[variable.path]) for variable in others if variable.path in params]
+def _scan_blocks(
+    backbone: GemmaBackbone,
+    params: Params,
+    x: jax.Array,
+    block: Callable[[int, Params, jax.Array], jax.Array],
+    plan: ComputePlan,
+) -> jax.Array:
+    """All blocks on stacked parameters: a scan whose step is as many blocks as differ in their window, two for Gemma 2.
+
+    The layers of the first of them stand for all others; a last block that is left over follows on its own.
+    """
+    layers = backbone.architecture.num_layers
+    period = 1 if backbone.architecture.sliding_window is None else 2
+    stacks = {path: stack for path, stack in params.items() if path.startswith(STACKS)}
+
+    def run(x: jax.Array, layer: int, weights: Params) -> jax.Array:
+        own = {path.replace(STACKS, f"decoder_block_{layer}/"): weight for path, weight in weights.items()}
+        return plan.rematerialised(functools.partial(block, layer))(own, x)
+
+    def step(x: jax.Array, weights: Params) -> tuple[jax.Array, None]:
+        for layer in range(period):
+            x = run(x, layer, {path: stack[layer] for path, stack in weights.items()})
+        return x, None
+
+    rounds = layers // period
+    if rounds:
+        whole = {path: stack[: rounds * period] for path, stack in stacks.items()}
+        grouped = {path: stack.reshape(rounds, period, *stack.shape[1:]) for path, stack in whole.items()}
+        x, _ = jax.lax.scan(step, x, grouped)
+    if layers % period:
+        x = run(x, 0, {path: stack[-1] for path, stack in stacks.items()})
+    return x
+
+
+def _embed(backbone: GemmaBackbone, params: Params, tokens: jax.Array, plan: ComputePlan) -> jax.Array:
+    """Embeddings [B, T, D] times sqrt(D), the factor rounded to the compute dtype."""
+    x = vocabulary_lookup(params[EMBEDDINGS], tokens, plan).astype(backbone.token_embedding.compute_dtype)
+    return x * jnp.asarray(math.sqrt(x.shape[-1]), x.dtype)
+
+
+def _scope(layer: keras.layers.Layer, params: Params, plan: ComputePlan) -> keras.StatelessScope:
+    """Gives a layer's variables their values. Entered within a block, so that what `plan` gathers is freed after it."""
+    mapping = [(variable, params[variable.path]) for variable in layer.variables if variable.path in params]
+    assert len(mapping) >= len(layer.weights), "a weight without a value"
+    if plan.mesh is not None:
+        mapping = [(variable, gathered(plan, variable.path, value)) for variable, value in mapping]
+    return keras.StatelessScope(state_mapping=mapping, initialize_variables=False)
 
 
 def _write(buffer: jax.Array, update: jax.Array, index: jax.Array) -> jax.Array:
@@ -196,30 +256,63 @@ def _decoder_block(
     segment_ids: jax.Array,
     training: bool,
     cache: Cache | None,
+    plan: ComputePlan,
 ) -> tuple[jax.Array, Cache | None]:
     """Block `layer` of the backbone: attention, then feed-forward, each around a residual stream `x` [B, T, D]."""
     block = backbone.transformer_layers[layer]
-    architecture = backbone.architecture
+    post_norms = backbone.architecture.post_norms
     normed = block.pre_attention_norm(x)
     query = apply_rope(block.attention.query_dense(normed, training=training), angles)
     key = apply_rope(block.attention.key_dense(normed, training=training), angles)
     value = block.attention.value_dense(normed, training=training)
-    key_positions, key_segments = positions, segment_ids
-    if cache is not None:
-        key, value = _write(cache.keys[layer], key, cache.index), _write(cache.values[layer], value, cache.index)
-        key_positions, key_segments = cache.positions, cache.segments
-        cache = dataclasses.replace(cache, keys=_set(cache.keys, layer, key), values=_set(cache.values, layer, value))
-    heads = attention(
-        query, key, value, query_positions=positions, key_positions=key_positions, query_segments=segment_ids,
-        key_segments=key_segments, scale=architecture.query_pre_attn_scalar**-0.5,
-        logit_soft_cap=architecture.attention_logit_soft_cap, window=architecture.window(layer), in_order=cache is None,
-    )  # fmt: skip
-    attended = block.attention.output_dense(heads, training=training)
-    x = x + (block.post_attention_norm(attended) if architecture.post_norms else attended)
+    if cache is None:
+        heads = packed_attention(
+            query,
+            key,
+            value,
+            segment_ids,
+            kernel=plan.attention,
+            mesh=plan.mesh,
+            **_attention_settings(backbone, layer),
+        )
+    else:
+        cache = _stored(cache, layer, key, value)
+        heads = attention(
+            query, cache.keys[layer], cache.values[layer], query_positions=positions, key_positions=cache.positions,
+            query_segments=segment_ids, key_segments=cache.segments, **_attention_settings(backbone, layer),
+        )  # fmt: skip
+    attended = checkpoint_name(plan.residual(block.attention.output_dense(heads, training=training)), ATTENDED)
+    x = x + (block.post_attention_norm(attended) if post_norms else attended)
     normed = block.pre_ffw_norm(x)
-    gated = jax.nn.gelu(block.gating_ffw(normed, training=training), approximate=True)
-    fed = block.ffw_linear(gated * block.gating_ffw_2(normed, training=training), training=training)
-    return x + (block.post_ffw_norm(fed) if architecture.post_norms else fed), cache
+    gate = checkpoint_name(block.gating_ffw(normed, training=training), GATE)
+    up = checkpoint_name(block.gating_ffw_2(normed, training=training), UP)
+    fed = plan.residual(block.ffw_linear(_gated_gelu(gate, up), training=training))
+    fed = checkpoint_name(fed, DOWN)
+    return x + (block.post_ffw_norm(fed) if post_norms else fed), cache
+
+
+@jax.checkpoint
+def _gated_gelu(gate: jax.Array, up: jax.Array) -> jax.Array:
+    """gelu(gate)·up [B, T, F]; only its arguments are kept for the backward pass."""
+    return jax.nn.gelu(gate, approximate=True) * up
+
+
+def _attention_settings(backbone: GemmaBackbone, layer: int) -> dict[str, Any]:
+    architecture: Architecture = backbone.architecture
+    return {
+        "scale": architecture.query_pre_attn_scalar**-0.5,
+        "logit_soft_cap": architecture.attention_logit_soft_cap,
+        "window": architecture.window(layer),
+    }
+
+
+def _stored(cache: Cache, layer: int, key: jax.Array, value: jax.Array) -> Cache:
+    """The cache with the new keys and values [B, T, K, H] of a layer at its slots."""
+    return dataclasses.replace(
+        cache,
+        keys=_set(cache.keys, layer, _write(cache.keys[layer], key, cache.index)),
+        values=_set(cache.values, layer, _write(cache.values[layer], value, cache.index)),
+    )
 
 
 def _set(items: tuple[jax.Array, ...], index: int, item: jax.Array) -> tuple[jax.Array, ...]:

@@ -5,6 +5,7 @@ part; PyTorch's are [out, in] with heads flattened. Axes: N heads, H head dim, D
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -16,17 +17,32 @@ Transform = Callable[[np.ndarray], np.ndarray]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HfTensor:
-    """One weight: its Keras path, its Hugging Face name and shape, and the two changes of layout."""
+    """One weight: its Keras path, its Hugging Face name and shape, and the two changes of layout.
+
+    `from_hf` of a contiguous array is a view of it, so what is written into the result lands in the Hugging Face layout.
+    `same_layout`: both changes leave the array as it is.
+    """
 
     path: str
     name: str
     hf_shape: tuple[int, ...]
     to_hf: Transform
     from_hf: Transform
+    same_layout: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return math.prod(self.hf_shape)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the Keras variable. An empty view carries shapes through the change of layout for free."""
+        return self.from_hf(np.broadcast_to(np.int8(0), self.hf_shape)).shape
 
 
 def _same(path: str, name: str, shape: tuple[int, ...]) -> HfTensor:
-    return HfTensor(path, name, shape, lambda x: x, lambda x: x)
+    return HfTensor(path, name, shape, lambda x: x, lambda x: x, same_layout=True)
 
 
 def _transposed(path: str, name: str, shape: tuple[int, int]) -> HfTensor:

@@ -3,18 +3,21 @@
 A Hugging Face folder has `config.json` and `model.safetensors`, or several files with `model.safetensors.index.json`. A
 Keras preset (keras-hub's `save_to_preset`) has `config.json` of class GemmaBackbone and `model.weights.h5`, or several
 files with `model.weights.json`.
+
+Nothing is held twice: each device's shard is one copy out of the mapped file, which is let go after each tensor. With
+several processes, each reads the shards of its own devices only.
 """
 
 import contextlib
 import json
+import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from keras_hub.models import GemmaBackbone
@@ -23,10 +26,12 @@ from safetensors import SafetensorError, safe_open
 from gemma_keras.config.errors import UserError
 from gemma_keras.models.architectures import NORM_EPSILON, Architecture, from_hf_config
 from gemma_keras.models.forward import Params, variable_shapes
-from gemma_keras.models.hf_names import hf_tensors
+from gemma_keras.models.hf_names import HfTensor, hf_tensors
 
 HF_FILE, HF_INDEX = "model.safetensors", "model.safetensors.index.json"
 KERAS_FILE, KERAS_INDEX = "model.weights.h5", "model.weights.json"
+# The dtypes of Gemma weights in a safetensors header.
+SAFETENSORS_DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 # Tensors that some checkpoints carry and that hold nothing new: the tied output matrix, RoPE's constants.
 IGNORED = re.compile(r"lm_head\.weight|.*\.rotary_emb\.inv_freq")
 # Attribute names of keras-hub's layers, by which Keras files them, where they differ from the layers' own names.
@@ -38,6 +43,11 @@ KERAS_ATTRIBUTES = {
     "ffw_gating": "gating_ffw",
     "ffw_gating_2": "gating_ffw_2",
 }
+BUFFER_ALIGNMENT = 64  # bytes; JAX on CPU keeps a buffer of this alignment and copies any other (XLA's own minimum)
+
+Shardings = Callable[[str, tuple[int, ...]], jax.sharding.Sharding | None]
+Progress = Callable[[int, int], None]
+Index = tuple[slice, ...]
 
 
 def describe_weights(folder: str | Path) -> Architecture:
@@ -55,41 +65,139 @@ def describe_weights(folder: str | Path) -> Architecture:
     return from_hf_config(config, folder.name)
 
 
-def load_params(backbone: GemmaBackbone, architecture: Architecture, folder: str | Path, dtype: str) -> Params:
+def load_params(
+    backbone: GemmaBackbone,
+    architecture: Architecture,
+    folder: str | Path,
+    dtype: str,
+    *,
+    shardings: Shardings | None = None,
+    progress: Progress | None = None,
+) -> Params:
     """Weights of `folder` by variable path, as `dtype` ("float32" or "bfloat16"), one tensor at a time.
 
-    Variables of the backbone that no checkpoint has (adapters) are not among them.
+    Variables of the backbone that no checkpoint has (adapters) are not among them. `shardings` says where a variable of
+    that path and shape lies; without it, or where it says None, on the default device. `progress` is called after each
+    tensor with the bytes of device memory that are filled by now and that will be, each weight counted once.
 
     Raises:
-        UserError: a file is missing or damaged, or a tensor is missing, unknown or of another shape.
+        UserError: a file is missing or damaged, or a tensor is missing, unknown or of another shape or kind of number.
     """
     folder = Path(folder)
+    sources: Iterator[tuple[str, _MappedTensor | _H5Tensor]]
     if (folder / HF_FILE).exists() or (folder / HF_INDEX).exists():
-        params = _load_hf(architecture, folder, dtype)
+        sources = _hf_sources(architecture, folder)
     elif (folder / KERAS_FILE).exists() or (folder / KERAS_INDEX).exists():
-        params = _load_keras(architecture, folder, dtype)
+        sources = _keras_sources(architecture, folder)
     else:
         raise UserError(
             f"{folder} has neither {HF_FILE} nor {KERAS_FILE} (nor their indexes); download the weights again"
         )
     shapes = variable_shapes(backbone)
-    assert all(shapes[path].shape == array.shape for path, array in params.items())
+    params: Params = {}
+    done, total = 0, architecture.parameter_count * np.dtype(dtype).itemsize
+    for path, source in sources:
+        assert shapes[path].shape == source.shape, (path, shapes[path].shape, source.shape)
+        sharding = shardings(path, source.shape) if shardings else None
+        params[path] = _to_devices(source, np.dtype(dtype), sharding)
+        done += params[path].nbytes
+        if progress:
+            progress(done, total)
     return params
 
 
-def _load_hf(architecture: Architecture, folder: Path, dtype: str) -> Params:
+class _MappedTensor:
+    """A tensor of a safetensors file in the Keras layout, as a view of the mapped file."""
+
+    def __init__(self, file: Path, entry: dict[str, Any], data_start: int, tensor: HfTensor):
+        self.dtype = np.dtype(SAFETENSORS_DTYPES[entry["dtype"]])
+        stored = np.memmap(
+            file, np.uint8, "r", data_start + entry["data_offsets"][0], tensor.size * self.dtype.itemsize
+        )
+        self._view = tensor.from_hf(np.asarray(stored).view(self.dtype).reshape(tensor.hf_shape))
+        self.shape = self._view.shape
+
+    def read(self, index: Index, dtype: np.dtype) -> np.ndarray:
+        """A slice as `dtype`, in memory of its own unless it is strided and needs no cast.
+
+        JAX copies a strided array while it changes the layout, faster than NumPy does; a contiguous one it might keep.
+        """
+        view = self._view[index]
+        if view.flags.c_contiguous or not view.flags.aligned:
+            out = _aligned_empty(view.shape, dtype)
+            out[...] = view
+            return out
+        return view if view.dtype == dtype else view.astype(dtype, order="K")
+
+
+class _H5Tensor:
+    """A dataset of a Keras file, which has the layout of the variable."""
+
+    def __init__(self, dataset: h5py.Dataset):
+        self._dataset = dataset
+        self.shape = dataset.shape
+        # h5 knows no bfloat16, so Keras stores its bytes.
+        is_bfloat16 = dataset.attrs.get("dtype") == "bfloat16"
+        self.dtype = np.dtype(ml_dtypes.bfloat16) if is_bfloat16 else dataset.dtype
+
+    def read(self, index: Index, dtype: np.dtype) -> np.ndarray:
+        """A slice as `dtype`, in memory of its own. Raises `UserError` where the file is damaged."""
+        stored = _aligned_empty(_shape_of(index, self.shape), self._dataset.dtype)
+        try:
+            self._dataset.read_direct(stored, index)
+        except OSError as error:
+            raise _damaged(self._dataset.file.filename, error) from error
+        return stored.view(self.dtype).astype(dtype, copy=False)
+
+
+def _to_devices(
+    source: _MappedTensor | _H5Tensor, dtype: np.dtype, sharding: jax.sharding.Sharding | None
+) -> jax.Array:
+    """The array on its devices, shard by shard: beside it, one shard at most is in host memory."""
+    if sharding is None:
+        whole = tuple(slice(0, size) for size in source.shape)
+        return jax.device_put(source.read(whole, dtype)).block_until_ready()
+    shards = []
+    for device, index in sharding.addressable_devices_indices_map(source.shape).items():
+        assert index is not None
+        shards.append(jax.device_put(source.read(index, dtype), device).block_until_ready())
+    return jax.make_array_from_single_device_arrays(source.shape, sharding, shards, dtype=dtype)
+
+
+def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Memory that JAX on CPU takes over as it is, where it would copy what NumPy aligns by itself."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + BUFFER_ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % BUFFER_ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def _shape_of(index: Index, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(len(range(*part.indices(size))) for part, size in zip(index, shape, strict=True))
+
+
+def _hf_sources(architecture: Architecture, folder: Path) -> Iterator[tuple[str, _MappedTensor]]:
     tensors = {tensor.name: tensor for tensor in hf_tensors(architecture)}
     files = _files_of_tensors(folder)
     _require_names(tensors, files, folder)
-    params: Params = {}
     for file in sorted({files[name] for name in tensors}):
-        with _open_safetensors(file) as opened:
-            for name in sorted(tensors.keys() & opened.keys()):
-                tensor = tensors[name]
-                array = opened.get_tensor(name)
-                _require_shape(name, array.shape, tensor.hf_shape, file)
-                params[tensor.path] = _to_device(tensor.from_hf(array), dtype)
-    return params
+        entries, data_start = _read_header(file)
+        for name in sorted(tensors.keys() & entries.keys()):
+            _require_shape(name, entries[name]["shape"], tensors[name].hf_shape, file)
+            if entries[name]["dtype"] not in SAFETENSORS_DTYPES:
+                raise UserError(
+                    f"{name} in {file} is of dtype {entries[name]['dtype']}, but weights have to be one of "
+                    f"{', '.join(SAFETENSORS_DTYPES)}; give a checkpoint that is not quantized"
+                )
+            yield tensors[name].path, _MappedTensor(file, entries[name], data_start, tensors[name])
+
+
+def _read_header(file: Path) -> tuple[dict[str, Any], int]:
+    """The entries of a safetensors file that `safe_open` has checked, and the offset that theirs count from."""
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        entries = json.loads(opened.read(length))
+    return entries, 8 + length
 
 
 def _files_of_tensors(folder: Path) -> dict[str, Path]:
@@ -116,28 +224,20 @@ def _open_safetensors(file: Path) -> Iterator[Any]:
         with safe_open(file, framework="numpy") as opened:
             yield opened
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{file} is damaged or cut short ({error}); download it again") from error
+        raise _damaged(file, error) from error
 
 
-def _load_keras(architecture: Architecture, folder: Path, dtype: str) -> Params:
-    paths = {_keras_group(tensor.path): tensor for tensor in hf_tensors(architecture)}
+def _keras_sources(architecture: Architecture, folder: Path) -> Iterator[tuple[str, _H5Tensor]]:
+    tensors = {_keras_group(tensor.path): tensor for tensor in hf_tensors(architecture)}
     groups = _files_of_groups(folder)
-    _require_names(paths, groups, folder)
-    params: Params = {}
+    _require_names(tensors, groups, folder)
     for file in sorted(set(groups.values())):
         with _open_h5(file) as opened:
-            for group, tensor in paths.items():
-                if groups[group] != file:
-                    continue
-                dataset = opened[group]["0"]
-                # The change of layout knows the Keras shape: an empty view carries shapes through it for free.
-                expected = tensor.from_hf(np.broadcast_to(np.float32(0), tensor.hf_shape)).shape
-                _require_shape(group, dataset.shape, expected, file)
-                array = np.asarray(dataset)
-                if dataset.attrs.get("dtype") == "bfloat16":  # h5 knows no bfloat16, so Keras stores its bytes
-                    array = array.view(ml_dtypes.bfloat16)
-                params[tensor.path] = _to_device(array, dtype)
-    return params
+            for group, tensor in tensors.items():
+                if groups[group] == file:
+                    source = _H5Tensor(opened[group]["0"])
+                    _require_shape(group, source.shape, tensor.shape, file)
+                    yield tensor.path, source
 
 
 def _keras_group(path: str) -> str:
@@ -180,7 +280,7 @@ def _open_h5(file: Path) -> Iterator[h5py.File]:
         with h5py.File(file) as opened:
             yield opened
     except (OSError, KeyError) as error:
-        raise UserError(f"{file} is damaged or cut short ({error}); download it again") from error
+        raise _damaged(file, error) from error
 
 
 def _from_keras_config(config: dict[str, Any], name: str) -> Architecture:
@@ -222,6 +322,10 @@ def _read_json(file: Path) -> dict[str, Any]:
     return value
 
 
+def _damaged(file: str | Path, error: Exception) -> UserError:
+    return UserError(f"{file} is damaged or cut short ({error}); download it again")
+
+
 def _require_names(expected: Iterable[str], found: Iterable[str], folder: Path) -> None:
     missing = sorted(set(expected) - set(found))
     unknown = sorted(name for name in set(found) - set(expected) if not IGNORED.fullmatch(name))
@@ -236,7 +340,3 @@ def _require_shape(name: str, shape: tuple[int, ...], expected: tuple[int, ...],
         raise UserError(
             f"{name} in {file} has shape {tuple(shape)}, but config.json says {tuple(expected)}; use a matching pair"
         )
-
-
-def _to_device(array: np.ndarray, dtype: str) -> jax.Array:
-    return jnp.array(array, dtype=jnp.dtype(dtype))

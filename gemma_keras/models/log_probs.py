@@ -1,18 +1,44 @@
 """Log-probabilities of target tokens without the [B, T, V] logits.
 
-Axes: B batch, T time, D model dim, V vocabulary, C tokens in a chunk.
+Axes: B batch, T time, D model dim, V vocabulary (of one device where a mesh divides it), C tokens in a chunk,
+X all tokens (B · T). A mesh divides V by all its devices, each of which scores every token against its part: so neither
+embeddings nor logits are ever brought together, and every device has as many tokens to score as the others.
+
+Tokens are scored a chunk at a time, and tokens of weight 0 not at all. Fine-tuning keeps the embeddings frozen: the
+forward pass then makes from a chunk's logits, while they are there, also the gradient of each log-probability with
+respect to its hidden vector, and the backward pass multiplies that with the cotangents: 4·V·D operations a token instead
+of 6. Where the embeddings are trained too, the backward pass computes the logits again.
 """
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 
-MIN_CHUNK = 64
-CHUNK_BYTES = {"cpu": 1 << 23, "other": 1 << 28}  # float32 logits held at once: a CPU's cache, an accelerator's memory
+from gemma_keras.config.errors import UserError
+from gemma_keras.models.compute_plan import DATA, MODEL
+from gemma_keras.models.sharding import ALL
+
+MIN_CHUNK = 256  # with fewer rows, reading the embeddings again for each chunk takes longer than multiplying with them
+CHUNK_BYTES = {"cpu": 1 << 23, "other": 1 << 27}  # float32 logits held at once: a CPU's cache, an accelerator's memory
+
+_WHOLE = PartitionSpec()
+_EMBEDDINGS = PartitionSpec(ALL, None)
 
 
-def default_chunk(vocabulary_size: int) -> int:
-    """Tokens scored at a time on the default backend. 8 MiB made the backward pass twice as fast on CPU as one piece."""
-    budget = CHUNK_BYTES["cpu" if jax.default_backend() == "cpu" else "other"]
+class _Setting(NamedTuple):
+    """What is known at trace time."""
+
+    cap: float | None
+    mesh: Mesh | None
+    chunk: int
+
+
+def default_chunk(vocabulary_size: int, platform: str) -> int:
+    """Tokens scored at a time on "cpu", "tpu" or "gpu", for the part of the vocabulary that lies on one device."""
+    budget = CHUNK_BYTES["cpu" if platform == "cpu" else "other"]
     return max(MIN_CHUNK, budget // (4 * vocabulary_size))
 
 
@@ -20,56 +46,234 @@ def token_scores(
     hidden: jax.Array,
     embeddings: jax.Array,
     targets: jax.Array,
+    weights: jax.Array | None = None,
     *,
     final_logit_soft_cap: float | None,
+    mesh: Mesh | None = None,
     chunk: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probability f32[B, T] of every target token, and whether it is a most likely token, bool[B, T].
 
-    `hidden` [B, T, D] comes from `forward`, `embeddings` [V, D] are the tied token embeddings (cast to the dtype of
-    `hidden`), `targets` i32[B, T]. Tokens are scored `chunk` at a time (default `default_chunk(V)`), and a chunk's logits
-    are computed again in the backward pass. Where tokens share the highest logit, each of them counts as most likely.
+    Args:
+        hidden: [B, T, D] from `forward`; the matrix products are computed in its dtype and summed in float32.
+        embeddings: the tied token embeddings [V, D]. They are cast to the dtype of `hidden`.
+        targets: i32[B, T].
+        weights: f32[B, T]. Positions of weight 0 are not computed: they score 0 and False, and nothing, not even a NaN
+            in `hidden`, comes from them or reaches them. Other weights count as 1. None: every position is scored.
+        final_logit_soft_cap: logits are cap · tanh(logits / cap).
+        mesh: devices that share the vocabulary; it is never gathered.
+        chunk: tokens scored at a time (default: `default_chunk`).
+
+    Where tokens share the highest logit, each of them counts as most likely. The gradient of `hidden` has B divided over
+    "data", and T over "model" where that divides T.
+
+    Raises:
+        UserError: the devices cannot share V equally.
     """
-    batch, time, dim = hidden.shape
-    tokens = batch * time
-    embeddings = embeddings.astype(hidden.dtype)
-    chunks = -(-tokens // (chunk or default_chunk(embeddings.shape[0])))
-    chunk = -(-tokens // chunks)
-    padding = chunks * chunk - tokens
-    chunked_hidden = jnp.pad(hidden.reshape(tokens, dim), ((0, padding), (0, 0))).reshape(chunks, chunk, dim)
-    chunked_targets = jnp.pad(targets.reshape(tokens), (0, padding)).reshape(chunks, chunk)
+    vocabulary, ways = embeddings.shape[0], 1 if mesh is None else mesh.size
+    if vocabulary % ways:
+        raise UserError(
+            f"the vocabulary has {vocabulary} tokens, which {ways} devices cannot share equally; choose another number of "
+            "devices in config.parallel."
+        )
+    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    setting = _Setting(final_logit_soft_cap, mesh, chunk or default_chunk(vocabulary // ways, platform))
+    with jax.named_scope("log_probs"):
+        return _token_scores(setting, hidden, embeddings, targets, weights)
 
-    @jax.checkpoint
-    def body(carry: None, x: tuple[jax.Array, jax.Array]) -> tuple[None, tuple[jax.Array, jax.Array]]:
-        return carry, _chunk_scores(x[0], embeddings, x[1], final_logit_soft_cap)
 
-    _, scores = jax.lax.scan(body, None, (chunked_hidden, chunked_targets))
-    log_probs, is_argmax = (score.reshape(-1)[:tokens].reshape(batch, time) for score in scores)
+def _per_device(setting: _Setting, function: Callable[..., Any], in_specs: tuple, out_specs: Any) -> Callable[..., Any]:
+    if setting.mesh is None:
+        return function
+    return jax.shard_map(function, mesh=setting.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+
+def _hidden_gradient_spec(setting: _Setting, time: int) -> PartitionSpec:
+    """How the sum over devices of a [B, T, D] lies: divided over T where possible, half the traffic of a whole sum."""
+    divides = setting.mesh is not None and time % setting.mesh.shape[MODEL] == 0
+    return PartitionSpec(DATA, MODEL if divides else None, None)
+
+
+def _forward(
+    setting: _Setting, with_gradient: bool, hidden: jax.Array, embeddings: jax.Array, targets: jax.Array, weights: Any
+) -> tuple[jax.Array, ...]:
+    """(log-probabilities, is-argmax, log-sum-exps) [B, T] and, `with_gradient`, d log-probability / d hidden [B, T, D]."""
+    gradient_spec = _hidden_gradient_spec(setting, hidden.shape[1])
+
+    def scores(hidden: jax.Array, embeddings: jax.Array, targets: jax.Array, weights: Any) -> tuple[jax.Array, ...]:
+        embeddings = embeddings.astype(hidden.dtype)
+
+        def body(carry: None, x: tuple[jax.Array, ...]) -> tuple[None, tuple[jax.Array, ...]]:
+            hidden, targets = x[0], _own_targets(setting, x[1], embeddings.shape[0])
+            logits = _logits(setting, hidden, embeddings)
+            *results, probabilities = _scores_of(setting, logits, targets)
+            if with_gradient:
+                d_logits = _d_logits(setting, logits, targets, probabilities).astype(hidden.dtype)
+                results.append(_product("cv,vd->cd", d_logits, embeddings).astype(hidden.dtype))
+            return carry, tuple(results)
+
+        _, ys = _over_scored(setting, body, None, (hidden, targets), weights)
+        return (*ys[:3], *(_sum_over_devices(setting, y, gradient_spec) for y in ys[3:]))
+
+    specs = (_WHOLE,) * 3 + (gradient_spec,) * with_gradient
+    return _per_device(setting, scores, (_WHOLE, _EMBEDDINGS, _WHOLE, _WHOLE), specs)(
+        hidden, embeddings, targets, weights
+    )
+
+
+def _token_scores_primal(
+    setting: _Setting, hidden: jax.Array, embeddings: jax.Array, targets: jax.Array, weights: Any
+) -> tuple[jax.Array, jax.Array]:
+    log_probs, is_argmax, _ = _forward(setting, False, hidden, embeddings, targets, weights)
     return log_probs, is_argmax
 
 
-def _chunk_scores(
-    hidden: jax.Array, embeddings: jax.Array, targets: jax.Array, final_logit_soft_cap: float | None
-) -> tuple[jax.Array, jax.Array]:
-    """(log-probability f32[C], is-argmax bool[C]) of `targets` i32[C] under `hidden` [C, D] and `embeddings` [V, D]."""
-    logits = jnp.einsum("cd,vd->cv", hidden, embeddings, preferred_element_type=jnp.float32)
-    if final_logit_soft_cap is not None:
-        logits = final_logit_soft_cap * jnp.tanh(logits / final_logit_soft_cap)
-    # A comparison in place of an index: its gradient is a select, that of an index a slow scatter.
-    is_target = jnp.arange(embeddings.shape[0]) == targets[:, None]
-    target_logits = jnp.where(is_target, logits, 0.0).sum(axis=-1)
-    peaks = jax.lax.stop_gradient(logits.max(axis=-1))
-    normalisers = jnp.log(jnp.exp(logits - peaks[:, None]).sum(axis=-1)) + peaks
-    return target_logits - normalisers, target_logits >= peaks
+_token_scores = jax.custom_vjp(_token_scores_primal, nondiff_argnums=(0,))
 
 
-def token_log_probs(
+def _token_scores_fwd(setting: _Setting, hidden: Any, embeddings: Any, targets: Any, weights: Any) -> tuple[Any, Any]:
+    arrays = hidden.value, embeddings.value, targets.value, None if weights is None else weights.value
+    if embeddings.perturbed:
+        log_probs, is_argmax, normalisers = _forward(setting, False, *arrays)
+        return (log_probs, is_argmax), (arrays, normalisers, None)
+    log_probs, is_argmax, _, gradient = _forward(setting, True, *arrays)
+    return (log_probs, is_argmax), ((None, None, None, arrays[3]), None, gradient)
+
+
+def _token_scores_bwd(setting: _Setting, residuals: Any, cotangents: Any) -> tuple[Any, ...]:
+    arrays, normalisers, gradient = residuals
+    cotangent = cotangents[0]
+    if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
+        return None, None, None, None
+    if arrays[3] is not None:
+        cotangent = jnp.where(arrays[3] != 0, cotangent, 0.0)
+    if gradient is None:
+        return (*_both_gradients(setting, cotangent, normalisers, *arrays), None, None)
+    return (cotangent[..., None] * gradient).astype(gradient.dtype), None, None, None
+
+
+_token_scores.defvjp(_token_scores_fwd, _token_scores_bwd, symbolic_zeros=True)
+
+
+def _both_gradients(
+    setting: _Setting,
+    cotangents: jax.Array,
+    normalisers: jax.Array,
     hidden: jax.Array,
     embeddings: jax.Array,
     targets: jax.Array,
-    *,
-    final_logit_soft_cap: float | None,
-    chunk: int | None = None,
-) -> jax.Array:
-    """The first half of `token_scores`: log-probabilities f32[B, T]."""
-    return token_scores(hidden, embeddings, targets, final_logit_soft_cap=final_logit_soft_cap, chunk=chunk)[0]
+    weights: Any,
+) -> tuple[jax.Array, jax.Array]:
+    """Gradients of hidden [B, T, D] and embeddings [V, D], from logits that are computed again."""
+    gradient_spec = _hidden_gradient_spec(setting, hidden.shape[1])
+
+    def gradients(cotangents, normalisers, hidden, embeddings, targets, weights):
+        own = embeddings.astype(hidden.dtype)
+
+        def body(total: jax.Array, x: tuple[jax.Array, ...]) -> tuple[jax.Array, tuple[jax.Array]]:
+            cotangents, normalisers, hidden, targets = x
+            targets = _own_targets(setting, targets, own.shape[0])
+            logits = _logits(setting, hidden, own)
+            d_logits = _d_logits(setting, logits, targets, jnp.exp(logits - normalisers[:, None]))
+            d_logits = (cotangents[:, None] * d_logits).astype(hidden.dtype)
+            total = total + _product("cv,cd->vd", d_logits, hidden)
+            return total, (_product("cv,vd->cd", d_logits, own).astype(hidden.dtype),)
+
+        total = jnp.zeros(own.shape, jnp.float32)
+        total, (d_hidden,) = _over_scored(setting, body, total, (cotangents, normalisers, hidden, targets), weights)
+        return _sum_over_devices(setting, d_hidden, gradient_spec), total.astype(embeddings.dtype)
+
+    in_specs = (_WHOLE, _WHOLE, _WHOLE, _EMBEDDINGS, _WHOLE, _WHOLE)
+    out_specs = (gradient_spec, _EMBEDDINGS)
+    return _per_device(setting, gradients, in_specs, out_specs)(
+        cotangents, normalisers, hidden, embeddings, targets, weights
+    )
+
+
+def _over_scored(setting: _Setting, body: Callable, carry: Any, arrays: tuple, weights: Any) -> tuple[Any, tuple]:
+    """`lax.scan` of `body` over chunks [C, ...] of the scored tokens of `arrays` [B, T, ...]; results are [B, T, ...].
+
+    The number of chunks is that of all tokens, so that a count of operations is an upper bound; those beyond the last
+    scored token are skipped when run.
+    """
+    rows = arrays[0].shape[:2]
+    tokens = rows[0] * rows[1]
+    chunks = -(-tokens // setting.chunk)
+    chunk = -(-tokens // chunks)
+    arrays = tuple(array.reshape(tokens, *array.shape[2:]) for array in arrays)
+    if weights is None:
+        padding = chunks * chunk - tokens
+        padded = (jnp.pad(array, ((0, padding),) + ((0, 0),) * (array.ndim - 1)) for array in arrays)
+        carry, ys = jax.lax.scan(body, carry, tuple(x.reshape(chunks, chunk, *x.shape[1:]) for x in padded))
+        return carry, tuple(y.reshape(-1, *y.shape[2:])[:tokens].reshape(*rows, *y.shape[2:]) for y in ys)
+
+    scored = weights.reshape(tokens) != 0
+    (order,) = jnp.nonzero(scored, size=chunks * chunk, fill_value=tokens)
+
+    def step(carry: Any, order: jax.Array) -> tuple[Any, tuple]:
+        def run(carry: Any) -> tuple[Any, tuple]:
+            return body(carry, tuple(array.at[order].get(mode="fill", fill_value=0) for array in arrays))
+
+        def skip(carry: Any) -> tuple[Any, tuple]:
+            return carry, tuple(jnp.zeros(y.shape, y.dtype) for y in jax.eval_shape(run, carry)[1])
+
+        return jax.lax.cond(order[0] < tokens, run, skip, carry)
+
+    carry, ys = jax.lax.scan(step, carry, order.reshape(chunks, chunk))
+    slots = jnp.cumsum(scored) - 1
+    return carry, tuple(_unpacked(y.reshape(-1, *y.shape[2:]), slots, scored).reshape(*rows, *y.shape[2:]) for y in ys)
+
+
+def _unpacked(packed: jax.Array, slots: jax.Array, scored: jax.Array) -> jax.Array:
+    """Puts results of scored tokens back in their places [X, ...], and 0 between them."""
+    keep = scored.reshape(-1, *(1,) * (packed.ndim - 1))
+    return jnp.where(keep, packed[slots], jnp.zeros((), packed.dtype))
+
+
+def _product(equation: str, left: jax.Array, right: jax.Array) -> jax.Array:
+    return jnp.einsum(equation, left, right, preferred_element_type=jnp.float32)
+
+
+def _logits(setting: _Setting, hidden: jax.Array, embeddings: jax.Array) -> jax.Array:
+    logits = _product("cd,vd->cv", hidden, embeddings)
+    return logits if setting.cap is None else setting.cap * jnp.tanh(logits / setting.cap)
+
+
+def _own_targets(setting: _Setting, targets: jax.Array, size: int) -> jax.Array:
+    """Targets as indices into this device's part of the vocabulary; those of other parts are out of its range."""
+    return targets if setting.mesh is None else targets - jax.lax.axis_index(ALL) * size
+
+
+def _scores_of(setting: _Setting, logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
+    """(log-probabilities, is-argmax, log-sum-exps) [C] and probabilities [C, V] from logits f32[C, V]."""
+    # One element of each row is read by index, which costs less than a pass over the chunk; no gradient goes this way.
+    size = logits.shape[1]
+    own = jnp.take_along_axis(logits, jnp.clip(targets, 0, size - 1)[:, None], axis=1)[:, 0]
+    target_logits = jnp.where((targets >= 0) & (targets < size), own, 0.0)
+    peaks = logits.max(axis=-1)
+    if setting.mesh:
+        peaks = jax.lax.pmax(peaks, ALL)
+    exponentials = jnp.exp(logits - peaks[:, None])
+    sums = exponentials.sum(axis=-1)
+    if setting.mesh:
+        target_logits, sums = jax.lax.psum((target_logits, sums), ALL)
+    normalisers = jnp.log(sums) + peaks
+    return target_logits - normalisers, target_logits >= peaks, normalisers, exponentials * (1.0 / sums)[:, None]
+
+
+def _d_logits(setting: _Setting, logits: jax.Array, targets: jax.Array, probabilities: jax.Array) -> jax.Array:
+    """d log-probability / d logit before the soft cap, f32[C, V]."""
+    # A comparison in place of an index: it is part of the same pass over the chunk, where an index is a slow scatter.
+    is_target = jnp.arange(logits.shape[1]) == targets[:, None]
+    gradient = is_target.astype(jnp.float32) - probabilities
+    return gradient if setting.cap is None else gradient * (1.0 - jnp.square(logits / setting.cap))
+
+
+def _sum_over_devices(setting: _Setting, partial: jax.Array, spec: PartitionSpec) -> jax.Array:
+    """The sum of [B, T, D] over the parts of the vocabulary, each device keeping its own rows and, by `spec`, times."""
+    if setting.mesh is None:
+        return partial
+    rows = jax.lax.psum_scatter(partial, DATA, scatter_dimension=0, tiled=True)
+    if spec[1] is None:
+        return jax.lax.psum(rows, MODEL)
+    return jax.lax.psum_scatter(rows, MODEL, scatter_dimension=1, tiled=True)

@@ -1,0 +1,62 @@
+"""How a forward pass is computed: devices, attention kernel, rematerialisation. Never what it computes.
+
+Axes: B batch, T time, N heads, D model dim, F ffn dim, V vocabulary. Mesh axes: "data" over B, "model" over N, F and V.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from gemma_keras.models.attention import RESIDUALS
+
+DATA, MODEL = "data", "model"
+REMAT_POLICIES = ("none", "matmul", "attention", "full")  # from the fewest operations to the least memory
+
+# Names by which a policy saves what a block computes; `GATHERED` are weights brought together from the data axis.
+GATE, UP, DOWN, ATTENDED, GATHERED = "ffw_gate", "ffw_up", "ffw_down", "attention_output", "gathered_weight"
+_SAVED = {"matmul": (RESIDUALS, GATE, UP, DOWN, ATTENDED), "attention": (RESIDUALS, ATTENDED), "full": ()}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ComputePlan:
+    """The choices of one program.
+
+    Attributes:
+        mesh: devices with axes "data" and "model"; None: whatever single device the arrays lie on.
+        shard_sequence: whether the residual stream [B, T, D] is divided over T along "model" between projections.
+        attention: kernel for packed rows: reference, blockwise or splash.
+        remat: what the backward pass computes again, a block at a time. none: nothing. matmul: the cheap parts, and query,
+            key and value; kept are the outputs of the other projections and what attention's own backward pass needs.
+            attention: all but attention and its output projection. full: everything.
+    """
+
+    mesh: Mesh | None = None
+    shard_sequence: bool = False
+    attention: str = "blockwise"
+    remat: str = "none"
+
+    def constrain(self, x: jax.Array, *axes: str | None) -> jax.Array:
+        """`x` divided by dimension over these mesh axes; as it is without a mesh."""
+        if self.mesh is None:
+            return x
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(*axes)))
+
+    def residual(self, x: jax.Array) -> jax.Array:
+        """The residual stream [B, T, D] as it lies between blocks."""
+        return self.constrain(x, DATA, MODEL if self.shard_sequence else None, None)
+
+    def rematerialised(self, block: Callable[..., Any]) -> Callable[..., Any]:
+        """`block` with this plan's policy for the backward pass."""
+        policies = jax.checkpoint_policies
+        if self.remat != "none":
+            return jax.checkpoint(block, policy=policies.save_only_these_names(*_SAVED[self.remat]))
+        if self.mesh is not None and self.mesh.shape[DATA] > 1:
+            # Saved gathered weights would be a copy of the whole model on every device.
+            return jax.checkpoint(block, policy=policies.save_anything_except_these_names(GATHERED))
+        return block
+
+
+ONE_DEVICE = ComputePlan()
