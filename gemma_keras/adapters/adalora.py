@@ -40,5 +40,5 @@ class AdaLora(Lora):
         """The update in the layout of the projection's own kernel, from arrays by weight name."""
         return self.axes.to_kernel((weights["lora_B"] * weights["lora_E"]) @ weights["lora_A"] * self.scaling)
 
-    def _scale_ranks(self, x):
-        return x * self.lora_E
+    def _rank_scales(self):
+        return jnp.asarray(self.lora_E.value)[:, None] * self.scaling

@@ -6,6 +6,7 @@ Parameters are dictionaries from variable path to array, as everywhere in this p
 
 import contextlib
 import dataclasses
+from collections.abc import Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from gemma_keras.adapters.einsum_axes import EinsumAxes
 from gemma_keras.adapters.lora import Lora
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import AdapterConfig
+from gemma_keras.models.stacking import stack_path
 
 Params = dict[str, jax.Array]
 _ATTENTION = {
@@ -26,6 +28,9 @@ _ATTENTION = {
 }
 _FEED_FORWARD = {"ffw_gating": "gating_ffw", "ffw_gating_2": "gating_ffw_2", "ffw_linear": "ffw_linear"}
 TARGETS = (*_ATTENTION, *_FEED_FORWARD)
+# Projections that read what another one reads.
+_INPUT_OF = {"key": "query", "value": "query", "ffw_gating_2": "ffw_gating"}
+INPUTS = tuple(target for target in TARGETS if target not in _INPUT_OF)
 
 
 class AdaptedDense(keras.layers.Layer):
@@ -94,23 +99,77 @@ def initial_adapter_params(matrices: list[AdaptedMatrix], seed: int) -> Params:
     return params
 
 
-def dropout_seeds(matrices: list[AdaptedMatrix], key: jax.Array) -> Params:
-    """The states of the adapters' dropout generators for one forward pass, by path; empty without dropout."""
-    generators = [m.adapter.dropout_seed for m in matrices if m.adapter.dropout_seed is not None]
-    if not generators:
-        return {}
-    keys = jax.random.key_data(jax.random.split(key, len(generators)))
-    return {generator.state.path: keys[i] for i, generator in enumerate(generators)}
+@dataclasses.dataclass(frozen=True)
+class AdapterStack:
+    """The adapters of one projection in all blocks: each of their weights is a stack [L, ...] (`models.stacking`)."""
+
+    name: str
+    adapter: Lora
+    matrices: tuple[AdaptedMatrix, ...]
+
+    def path(self, variable: str) -> str:
+        """The path of one of the stacks: of `lora_A`, `lora_E` or `lora_B`."""
+        return stack_path(self.matrices[0].path(variable))[0]
+
+    def shape(self, variable: str) -> tuple[int, ...]:
+        """The shape [L, ...] of that stack."""
+        return (len(self.matrices), *getattr(self.adapter, variable).shape)
+
+
+def adapter_stacks(matrices: list[AdaptedMatrix]) -> list[AdapterStack]:
+    """Matrices by projection, in the order in which the first block has them."""
+    stacks: dict[str, list[AdaptedMatrix]] = {}
+    for matrix in matrices:
+        stacks.setdefault(stack_path(matrix.name)[0], []).append(matrix)
+    return [AdapterStack(name, rows[0].adapter, tuple(rows)) for name, rows in stacks.items()]
+
+
+def dropout_seeds(stacks: list[AdapterStack], key: jax.Array) -> Params:
+    """Seeds u32[L, 2] of the adapters' dropout for one forward pass, by path; empty without dropout.
+
+    Projections with the same input share a mask, which costs a third of three and drops as much.
+    """
+    seeds: Params = {}
+    for stack in stacks:
+        if stack.adapter.dropout_seed is not None:
+            projection = stack.name.rsplit("/", 1)[1]
+            own = jax.random.fold_in(key, INPUTS.index(_INPUT_OF.get(projection, projection)))
+            rows = jax.random.key_data(jax.random.split(own, len(stack.matrices)))
+            seeds[stack_path(stack.adapter.dropout_seed.state.path)[0]] = rows
+    return seeds
+
+
+class MergedParams(Mapping[str, jax.Array]):
+    """The parameters of the plain backbone, each adapted kernel computed when it is asked for and not kept.
+
+    A delta is added to its kernel in float32 and the sum rounded to the kernel's dtype; adapters are not listed.
+    """
+
+    def __init__(self, matrices: list[AdaptedMatrix], params: Mapping[str, jax.Array]):
+        self._params = params
+        self._matrices = {matrix.kernel: matrix for matrix in matrices}
+        adapters = {matrix.path(name) for matrix in matrices for name in matrix.adapter.weight_names}
+        self._paths = {path: None for path in params if path not in adapters}  # a dict keeps their order
+
+    def __getitem__(self, path: str) -> jax.Array:
+        if path not in self._paths:
+            raise KeyError(path)
+        kernel, matrix = self._params[path], self._matrices.get(path)
+        if matrix is None:
+            return kernel
+        weights = {name: self._params[matrix.path(name)] for name in matrix.adapter.weight_names}
+        return (kernel.astype(jnp.float32) + matrix.adapter.kernel_delta(weights)).astype(kernel.dtype)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
 
 
 def merge(matrices: list[AdaptedMatrix], params: Params) -> Params:
-    """The parameters of the plain backbone: every delta is added to its kernel, in float32, and rounded to its dtype."""
-    merged = dict(params)
-    for matrix in matrices:
-        weights = {name: merged.pop(matrix.path(name)) for name in matrix.adapter.weight_names}
-        kernel = params[matrix.kernel]
-        merged[matrix.kernel] = (kernel.astype(jnp.float32) + matrix.adapter.kernel_delta(weights)).astype(kernel.dtype)
-    return merged
+    """All of `MergedParams` at once."""
+    return dict(MergedParams(matrices, params))
 
 
 def _projections(block: keras.layers.Layer, targets) -> list[tuple[keras.layers.Layer, str]]:

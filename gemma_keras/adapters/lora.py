@@ -8,9 +8,9 @@ import math
 import jax
 import jax.numpy as jnp
 import keras
-from keras import ops
 
 from gemma_keras.adapters.einsum_axes import EinsumAxes
+from gemma_keras.adapters.low_rank import low_rank_product
 
 
 class Lora(keras.layers.Layer):
@@ -54,17 +54,19 @@ class Lora(keras.layers.Layer):
 
     def call(self, x, training: bool = False):
         """[B, T, *input_dims] -> [B, T, *output_dims]."""
-        batch, time = ops.shape(x)[:2]
-        x = ops.reshape(x, (batch, time, self.d_in))
-        if training and self.dropout_seed is not None:
-            x = keras.random.dropout(x, self.dropout_rate, seed=self.dropout_seed)
-        x = self._scale_ranks(ops.matmul(x, ops.transpose(self.lora_A)))
-        delta = ops.matmul(x, ops.transpose(self.lora_B)) * self.scaling
-        return ops.reshape(delta, (batch, time, *self.axes.output_dims))
+        batch, time = x.shape[:2]
+        x = jnp.reshape(x, (batch, time, self.d_in))
+        # Scaling and E, in float32, go into the small factor.
+        down = (jnp.asarray(self.lora_A.value) * self._rank_scales()).astype(x.dtype)
+        up = jnp.asarray(self.lora_B.value).astype(x.dtype)
+        seed = self.dropout_seed.state.value if training and self.dropout_seed is not None else None
+        delta = low_rank_product(x, down, up, seed, self.dropout_rate)
+        return jnp.reshape(delta, (batch, time, *self.axes.output_dims))
 
     def kernel_delta(self, weights: dict[str, jax.Array]) -> jax.Array:
         """The update in the layout of the projection's own kernel, from arrays by weight name."""
         return self.axes.to_kernel(weights["lora_B"] @ weights["lora_A"] * self.scaling)
 
-    def _scale_ranks(self, x):
-        return x
+    def _rank_scales(self):
+        """What multiplies lora_B · lora_A, for all ranks alike or by rank [r, 1]."""
+        return self.scaling

@@ -1,26 +1,41 @@
 """AdaLoRA's budget of ranks: which triplets of which matrices survive (arXiv 2303.10512, section 3.2 and 3.3).
 
-Axes: r triplets of one matrix, R triplets of all matrices together.
+Axes: L blocks, r triplets of one matrix, R triplets of all matrices together.
 
 Numerically as `peft/tuners/adalora/layer.py`, except for what `peft_compatible=False` mends: equal scores cannot
 over-prune, target_r may equal init_r, and once the pattern is fixed pruned triplets leave the penalty and get neither
 updates nor moments, so that dropping them physically changes nothing for the survivors.
 
-`t` is the number of optimizer steps completed. Everything but the schedule runs inside the jitted train step.
+`t` is the number of optimizer steps completed. The schedule runs on the host, in double precision, and hands each step its
+`Phase`; everything else runs inside the jitted train step, which so is the same program for a run of any length.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gemma_keras.adapters.inject import AdaptedMatrix, Params
+from gemma_keras.adapters.inject import AdapterStack, Params
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import AdapterConfig
 
 Masks = dict[str, jax.Array]
+
+
+class Phase(NamedTuple):
+    """What happens to ranks in one step: scalars, so that they can be traced.
+
+    `fixed`: only survivors are trained. After the update: `scores` adds to the averages, `allocates` chooses the best
+    `budget` triplets anew, `prunes` sets lora_E of all others to 0.
+    """
+
+    fixed: Any
+    scores: Any
+    allocates: Any
+    prunes: Any
+    budget: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +67,20 @@ class RankSchedule:
         remaining = 1 - (t - self.tinit) / (self.fixed_at - self.tinit)
         return int((self.initial_budget - self.target_budget) * remaining**3 + self.target_budget)
 
-    def allocates(self, t):
-        """Whether triplets are chosen anew after step t; `t` may be traced."""
-        return (t > self.tinit) & (t <= self.fixed_at) & ((t % self.delta_t == 0) | (t == self.fixed_at))
+    def allocates(self, t: int) -> bool:
+        """Whether triplets are chosen anew after step t."""
+        return self.tinit < t <= self.fixed_at and (t % self.delta_t == 0 or t == self.fixed_at)
+
+    def phase(self, t: int) -> Phase:
+        """The phase of the step that is the t-th to be completed."""
+        allocates = self.allocates(t)
+        return Phase(
+            fixed=np.bool_(t > self.fixed_at),
+            scores=np.bool_(t < self.fixed_at),
+            allocates=np.bool_(allocates),
+            prunes=np.bool_(allocates or t > self.fixed_at),
+            budget=np.int32(self.budget(t)),
+        )
 
     def describe(self) -> str:
         """One line for the log: the phases in steps and the budgets in triplets."""
@@ -85,7 +111,7 @@ def resolve_schedule(config: AdapterConfig, total_steps: int, matrices: int) -> 
 
 
 class AllocatorState(NamedTuple):
-    """Averages of every adapter weight by path, and the surviving triplets [r] of every matrix by name."""
+    """Averages of every stack of adapter weights by path, and the surviving triplets [L, r] of every stack by name."""
 
     importance: Params
     uncertainty: Params
@@ -93,75 +119,68 @@ class AllocatorState(NamedTuple):
 
 
 class RankAllocator:
-    """Scores triplets after every optimizer step and prunes them by the schedule, all as pure functions of arrays."""
+    """Scores triplets after every optimizer step and prunes them by its phase, all as pure functions of arrays.
 
-    def __init__(self, matrices: list[AdaptedMatrix], config: AdapterConfig, total_steps: int):
-        self.matrices = matrices
+    Parameters, gradients and averages are stacks over the blocks: lora_A [L, r, d_in], lora_E [L, r], lora_B [L, d_out, r].
+    """
+
+    def __init__(self, stacks: list[AdapterStack], config: AdapterConfig):
+        self.stacks = stacks
         self.config = config
-        self.schedule = resolve_schedule(config, total_steps, len(matrices))
-        # Computed in double precision beforehand, so that truncation agrees with PEFT at every step.
-        self._budgets = np.array([self.schedule.budget(t) for t in range(self.schedule.fixed_at + 1)], np.int32)
+        self.matrix_count = sum(len(stack.matrices) for stack in stacks)
 
     def init(self) -> AllocatorState:
         """Nothing scored yet, every triplet alive."""
-        shapes = {
-            m.path(weight): jnp.zeros(getattr(m.adapter, weight).shape)
-            for m in self.matrices
-            for weight in m.adapter.weight_names
+        averages = {
+            s.path(weight): jnp.zeros(s.shape(weight)) for s in self.stacks for weight in s.adapter.weight_names
         }
-        alive = {m.name: jnp.ones(m.adapter.rank, bool) for m in self.matrices}
-        return AllocatorState(shapes, jax.tree.map(jnp.copy, shapes), alive)
+        alive = {s.name: jnp.ones(s.shape("lora_E"), bool) for s in self.stacks}
+        return AllocatorState(averages, jax.tree.map(jnp.copy, averages), alive)
 
-    def active(self, state: AllocatorState, t: jax.Array) -> Masks:
-        """Per matrix f32[r]: the triplets that the step after t trains; all of them until the pattern is fixed."""
+    def active(self, state: AllocatorState, phase: Phase) -> Masks:
+        """Per stack f32[L, r]: the triplets that a step trains; all of them until the pattern is fixed."""
         if self.config.peft_compatible:
             return {name: jnp.ones(alive.shape) for name, alive in state.alive.items()}
-        fixed = t >= self.schedule.fixed_at
-        return {name: jnp.where(fixed, alive, True).astype(jnp.float32) for name, alive in state.alive.items()}
+        return {name: jnp.where(phase.fixed, alive, True).astype(jnp.float32) for name, alive in state.alive.items()}
 
     def weight_masks(self, active: Masks) -> Params:
-        """`active` by weight path, shaped to multiply the weight, its gradient, its update or its moments."""
+        """`active` by weight path, shaped to multiply the stack, its gradient, its update or its moments."""
         masks: Params = {}
-        for m in self.matrices:
-            mask = active[m.name]
-            masks |= {m.path("lora_A"): mask[:, None], m.path("lora_E"): mask, m.path("lora_B"): mask[None, :]}
+        for s in self.stacks:
+            mask = active[s.name]
+            masks |= {s.path("lora_A"): mask[:, :, None], s.path("lora_E"): mask, s.path("lora_B"): mask[:, None, :]}
         return masks
 
     def penalty(self, params: Params, active: Masks) -> jax.Array:
         """Mean over all 2n factors of ‖lora_A lora_Aᵀ − I‖ and ‖lora_Bᵀ lora_B − I‖ (Frobenius, not squared).
 
-        Factors of equal shape are stacked, so that few kernels run; inactive triplets count for nothing.
+        Inactive triplets count for nothing.
         """
-        stacks: dict[tuple[int, ...], list[tuple[jax.Array, jax.Array]]] = {}
-        for m in self.matrices:
-            for factor in (params[m.path("lora_A")], params[m.path("lora_B")].T):
-                stacks.setdefault(factor.shape, []).append((factor, active[m.name]))
-        total = sum(_departure_from_orthogonality(*map(jnp.stack, zip(*s, strict=True))) for s in stacks.values())
-        return jnp.asarray(total / (2 * len(self.matrices)))
+        total = jnp.zeros(())
+        for s in self.stacks:
+            for factors in (params[s.path("lora_A")], params[s.path("lora_B")].swapaxes(1, 2)):
+                total += _departure_from_orthogonality(factors, active[s.name])
+        return total / (2 * self.matrix_count)
 
     def update(
-        self, state: AllocatorState, params: Params, grads: Params, t: jax.Array
+        self, state: AllocatorState, params: Params, grads: Params, phase: Phase
     ) -> tuple[AllocatorState, Params]:
-        """After optimizer step t: scores `params` (already updated) with `grads` (as the optimizer saw them), prunes.
+        """After an optimizer step: scores `params` (already updated) with `grads` (as the optimizer saw them), prunes.
 
         Returns the new state and `params` with `lora_E` of pruned triplets set to 0. Until the pattern is fixed
         `lora_E` keeps its gradient and moments, so that a triplet may grow back before the next allocation.
         """
-        schedule = self.schedule
-        state = jax.lax.cond(t < schedule.fixed_at, self._score, lambda state, *_: state, state, params, grads)
-        allocates = schedule.allocates(t)
-        budget = jnp.asarray(self._budgets)[jnp.minimum(t, schedule.fixed_at)]
-        alive = jax.lax.cond(allocates, self._survivors, lambda state, _: state.alive, state, budget)
-        prunes = allocates | (t > schedule.fixed_at)
+        state = jax.lax.cond(phase.scores, self._score, lambda state, *_: state, state, params, grads)
+        alive = jax.lax.cond(phase.allocates, self._survivors, lambda state, _: state.alive, state, phase.budget)
         params = dict(params)
-        for m in self.matrices:
-            path = m.path("lora_E")
-            params[path] = jnp.where(prunes & ~alive[m.name], 0.0, params[path])
+        for s in self.stacks:
+            path = s.path("lora_E")
+            params[path] = jnp.where(phase.prunes & ~alive[s.name], 0.0, params[path])
         return state._replace(alive=alive), params
 
     def ranks(self, state: AllocatorState) -> jax.Array:
-        """Surviving triplets per matrix, i32[n], in the order of `matrices`."""
-        return jnp.stack([jnp.sum(state.alive[m.name]) for m in self.matrices])
+        """Surviving triplets per matrix, i32[n], block after block."""
+        return jnp.stack([jnp.sum(state.alive[s.name], axis=1) for s in self.stacks], axis=1).reshape(-1)
 
     def _score(self, state: AllocatorState, params: Params, grads: Params) -> AllocatorState:
         beta1, beta2 = self.config.beta1, self.config.beta2
@@ -174,26 +193,26 @@ class RankAllocator:
         return AllocatorState(importance, uncertainty, state.alive)
 
     def triplet_scores(self, state: AllocatorState) -> jax.Array:
-        """S_i of all triplets, f32[R], matrix after matrix: score of lora_E plus mean scores of its row and column."""
+        """S_i of all triplets, f32[R], block after block and matrix after matrix: score of lora_E plus mean scores of its
+        row and column."""
 
         def element(path: str) -> jax.Array:
             return state.importance[path] * state.uncertainty[path]
 
         scores = [
-            element(m.path("lora_E"))
-            + jnp.mean(element(m.path("lora_A")), axis=1)
-            + jnp.mean(element(m.path("lora_B")), axis=0)
-            for m in self.matrices
+            element(s.path("lora_E"))
+            + jnp.mean(element(s.path("lora_A")), axis=2)
+            + jnp.mean(element(s.path("lora_B")), axis=1)
+            for s in self.stacks
         ]
-        return jnp.concatenate(scores)
+        return jnp.stack(scores, axis=1).reshape(-1)
 
     def _survivors(self, state: AllocatorState, budget: jax.Array) -> Masks:
         scores = self.triplet_scores(state)
         place = jnp.argsort(jnp.argsort(-scores, stable=True), stable=True)
-        alive = place < budget
-        edges = np.cumsum([m.adapter.rank for m in self.matrices])[:-1]
-        parts = jnp.split(alive, edges)
-        return {m.name: part for m, part in zip(self.matrices, parts, strict=True)}
+        layers, rank = self.stacks[0].shape("lora_E")
+        alive = (place < budget).reshape(layers, len(self.stacks), rank)
+        return {s.name: alive[:, index] for index, s in enumerate(self.stacks)}
 
 
 def _departure_from_orthogonality(factors: jax.Array, active: jax.Array) -> jax.Array:

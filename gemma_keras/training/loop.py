@@ -18,21 +18,20 @@ class Hook(Protocol):
 
 
 def train(
-    step_function: Callable,
+    step_function: Callable[[int, TrainState, Batch], tuple[TrainState, Metrics]],
     state: TrainState,
-    frozen: dict,
     batches: Iterable[Batch],
     *,
     first_step: int,
     hooks: Sequence[Hook],
     stop: Callable[[], bool] = lambda: False,
 ) -> TrainState:
-    """Runs one optimizer step per batch, the first of which completes step `first_step`, until they end or `stop()`.
+    """Runs `step_function(step, state, batch)` per batch, from step `first_step` on, until they end or `stop()`.
 
     Returns the state after the last completed step, for which all hooks have run.
     """
     for step, batch in enumerate(batches, start=first_step):
-        state, metrics = step_function(state, frozen, batch)
+        state, metrics = step_function(step, state, batch)
         for hook in hooks:
             hook.after_step(step, state, metrics, batch)
         if stop():

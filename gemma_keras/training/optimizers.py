@@ -24,19 +24,23 @@ def learning_rate_schedule(config: OptimConfig, total_steps: int) -> optax.Sched
     return optax.join_schedules([optax.linear_schedule(0.0, config.learning_rate, warmup), after], [warmup])
 
 
-def make_optimizer(config: OptimConfig, total_steps: int) -> optax.GradientTransformation:
-    """AdamW or plain SGD; clipping is a step of its own, since the rank allocator scores the clipped gradient."""
-    schedule = learning_rate_schedule(config, total_steps)
+def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
+    """AdamW or plain SGD, before the learning rate: the update is minus the rate times what this returns.
+
+    The rate comes from the host step by step, so that one compiled program serves a run of any length. Clipping is a step
+    of its own, too, since the rank allocator scores the clipped gradient.
+    """
     if config.name == "sgd":
-        return optax.sgd(schedule)
-    return optax.adamw(
-        schedule,
-        b1=config.beta1,
-        b2=config.beta2,
-        eps=config.epsilon,
-        weight_decay=config.weight_decay,
-        mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+        return optax.identity()
+    return optax.chain(
+        optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.epsilon),
+        optax.add_decayed_weights(config.weight_decay, mask=lambda params: {path: _is_matrix(path) for path in params}),
     )
+
+
+def _is_matrix(path: str) -> bool:
+    """Whether weight decay applies: not to norm scales, nor to the singular values of an adapter."""
+    return not path.endswith(("/scale", "/lora_E"))
 
 
 def clip_by_global_norm(grads, clip_norm: float):

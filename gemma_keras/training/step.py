@@ -4,12 +4,13 @@ Axes: M microbatches, B packed rows of a microbatch, T tokens.
 """
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from gemma_keras.adapters.rank_allocator import RankAllocator
+from gemma_keras.adapters.rank_allocator import Phase, RankAllocator
 from gemma_keras.training.losses import LossSums
 from gemma_keras.training.optimizers import clip_by_global_norm
 from gemma_keras.training.state import Params, TrainState
@@ -21,6 +22,13 @@ LossFunction = Callable[[Params, Params, Batch, jax.Array], LossSums]
 _DROPOUT_STREAM = 0x5EED
 
 
+class StepSettings(NamedTuple):
+    """What changes from step to step, as scalars from the host; `phase` is None without a rank allocator."""
+
+    learning_rate: Any
+    phase: Phase | None
+
+
 def make_train_step(
     loss: LossFunction,
     optimizer: optax.GradientTransformation,
@@ -29,26 +37,30 @@ def make_train_step(
     accumulation: int = 1,
     clip_norm: float = 0.0,
     seed: int = 0,
-) -> Callable[[TrainState, Params, Batch], tuple[TrainState, dict[str, jax.Array]]]:
-    """Builds `step(state, frozen, batch) -> (state, metrics)`; `state` is donated.
+    shardings: Any = None,
+) -> Callable[[TrainState, Params, Batch, StepSettings], tuple[TrainState, dict[str, jax.Array]]]:
+    """Builds `step(state, frozen, batch, settings) -> (state, metrics)`; `state` is donated.
 
     The loss is one mean over the global batch however many microbatches it comes in. A step whose loss or gradient is
     not finite changes nothing but the count of steps; the caller sees it in `metrics["loss"]` or `metrics["grad_norm"]`.
+    `shardings`, of the structure of a state, says where the new state and so the gradients lie; None: JAX decides.
     """
 
-    def step(state: TrainState, frozen: Params, batch: Batch):
+    def step(state: TrainState, frozen: Params, batch: Batch, settings: StepSettings):
         # A stream of its own: the initial weights are drawn from the seed's key, too.
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _DROPOUT_STREAM), state.step)
         sums, grads = _accumulate(loss, state.trainable, frozen, batch, key, accumulation)
+        if shardings is not None:
+            grads = jax.lax.with_sharding_constraint(grads, shardings.trainable)
         weight = jnp.maximum(sums.weight, 1.0)
         grads = jax.tree.map(lambda g: g / weight, grads)
         metrics = {"loss": sums.nll / weight, "token_accuracy": sums.correct / weight}
         active = None
-        if allocator and state.allocator:
-            active = allocator.active(state.allocator, state.step)
+        if allocator and state.allocator and settings.phase:
+            active = allocator.active(state.allocator, settings.phase)
             grads, metrics["penalty"] = _add_penalty(allocator, state.trainable, grads, active)
         grads, metrics["grad_norm"] = clip_by_global_norm(grads, clip_norm)
-        updated = _update(state, grads, optimizer, allocator, active)
+        updated = _update(state, grads, optimizer, allocator, active, settings)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
         kept = state._replace(step=state.step + 1)
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, kept)
@@ -56,7 +68,9 @@ def make_train_step(
             metrics["ranks"] = allocator.ranks(state.allocator)
         return state, metrics
 
-    return jax.jit(step, donate_argnums=0)
+    # Metrics are wanted on every process, as the count of steps is.
+    placed = None if shardings is None else (shardings, shardings.step)
+    return jax.jit(step, donate_argnums=0, out_shardings=placed)
 
 
 def _accumulate(loss, trainable, frozen, batch, key, accumulation) -> tuple[LossSums, Params]:
@@ -94,10 +108,13 @@ def _add_penalty(allocator: RankAllocator, trainable: Params, grads: Params, act
     return {path: (g + penalty_grads[path]) * masks[path] for path, g in grads.items()}, penalty
 
 
-def _update(state: TrainState, grads: Params, optimizer, allocator: RankAllocator | None, active) -> TrainState:
+def _update(
+    state: TrainState, grads: Params, optimizer, allocator: RankAllocator | None, active, settings: StepSettings
+) -> TrainState:
     updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trainable)
+    updates = jax.tree.map(lambda u: -settings.learning_rate * u, updates)
     completed = state.step + 1
-    if allocator is None or state.allocator is None:
+    if allocator is None or state.allocator is None or settings.phase is None:
         return TrainState(completed, optax.apply_updates(state.trainable, updates), optimizer_state, None)
     masks = allocator.weight_masks(active)
     updates = {path: u * masks[path] for path, u in updates.items()}
@@ -105,5 +122,5 @@ def _update(state: TrainState, grads: Params, optimizer, allocator: RankAllocato
         optimizer, lambda moment, mask: moment * mask, optimizer_state, masks
     )
     trainable = optax.apply_updates(state.trainable, updates)
-    allocation, trainable = allocator.update(state.allocator, trainable, grads, completed)
+    allocation, trainable = allocator.update(state.allocator, trainable, grads, settings.phase)
     return TrainState(completed, trainable, optimizer_state, allocation)
