@@ -6,26 +6,30 @@ this is ours. The names and layouts are those of `models/hf_names.py`, which loa
 
 import json
 import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import save_file
+from jax.experimental import multihost_utils
 
 from gemma_keras.config.errors import UserError
+from gemma_keras.export.safetensors_writer import TensorEntry, write_safetensors
 from gemma_keras.export.tokenizer_files import write_tokenizer_files
 from gemma_keras.models.architectures import Architecture, to_hf_config
-from gemma_keras.models.forward import Params
 from gemma_keras.models.hf_names import HfTensor, hf_tensors
 from gemma_keras.text.templates import TEMPLATES, Template
 from gemma_keras.text.tokenizer import Tokenizer
 
 INDEX = "model.safetensors.index.json"
+BLOCK_BYTES = 64 * 10**6  # of a tensor whose layout stays, such as the embeddings, that many are on the host at a time
+TILE = 256  # rows and columns of a matrix that are transposed together, so that they stay in the processor's cache
 
 
 def export_hf(
-    params: Params,
+    params: Mapping[str, Any],
     architecture: Architecture,
     tokenizer: Tokenizer,
     out: str | Path,
@@ -33,14 +37,19 @@ def export_hf(
     dtype: str = "bfloat16",
     shard_megabytes: int = 4000,
     template: Template = TEMPLATES["gemmalm_zh"],
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Writes folder `out`: config, weights as `dtype` in shards of about `shard_megabytes`, tokenizer, chat template.
 
-    `params` hold the merged weights by variable path; others (adapters) are left aside. One shard at most is in memory
-    beside them. The folder appears complete or not at all, and replaces an earlier export.
+    `params` maps the variable path of every merged weight to its array; others (adapters) are left aside. It is asked for
+    each weight once, and no second weight is held meanwhile, so it may compute them (`adapters.inject.MergedParams`).
+    The folder appears complete or not at all, and replaces an earlier export. `progress` is called after each tensor
+    with the bytes written by now and in all. With several processes all have to call this, since they gather what is
+    spread over them; the first one writes, and all return when the folder is there.
 
     Raises:
         UserError: `out` is something else than an earlier export, or the tokenizer is of another size than the model.
+        OSError: the disk is full.
     """
     out = Path(out)
     if out.exists() and not (out / INDEX).exists() and (not out.is_dir() or any(out.iterdir())):
@@ -50,28 +59,56 @@ def export_hf(
             f"the tokenizer {tokenizer.path} has {tokenizer.vocabulary_size} pieces and the model "
             f"{architecture.vocabulary_size} embeddings; give the tokenizer that the model was trained with"
         )
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    if jax.process_index() == 0:
+        partial = out.with_name(f".{out.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        _write_configs(architecture, tokenizer, partial, dtype)
+        _write_weights(params, architecture, partial, dtype, shard_megabytes * 10**6, progress)
+        write_tokenizer_files(tokenizer, template, partial)
+        _put_in_place(partial, out)
+    else:
+        for tensor in hf_tensors(architecture):
+            _gathered(params[tensor.path])
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"exported {out.name}")
+
+
+def _write_configs(architecture: Architecture, tokenizer: Tokenizer, folder: Path, dtype: str) -> None:
     ids = {"bos_token_id": tokenizer.bos_id, "pad_token_id": tokenizer.pad_id}
-    _write_json(partial / "config.json", to_hf_config(architecture, dtype) | ids | {"eos_token_id": tokenizer.eos_id})
+    _write_json(folder / "config.json", to_hf_config(architecture, dtype) | ids | {"eos_token_id": tokenizer.eos_id})
     stops = [tokenizer.eos_id, tokenizer.end_of_turn_id]
-    _write_json(partial / "generation_config.json", ids | {"eos_token_id": stops})
-    _write_weights(params, architecture, partial, dtype, shard_megabytes * 10**6)
-    write_tokenizer_files(tokenizer, template, partial)
-    _put_in_place(partial, out)
+    _write_json(folder / "generation_config.json", ids | {"eos_token_id": stops})
 
 
-def _write_weights(params: Params, architecture: Architecture, folder: Path, dtype: str, shard_bytes: int) -> None:
+def _write_weights(
+    params: Mapping[str, Any],
+    architecture: Architecture,
+    folder: Path,
+    dtype: str,
+    shard_bytes: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
     itemsize = jnp.dtype(dtype).itemsize
     shards = _shards(list(hf_tensors(architecture)), itemsize, shard_bytes)
+    total = sum(tensor.size for shard in shards for tensor in shard)
+    done = 0
+
+    def entry(tensor: HfTensor) -> TensorEntry:
+        def blocks() -> Iterator[np.ndarray]:
+            nonlocal done
+            yield from _hf_blocks(_gathered(params[tensor.path]), tensor, jnp.dtype(dtype))
+            done += tensor.size * itemsize
+            if progress:
+                progress(done, total * itemsize)
+
+        return TensorEntry(tensor.name, tensor.hf_shape, dtype, blocks)
+
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        arrays = {tensor.name: _hf_array(params, tensor, dtype) for tensor in shard}
-        save_file(arrays, folder / file, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(arrays, file)
-    total = sum(_size(tensor) for shard in shards for tensor in shard)
+        write_safetensors(folder / file, [entry(tensor) for tensor in shard], metadata={"format": "pt"})
+        weight_map |= dict.fromkeys((tensor.name for tensor in shard), file)
     metadata = {"total_parameters": total, "total_size": total * itemsize}
     _write_json(folder / INDEX, {"metadata": metadata, "weight_map": weight_map})
 
@@ -81,7 +118,7 @@ def _shards(tensors: list[HfTensor], itemsize: int, shard_bytes: int) -> list[li
     shards: list[list[HfTensor]] = [[]]
     filled = 0
     for tensor in tensors:
-        size = _size(tensor) * itemsize
+        size = tensor.size * itemsize
         if shards[-1] and filled + size > shard_bytes:
             shards.append([])
             filled = 0
@@ -90,14 +127,62 @@ def _shards(tensors: list[HfTensor], itemsize: int, shard_bytes: int) -> list[li
     return shards
 
 
-def _size(tensor: HfTensor) -> int:
-    return int(np.prod(tensor.hf_shape))
+def _gathered(array: Any) -> Any:
+    """The array itself, or all of it as a NumPy array where parts are with other processes (which take part in this)."""
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        return multihost_utils.process_allgather(array, tiled=True)
+    return array
 
 
-def _hf_array(params: Params, tensor: HfTensor, dtype: str) -> np.ndarray:
-    array = tensor.to_hf(np.asarray(params[tensor.path]))
-    assert array.shape == tensor.hf_shape, (tensor.path, array.shape, tensor.hf_shape)
-    return np.ascontiguousarray(array, dtype=jnp.dtype(dtype))
+def _hf_blocks(array: Any, tensor: HfTensor, dtype: np.dtype) -> Iterator[np.ndarray]:
+    """The tensor as Hugging Face lays it out: in blocks of rows where the layout stays, else whole."""
+    assert array.shape == tensor.shape, (tensor.path, array.shape, tensor.shape)
+    if not tensor.same_layout:
+        out = np.empty(tensor.hf_shape, dtype)
+        _copy_rows(tensor.from_hf(out), array, 0)
+        yield out
+        return
+    rows = max(1, BLOCK_BYTES * array.shape[0] // (tensor.size * dtype.itemsize))
+    for start in range(0, array.shape[0], rows):
+        out = np.empty((min(rows, array.shape[0] - start), *array.shape[1:]), dtype)
+        _copy_rows(out, array, start)
+        yield out
+
+
+def _copy_rows(out: np.ndarray, array: Any, start: int) -> None:
+    """`out[...] = array[start : start + len(out)]`, shard by shard.
+
+    NumPy's conversion of a sharded array would build the whole of it on the host, and the array would keep that copy.
+    """
+    if not isinstance(array, jax.Array):
+        _copy(out, np.asarray(array)[start : start + len(out)])
+        return
+    for shard in array.addressable_shards:
+        if shard.replica_id != 0:
+            continue
+        (first, last, _), *rest = (part.indices(size) for part, size in zip(shard.index, array.shape, strict=True))
+        low, high = max(first, start), min(last, start + len(out))
+        if low < high:
+            columns = tuple(slice(*part) for part in rest)
+            _copy(out[(slice(low - start, high - start), *columns)], _on_host(shard.data, low - first, high - first))
+
+
+def _on_host(shard: jax.Array, low: int, high: int) -> np.ndarray:
+    """Rows of a shard: on CPU a view, else a copy that the shard does not keep (it would keep one of the whole shard)."""
+    if next(iter(shard.devices())).platform == "cpu":
+        return np.asarray(shard)[low:high]
+    rows = shard[low:high]
+    return np.asarray(rows.copy() if rows is shard else rows)
+
+
+def _copy(out: np.ndarray, source: np.ndarray) -> None:
+    if out.ndim != 2 or out.flags.c_contiguous:
+        out[...] = source
+        return
+    for row in range(0, out.shape[0], TILE):
+        for column in range(0, out.shape[1], TILE):
+            tile = slice(row, row + TILE), slice(column, column + TILE)
+            out[tile] = source[tile]
 
 
 def _put_in_place(partial: Path, out: Path) -> None:

@@ -1,6 +1,10 @@
 """Exported folders: read by transformers, and read again by us."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -14,6 +18,7 @@ from gemma_keras.export.huggingface import export_hf
 from gemma_keras.models.architectures import to_hf_config
 from gemma_keras.models.forward import build_backbone, forward, logits
 from gemma_keras.models.loading import describe_weights, load_params
+from tests.conftest import REPOSITORY
 from tests.models.conftest import lively_params, lively_tensors, small, small_gemma1
 
 GEMMA2 = small(vocabulary_size=2560, query_pre_attn_scalar=9)
@@ -116,3 +121,89 @@ def test_a_users_folder_is_not_overwritten(tokenizer, tmp_path):
 def test_another_tokenizer_is_refused(tokenizer, tmp_path):
     with pytest.raises(UserError, match="2560 pieces and the model 97"):
         export_hf({}, small(), tokenizer, tmp_path / "export")
+
+
+def test_progress_and_weights_asked_for_once(tokenizer, tmp_path):
+    params, asked, calls = lively_params(GEMMA2), [], []
+
+    class Computed(dict):
+        def __getitem__(self, path):
+            asked.append(path)
+            return params[path]
+
+    export_hf(Computed(), GEMMA2, tokenizer, tmp_path / "export", progress=lambda *call: calls.append(call))
+    assert sorted(asked) == sorted(params)
+    assert calls == [
+        (sum(2 * params[p].size for p in asked[: i + 1]), 2 * GEMMA2.parameter_count) for i in range(len(asked))
+    ]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_blocks_of_rows_and_tiles_join(dtype, tokenizer, tmp_path, monkeypatch):
+    """Blocks and tiles that divide no size, against transformations of whole arrays."""
+    monkeypatch.setattr("gemma_keras.export.huggingface.BLOCK_BYTES", 10_007)
+    monkeypatch.setattr("gemma_keras.export.huggingface.TILE", 7)
+    export_hf(lively_params(GEMMA2), GEMMA2, tokenizer, tmp_path / "export", dtype=dtype)
+    written, expected = tensors(tmp_path / "export"), lively_tensors(GEMMA2)
+    assert written.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(written[name], value.astype(written[name].dtype), err_msg=name)
+        assert written[name].dtype == dtype
+
+
+SPREAD = """
+import os, sys
+import jax
+
+rank, port, source, out = sys.argv[1:]
+if port != "0":
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(rank))
+from gemma_keras import builtin
+from gemma_keras.export.huggingface import export_hf
+from gemma_keras.models.forward import build_backbone
+from gemma_keras.models.loading import describe_weights, load_params
+from gemma_keras.models.sharding import make_mesh, param_sharding
+from gemma_keras.text.tokenizer import Tokenizer
+
+architecture, mesh = describe_weights(source), make_mesh(jax.devices(), 2, 4)
+params = load_params(
+    build_backbone(architecture, "float32"), architecture, source, "float32",
+    shardings=lambda path, shape: param_sharding(mesh, path, shape),
+)
+assert any(array.is_fully_addressable for array in params.values()) == (port == "0")
+tokenizer = Tokenizer(builtin.TOKENIZER)
+kept = sum(array._npy_value is not None for array in params.values())
+export_hf(params, architecture, tokenizer, out, dtype="float32")
+assert sum(array._npy_value is not None for array in params.values()) == kept
+assert os.path.exists(os.path.join(out, "config.json"))
+"""
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_weights_spread_over_devices_and_processes(processes, tokenizer, tmp_path):
+    """8 devices in one process or two: the folder that the weights came from, bit for bit."""
+    export_hf(lively_params(GEMMA2), GEMMA2, tokenizer, tmp_path / "source", dtype="float32")
+    port = 0
+    if processes == 2:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+    flags = f"--xla_force_host_platform_device_count={8 // processes}"
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", SPREAD, str(rank), str(port), tmp_path / "source", tmp_path / "out"],
+            env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}, cwd=REPOSITORY, stderr=subprocess.PIPE,
+        )
+        for rank in range(processes)
+    ]  # fmt: skip
+    try:
+        for child in children:
+            error = child.communicate(timeout=240)[1]
+            assert child.returncode == 0, error.decode()
+    finally:
+        for child in children:
+            child.kill()
+    for file in (tmp_path / "source").iterdir():
+        assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes(), file.name
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out", "source"]
