@@ -13,41 +13,46 @@ import jax.numpy as jnp
 import numpy as np
 from keras_hub.models import GemmaBackbone
 
+from gemma_keras.models.compute_plan import ONE_DEVICE, ComputePlan
 from gemma_keras.models.forward import EMBEDDINGS, Params, forward
 from gemma_keras.models.log_probs import token_scores
+from gemma_keras.models.sharding import place_batch
 from gemma_keras.text.templates import CLOSING, CONTENT, PROMPT
 
+_ARRAYS = ("tokens", "targets", "segment_ids", "positions", "target_kinds")
 _KINDS = (PROMPT, CLOSING, CONTENT)
 _SUBSETS = {"all": _KINDS, "response": (CLOSING, CONTENT), "content": (CONTENT,)}
 Evaluator = Callable[[Params, Iterable[dict[str, np.ndarray]]], dict[str, float]]
 
 
-def make_evaluator(backbone: GemmaBackbone) -> Evaluator:
+def make_evaluator(backbone: GemmaBackbone, plan: ComputePlan = ONE_DEVICE) -> Evaluator:
     """Builds `evaluate(params, batches)`, compiled once for batches of one shape.
 
     The result has, for each subset (all, response, content): `loss_<subset>` (mean negative log-likelihood in nats),
     `perplexity_<subset>`, `accuracy_<subset>` in 0..1 and `tokens_<subset>`; a subset without tokens is left out.
-    Batches need `target_kinds` [B,T] beside the arrays of a training batch.
+    Batches need `target_kinds` [B,T] beside the arrays of a training batch; of several processes, each gives its own rows
+    (`sharding.row_share`).
     """
 
     @jax.jit
     def sums(params: Params, batch: dict[str, jax.Array]) -> jax.Array:
-        hidden = forward(backbone, params, batch["tokens"], batch["positions"], batch["segment_ids"])
+        hidden = forward(backbone, params, batch["tokens"], batch["positions"], batch["segment_ids"], plan=plan)
+        of_kind = batch["target_kinds"][None] == jnp.array(_KINDS)[:, None, None]
         log_probs, correct = token_scores(
             hidden,
             params[EMBEDDINGS],
             batch["targets"],
+            of_kind.any(axis=0).astype(jnp.float32),
             final_logit_soft_cap=backbone.architecture.final_logit_soft_cap,
+            mesh=plan.mesh,
         )
-        of_kind = batch["target_kinds"][None] == jnp.array(_KINDS)[:, None, None]
         values = jnp.stack([-log_probs, correct.astype(jnp.float32), jnp.ones_like(log_probs)])
-        # where, not a product: a padding token's score may be anything
         return jnp.sum(jnp.where(of_kind[None], values[:, None], 0.0), axis=(2, 3))
 
     def evaluate(params: Params, batches: Iterable[dict[str, np.ndarray]]) -> dict[str, float]:
         totals = np.zeros((3, len(_KINDS)))
         for batch in batches:
-            totals += np.asarray(sums(params, batch), np.float64)
+            totals += np.asarray(sums(params, place_batch(plan.mesh, batch, _ARRAYS)), np.float64)
         return summarise(totals)
 
     return evaluate

@@ -9,6 +9,7 @@ from keras_hub.models import GemmaBackbone
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import SamplingConfig
 from gemma_keras.inference.generation import Generator
+from gemma_keras.models.compute_plan import ONE_DEVICE, ComputePlan
 from gemma_keras.models.forward import Params
 from gemma_keras.text.templates import Message, Messages, Template, apply_chat_template
 from gemma_keras.text.tokenizer import Tokenizer
@@ -40,7 +41,7 @@ class Answer:
 class ChatModel:
     """A model that answers messages, `{"role": "system" | "user" | "model", "content": str}`.
 
-    Content can never forge a control token, whatever it spells.
+    Content can never forge a control token, whatever it spells. `plan` says how the weights lie on devices.
 
     Raises:
         UserError: tokenizer and weights have vocabularies of different sizes.
@@ -50,6 +51,7 @@ class ChatModel:
     backbone: GemmaBackbone
     params: Params
     template: Template
+    plan: ComputePlan = ONE_DEVICE
 
     def __post_init__(self) -> None:
         _check_vocabulary(self.tokenizer, self.backbone)

@@ -2,14 +2,18 @@
 
 import dataclasses
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, Sharding
 from keras_hub.models import GemmaBackbone
 
 from gemma_keras import builtin
-from gemma_keras.adapters.inject import AdaptedMatrix, add_adapters, initial_adapter_params
+from gemma_keras.adapters.inject import AdaptedMatrix, initial_adapter_params
 from gemma_keras.builtin.tokenizer import train_tokenizer
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import Config, DataConfig, require
@@ -20,23 +24,22 @@ from gemma_keras.inference.chat import ChatModel
 from gemma_keras.models.architectures import Architecture, get_architecture
 from gemma_keras.models.forward import Params, build_backbone, initial_params
 from gemma_keras.models.loading import describe_weights, load_params
+from gemma_keras.models.sharding import param_sharding
+from gemma_keras.models.stacking import stack_params
+from gemma_keras.stages.programs import TrainProgram, plan_for
 from gemma_keras.text.templates import TEMPLATES
 from gemma_keras.text.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
 class Assets:
-    """A model ready for a stage. `trainable` and `frozen` together are all weights, by variable path."""
+    """A model ready to be trained. `trainable` and `frozen` together are all weights, stacked over the blocks."""
 
     tokenizer: Tokenizer
     backbone: GemmaBackbone
     matrices: list[AdaptedMatrix]
     trainable: Params
     frozen: Params
-
-    @property
-    def params(self) -> Params:
-        return {**self.frozen, **self.trainable}
 
 
 def resolve_data(data: DataConfig, dry_run: bool = False) -> DataConfig:
@@ -77,28 +80,64 @@ def resolve_tokenizer(config: Config, workdir: Path) -> Tokenizer:
     return Tokenizer(path)
 
 
-def load_assets(config: Config, tokenizer: Tokenizer) -> Assets:
-    """Builds the backbone, loads or draws its weights, and adds adapters if the configuration has them.
+def load_assets(config: Config, tokenizer: Tokenizer, program: TrainProgram) -> Assets:
+    """Loads or draws the weights of a program, each where the program wants it.
 
     Without adapters all weights are trainable, in float32; otherwise the base is frozen, in `model.dtype`.
     """
-    training_all = config.adapter.method == "none"
-    architecture = resolve_architecture(config, tokenizer)
-    policy = f"mixed_{config.model.dtype}" if training_all and config.model.dtype != "float32" else config.model.dtype
-    backbone = build_backbone(architecture, policy)
+    backbone, mesh = program.backbone, program.plan.mesh
     if config.model.weights:
-        dtype = "float32" if training_all else config.model.dtype
-        base = load_params(backbone, architecture, config.model.weights, dtype)
+        dtype = config.model.dtype if program.matrices else "float32"
+        base = load_weights(backbone, config.model.weights, dtype, mesh)
     else:
-        base = initial_params(backbone, config.train.seed)
-    if training_all:
+        base = place_params(initial_params(backbone, config.train.seed), mesh)
+    base = stack_params(base, _places(mesh))
+    if not program.matrices:
         return Assets(tokenizer, backbone, [], base, {})
-    matrices = add_adapters(backbone, config.adapter)
-    return Assets(tokenizer, backbone, matrices, initial_adapter_params(matrices, config.train.seed), base)
+    adapters = place_params(initial_adapter_params(program.matrices, config.train.seed), mesh)
+    return Assets(tokenizer, backbone, program.matrices, stack_params(adapters, _places(mesh)), base)
+
+
+def _places(mesh: Mesh | None) -> Callable[[str, tuple[int, ...]], Sharding | None]:
+    return lambda path, shape: param_sharding(mesh, path, shape) if mesh is not None else None
+
+
+def load_weights(
+    backbone: GemmaBackbone, folder: str, dtype: str, mesh: Mesh | None, *, on_host: bool = False
+) -> Params:
+    """The weights of a folder over a mesh, on the default device without one, or in the host's memory; tells how far it is."""
+    host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    places = (lambda path, shape: host) if on_host else _places(mesh)
+    progress = ByteProgress("loading weights")
+    return load_params(backbone, backbone.architecture, folder, dtype, shardings=places, progress=progress)
+
+
+def place_params(params: Params, mesh: Mesh | None) -> Params:
+    """Weights that every process has alike, divided over a mesh."""
+    if mesh is None:
+        return params
+    return {path: _placed(np.asarray(value), param_sharding(mesh, path, value.shape)) for path, value in params.items()}
+
+
+def _placed(value: np.ndarray, sharding: Sharding) -> jax.Array:
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+
+class ByteProgress:
+    """Prints `what` with gigabytes done and in all, every few seconds; nothing where it is quicker than that."""
+
+    def __init__(self, what: str, seconds: float = 5.0):
+        self.what, self.seconds = what, seconds
+        self.printed = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        if time.monotonic() - self.printed > self.seconds:
+            self.printed = time.monotonic()
+            print(f"{self.what}: {done / 1e9:.1f} of {total / 1e9:.1f} GB", file=sys.stderr, flush=True)
 
 
 def load_chat_model(config: Config, workdir: Path) -> ChatModel:
-    """The model in `model.weights`, ready to answer.
+    """The model in `model.weights`, ready to answer, over all devices.
 
     Raises:
         UserError: no weights are named, or they cannot be read.
@@ -108,8 +147,10 @@ def load_chat_model(config: Config, workdir: Path) -> ChatModel:
     tokenizer = resolve_tokenizer(config, workdir)
     architecture = resolve_architecture(config, tokenizer)
     backbone = build_backbone(architecture, config.model.dtype)
-    params = load_params(backbone, architecture, config.model.weights, config.model.dtype)
-    return ChatModel(tokenizer=tokenizer, backbone=backbone, params=params, template=TEMPLATES[config.data.template])
+    plan = plan_for(config, architecture, jax.devices(), remat="none")
+    params = load_weights(backbone, config.model.weights, config.model.dtype, plan.mesh)
+    template = TEMPLATES[config.data.template]
+    return ChatModel(tokenizer=tokenizer, backbone=backbone, params=params, template=template, plan=plan)
 
 
 def count(params: Params) -> int:

@@ -37,4 +37,4 @@ def evaluate_model(model: ChatModel, split: PreparedSplit, batch_rows: int) -> d
     require(
         len(split) > 0, "there are no rows to evaluate; name corpora in data.validation, or give data.validation_rows."
     )
-    return make_evaluator(model.backbone)(model.params, evaluation_batches(split, batch_rows=batch_rows))
+    return make_evaluator(model.backbone, model.plan)(model.params, evaluation_batches(split, batch_rows=batch_rows))

@@ -1,13 +1,15 @@
 """Export as a stage: the weights that a run ended with, or any readable weights, as a Hugging Face folder."""
 
 import dataclasses
+import sys
 from pathlib import Path
 
 from gemma_keras.config.schema import AdapterConfig, Config, require
 from gemma_keras.config.serialization import to_dict
 from gemma_keras.export.huggingface import export_hf
+from gemma_keras.models.forward import build_backbone
 from gemma_keras.stages import workdir as files
-from gemma_keras.stages.assets import load_assets, resolve_tokenizer
+from gemma_keras.stages.assets import ByteProgress, load_weights, resolve_architecture, resolve_tokenizer
 from gemma_keras.text.templates import TEMPLATES
 
 
@@ -16,11 +18,16 @@ def run(config: Config, workdir: Path) -> dict:
     require(bool(config.model.weights), "config.model.weights is empty; give the folder of the model to export.")
     config = dataclasses.replace(config, adapter=AdapterConfig(method="none"))
     files.begin(workdir, to_dict(config))
-    assets = load_assets(config, resolve_tokenizer(config, workdir))
+    tokenizer = resolve_tokenizer(config, workdir)
+    architecture = resolve_architecture(config, tokenizer)
+    backbone = build_backbone(architecture, "float32")
+    params = load_weights(backbone, config.model.weights, config.export.dtype, None, on_host=True)
     export_hf(
-        assets.params, assets.backbone.architecture, assets.tokenizer, workdir / "export", dtype=config.export.dtype,
+        params, architecture, tokenizer, workdir / "export", dtype=config.export.dtype,
         shard_megabytes=config.export.shard_megabytes, template=TEMPLATES[config.data.template],
+        progress=ByteProgress("exporting"),
     )  # fmt: skip
     result = {"export_dir": str(workdir / "export")}
+    print(f"exported to {result['export_dir']}", file=sys.stderr)
     files.write_json(workdir / "result.json", result)
     return result

@@ -5,16 +5,18 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors.flax import save_file
+import jax
+from safetensors.numpy import save_file
 
 from gemma_keras import runtime
-from gemma_keras.adapters.inject import dropout_seeds, merge
-from gemma_keras.adapters.rank_allocator import RankAllocator
+from gemma_keras.adapters.inject import MergedParams
+from gemma_keras.adapters.rank_allocator import RankSchedule, resolve_schedule
 from gemma_keras.checkpoints.manager import Checkpoints
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import Config, require
@@ -23,47 +25,78 @@ from gemma_keras.data.pipeline import PreparedSplit, batches, evaluation_batches
 from gemma_keras.data.prepare import prepare
 from gemma_keras.evaluation.perplexity import make_evaluator
 from gemma_keras.export.huggingface import export_hf
-from gemma_keras.stages import plots
+from gemma_keras.models.architectures import Architecture
+from gemma_keras.models.sharding import row_share
+from gemma_keras.models.stacking import UnstackedParams
+from gemma_keras.stages import plots, processes
 from gemma_keras.stages import workdir as files
-from gemma_keras.stages.assets import Assets, count, load_assets, resolve_architecture, resolve_data, resolve_tokenizer
+from gemma_keras.stages.assets import (
+    Assets,
+    ByteProgress,
+    count,
+    load_assets,
+    resolve_architecture,
+    resolve_data,
+    resolve_tokenizer,
+)
+from gemma_keras.stages.programs import TrainProgram, compile_first_that_fits, step_settings
 from gemma_keras.text.templates import TEMPLATES
 from gemma_keras.training import hooks
-from gemma_keras.training.loop import train
-from gemma_keras.training.losses import supervised_sums
-from gemma_keras.training.optimizers import learning_rate_schedule, make_optimizer
-from gemma_keras.training.state import TrainState, initial_state
-from gemma_keras.training.step import make_train_step
+from gemma_keras.training.loop import Batch, Metrics, train
+from gemma_keras.training.optimizers import learning_rate_schedule
+from gemma_keras.training.state import TrainState
 
 
 def run(config: Config, workdir: Path) -> dict:
     """Prepares data, trains, evaluates and exports; the same command again goes on where it stopped.
 
-    Returns what `<workdir>/result.json` holds.
+    Several processes run this together, on a workdir that all of them see; the first one writes. Returns what
+    `<workdir>/result.json` holds.
 
     Raises:
-        UserError: the configuration does not fit the data, the weights or the workdir; or the loss was not finite.
+        UserError: the configuration does not fit the data, the weights, the devices or the workdir; or the loss was not
+            finite.
         SystemExit: a signal asked the run to stop; a checkpoint of the last step was written.
     """
     started = time.perf_counter()
-    files.begin(workdir, to_dict(config))
+    processes.join(config.parallel)
+    if processes.is_writer():
+        files.begin(workdir, to_dict(config))
+    processes.wait_for_all("workdir")
     finished = files.read_json(workdir / "result.json")
     if finished:
         print(f"{workdir} is finished; give another --workdir to run it anew", file=sys.stderr)
         return finished
     data = resolve_data(config.data)
-    tokenizer = resolve_tokenizer(config, workdir)
-    resolve_architecture(config, tokenizer)  # a mistake there shall not cost the preparation of data
-    report = prepare(data, tokenizer, workdir / "data")
+    tokenizer = _by_turns("tokenizer", lambda: resolve_tokenizer(config, workdir))
+    architecture = resolve_architecture(config, tokenizer)  # a mistake there shall not cost the preparation of data
+    compilation = _Compilation(config, architecture)
+    report = _by_turns("data", lambda: prepare(data, tokenizer, workdir / "data"))
     splits = {name: PreparedSplit.load(workdir / "data" / name) for name in ("train", "valid")}
     require(not splits["train"].pairs, "data.corpora hold preference pairs; give conversations or texts to this stage.")
-    assets = load_assets(config, tokenizer)
+    last_step = total_steps(config, splits["train"].packed_count)
+    program, step = compilation.result()
+    ranks = resolve_schedule(config.adapter, last_step, len(program.matrices)) if program.allocator else None
+    assets = load_assets(config, tokenizer, program)
     inputs = {"data": report["fingerprint"], "weights": files.file_sizes(Path(config.model.weights))}
-    files.check_inputs(workdir, inputs, resuming=any((workdir / "checkpoints").glob("[0-9]*")))
-    state = _train(config, workdir, assets, splits)
-    result = _finish(config, workdir, assets, state, splits, report)
+    if processes.is_writer():
+        files.check_inputs(workdir, inputs, resuming=any((workdir / "checkpoints").glob("[0-9]*")))
+    processes.wait_for_all("inputs")
+    run = _Run(config, workdir, assets, splits, program, step, last_step, ranks)
+    state = _train(run)
+    result = _finish(run, state, report)
     result["seconds"] = time.perf_counter() - started
-    files.write_json(workdir / "result.json", result)
+    if processes.is_writer():
+        files.write_json(workdir / "result.json", result)
+    processes.wait_for_all("result")
     return result
+
+
+def _by_turns(what: str, make: Callable[[], Any]) -> Any:
+    """`make()` of the first process, then of the others, which find what it wrote."""
+    made = make() if processes.is_writer() else None
+    processes.wait_for_all(what)
+    return made if processes.is_writer() else make()
 
 
 def total_steps(config: Config, packed_rows: int) -> int:
@@ -81,100 +114,151 @@ def total_steps(config: Config, packed_rows: int) -> int:
     return steps
 
 
-def _train(config: Config, workdir: Path, assets: Assets, splits: dict[str, PreparedSplit]) -> TrainState:
-    last_step = total_steps(config, splits["train"].packed_count)
-    allocator = (
-        RankAllocator(assets.matrices, config.adapter, last_step) if config.adapter.method == "adalora" else None
-    )
-    optimizer = make_optimizer(config.optim, last_step)
-    step_function = make_train_step(
-        _loss_function(assets), optimizer, allocator=allocator, accumulation=config.train.accumulation,
-        clip_norm=config.optim.clip_norm, seed=config.train.seed,
-    )  # fmt: skip
+class _Compilation:
+    """The train step, compiled while data is prepared where the accelerator's cores are not those that prepare it."""
+
+    def __init__(self, config: Config, architecture: Architecture):
+        self._compile = lambda: compile_first_that_fits(config, architecture, jax.devices())
+        self._future: Future | None = None
+        if jax.default_backend() != "cpu":
+            executor = ThreadPoolExecutor(1)
+            self._future = executor.submit(self._compile)
+            executor.shutdown(wait=False)
+
+    def result(self) -> tuple[TrainProgram, jax.stages.Compiled]:
+        """The program, and its step ready to run."""
+        print("compiling the train step", file=sys.stderr, flush=True)
+        started = time.perf_counter()
+        program, step = self._future.result() if self._future else self._compile()
+        seconds, plan = time.perf_counter() - started, program.plan
+        mesh = "x".join(map(str, plan.mesh.shape.values())) if plan.mesh is not None else "1x1"
+        print(
+            f"compiled in {seconds:.0f} s: mesh {mesh}, remat {plan.remat}, {plan.attention} attention", file=sys.stderr
+        )
+        return program, step
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What the parts of a training run share."""
+
+    config: Config
+    workdir: Path
+    assets: Assets
+    splits: dict[str, PreparedSplit]
+    program: TrainProgram
+    step: jax.stages.Compiled
+    last_step: int
+    ranks: RankSchedule | None
+
+
+def _train(run: _Run) -> TrainState:
+    config, workdir, last_step = run.config, run.workdir, run.last_step
     checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
-    state = initial_state(assets.trainable, optimizer, allocator)
+    state = run.program.initial_state(run.assets.trainable)
     completed = checkpoints.latest_step() or 0
     if completed:
         state = checkpoints.restore(completed, state)
-    _announce(config, assets, splits, allocator, completed, last_step)
+    _announce(run, completed)
+    settings = step_settings(config, last_step, run.ranks)
 
-    metrics_file = files.MetricsFile(workdir / "metrics.jsonl")
-    metrics_file.truncate(completed)
+    def step(number: int, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        return run.step(state, run.assets.frozen, run.program.place(batch), settings(number))
+
     if completed < last_step:
-        tensorboard = files.TensorBoard(workdir / "tensorboard", completed + 1)
+        log = _Log(workdir, completed)
         try:
             with _stop_on_signal() as stop:
-                run_hooks = _hooks(config, assets, splits, completed, last_step, checkpoints, metrics_file, tensorboard)
+                index, count = row_share(run.program.plan.mesh)
                 stream = batches(
-                    splits["train"], start_step=completed, steps=last_step - completed,
+                    run.splits["train"], start_step=completed, steps=last_step - completed,
                     batch_rows=config.train.batch_rows, seed=config.train.seed, loss_on=config.data.loss_on,
+                    process_index=index, process_count=count,
                 )  # fmt: skip
                 state = train(
-                    step_function, state, assets.frozen, stream, first_step=completed + 1, hooks=run_hooks, stop=stop
-                )
+                    step, state, stream, first_step=completed + 1, hooks=_hooks(run, completed, checkpoints, log),
+                    stop=lambda: processes.any_of_all(stop()),
+                )  # fmt: skip
                 checkpoints.save(int(state.step), state)
         except hooks.NonFiniteError as error:
-            raise _explain(error, workdir, splits["train"], checkpoints) from error
+            raise _explain(error, workdir, run.splits["train"], checkpoints) from error
         finally:
-            tensorboard.close()
-            plots.draw(metrics_file.read(), workdir / "plots", [matrix.name for matrix in assets.matrices])
-        if stop():
+            log.close([matrix.name for matrix in run.assets.matrices])
+        if processes.any_of_all(stop()):
             print(f"stopped after step {int(state.step)}; the same command goes on from there", file=sys.stderr)
-            raise SystemExit(128 + stop.signal)
+            raise SystemExit(128 + (stop.signal or signal.SIGTERM))
     checkpoints.close()
     return state
 
 
-def _loss_function(assets: Assets):
-    def loss(trainable, frozen, batch, key):
-        params = {**frozen, **trainable, **dropout_seeds(assets.matrices, key)}
-        return supervised_sums(assets.backbone, params, batch, training=True)
+class _Log:
+    """`metrics.jsonl`, TensorBoard and plots; of several processes, the first one's."""
 
-    return loss
+    def __init__(self, workdir: Path, completed: int):
+        self._plots = workdir / "plots"
+        self._writes = processes.is_writer()
+        if self._writes:
+            self._metrics = files.MetricsFile(workdir / "metrics.jsonl")
+            self._metrics.truncate(completed)
+            self._tensorboard = files.TensorBoard(workdir / "tensorboard", completed + 1)
+
+    def append(self, line: dict) -> None:
+        """Writes one logged step."""
+        if self._writes:
+            self._metrics.append(line)
+            self._tensorboard.append(line)
+
+    def close(self, matrices: list[str]) -> None:
+        """Closes the files and draws what they hold."""
+        if self._writes:
+            self._tensorboard.close()
+            plots.draw(self._metrics.read(), self._plots, matrices)
 
 
-def _evaluator(config: Config, assets: Assets, split: PreparedSplit):
-    evaluate = make_evaluator(assets.backbone)
+def _evaluator(run: _Run):
+    plan = run.program.plan
+    evaluate = make_evaluator(run.assets.backbone, plan)
+    index, count = row_share(plan.mesh)
 
-    def on_split(trainable) -> dict[str, float]:
-        rows = evaluation_batches(split, batch_rows=config.train.batch_rows)
-        figures = evaluate({**assets.frozen, **trainable}, rows)
-        return {"loss": figures[f"loss_{config.data.loss_on}"], **figures}  # what the training loss is taken over
+    def on_validation_rows(trainable) -> dict[str, float]:
+        rows = evaluation_batches(
+            run.splits["valid"], batch_rows=run.config.train.batch_rows, process_index=index, process_count=count
+        )
+        figures = evaluate({**run.assets.frozen, **trainable}, rows)
+        # what the training loss is taken over
+        return {"loss": figures[f"loss_{run.config.data.loss_on}"], **figures}
 
-    return on_split
+    return on_validation_rows
 
 
-def _hooks(config, assets, splits, completed, last_step, checkpoints, metrics_file, tensorboard) -> list:
-    settings = config.train
-    evaluate = _evaluator(config, assets, splits["valid"])
+def _hooks(run: _Run, completed: int, checkpoints: Checkpoints, log: _Log) -> list:
+    settings, last_step = run.config.train, run.last_step
     listed: list = [
         hooks.NonFiniteGuard(),
-        hooks.Throughput(learning_rate_schedule(config.optim, last_step), settings.log_every),
+        hooks.Throughput(learning_rate_schedule(run.config.optim, last_step), settings.log_every),
     ]
-    if len(splits["valid"]):
+    if len(run.splits["valid"]):
+        evaluate = _evaluator(run)
         listed.append(hooks.Evaluation(lambda state: evaluate(state.trainable), settings.eval_every, last_step))
-    return [
-        *listed,
-        hooks.Log(metrics_file.append, settings.log_every, last_step),
-        hooks.Log(tensorboard.append, settings.log_every, last_step),
-        hooks.Progress(settings.log_every, completed + 1, last_step, len(assets.matrices)),
-        hooks.Checkpoint(checkpoints.save, settings.save_every, last_step),
-    ]
+    listed.append(hooks.Log(log.append, settings.log_every, last_step))
+    if processes.is_writer():
+        listed.append(hooks.Progress(settings.log_every, completed + 1, last_step, len(run.assets.matrices)))
+    return [*listed, hooks.Checkpoint(checkpoints.save, settings.save_every, last_step)]
 
 
-def _announce(config, assets, splits, allocator, completed, last_step) -> None:
-    shapes = f"{count(assets.trainable):,} of {count(assets.params):,} weights are trained"
-    rows = f"{splits['train'].packed_count:,} packed rows of {config.data.sequence_length} tokens"
+def _announce(run: _Run, completed: int) -> None:
+    assets, trained = run.assets, count(run.assets.trainable)
+    shapes = f"{trained:,} of {trained + count(assets.frozen):,} weights are trained"
+    rows = f"{run.splits['train'].packed_count:,} packed rows of {run.config.data.sequence_length} tokens"
     print(f"{assets.backbone.architecture.name}: {shapes}; {rows}; {runtime.device_summary()}", file=sys.stderr)
-    if allocator:
-        print(allocator.schedule.describe(), file=sys.stderr)
+    if run.ranks:
+        print(run.ranks.describe(), file=sys.stderr)
     if completed:
-        print(f"going on after step {completed} of {last_step}", file=sys.stderr)
-    if completed < last_step:
-        print("compiling the train step", file=sys.stderr, flush=True)
+        print(f"going on after step {completed} of {run.last_step}", file=sys.stderr)
 
 
-def _finish(config: Config, workdir: Path, assets: Assets, state: TrainState, splits, report: dict) -> dict:
+def _finish(run: _Run, state: TrainState, report: dict) -> dict:
+    config, workdir, assets = run.config, run.workdir, run.assets
     result = {
         "steps": int(state.step),
         "weights": count(assets.frozen or assets.trainable),
@@ -182,37 +266,54 @@ def _finish(config: Config, workdir: Path, assets: Assets, state: TrainState, sp
         "useful_token_share": report["useful_token_share"],
         "export_dir": str(workdir / "export"),
     }
-    if state.allocator is not None:
-        ranks = {matrix.name: int(state.allocator.alive[matrix.name].sum()) for matrix in assets.matrices}
+    if run.program.allocator and state.allocator:
+        ranks = {name: sum(alive) for name, alive in _survivors(run, state).items()}
         result |= {
             "rank_initial": config.adapter.init_r, "rank_final": sum(ranks.values()) / len(ranks), "ranks": ranks,
         }  # fmt: skip
-    if len(splits["valid"]):
-        result["valid"] = _evaluator(config, assets, splits["valid"])(state.trainable)
+    if len(run.splits["valid"]):
+        result["valid"] = _evaluator(run)(state.trainable)
         require(
             math.isfinite(result["valid"]["loss"]),
             f"The run ended with a validation loss of {result['valid']['loss']}, so nothing was exported; lower "
             "optim.learning_rate and give another --workdir.",
         )
-    params = {**assets.frozen, **state.trainable}
     if assets.matrices:
-        _save_adapter(workdir / "adapter", state, config)
-        params = merge(assets.matrices, params)
+        _save_adapter(run, state)
+    params = UnstackedParams({**assets.frozen, **state.trainable})
+    print("exporting the model", file=sys.stderr, flush=True)
     export_hf(
-        params, assets.backbone.architecture, assets.tokenizer, workdir / "export", dtype=config.export.dtype,
-        shard_megabytes=config.export.shard_megabytes, template=TEMPLATES[config.data.template],
+        MergedParams(assets.matrices, params), assets.backbone.architecture, assets.tokenizer, workdir / "export",
+        dtype=config.export.dtype, shard_megabytes=config.export.shard_megabytes,
+        template=TEMPLATES[config.data.template], progress=ByteProgress("exporting"),
     )  # fmt: skip
     return result
 
 
-def _save_adapter(folder: Path, state: TrainState, config: Config) -> None:
+def _survivors(run: _Run, state: TrainState) -> dict[str, list[bool]]:
+    """Which triplets of each matrix are alive, by its name, block after block; empty without ranks to allocate."""
+    if run.program.allocator is None or state.allocator is None:
+        return {}
+    rows = {
+        matrix.name: state.allocator.alive[stack.name][row].tolist()
+        for stack in run.program.allocator.stacks
+        for row, matrix in enumerate(stack.matrices)
+    }
+    return {matrix.name: rows[matrix.name] for matrix in run.assets.matrices}
+
+
+def _save_adapter(run: _Run, state: TrainState) -> None:
     """`adapter.safetensors` (weights by variable path, pruned triplets with lora_E = 0) and its configuration."""
+    weights = dict(UnstackedParams(processes.to_host(state.trainable)))
+    if not processes.is_writer():
+        return
+    folder = run.workdir / "adapter"
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / ".adapter.safetensors.tmp"
-    save_file(state.trainable, temporary)
+    save_file(weights, temporary)
     temporary.replace(folder / "adapter.safetensors")
-    alive = {name: mask.tolist() for name, mask in state.allocator.alive.items()} if state.allocator else {}
-    files.write_json(folder / "adapter.json", {"adapter": dataclasses.asdict(config.adapter), "alive": alive})
+    about = {"adapter": dataclasses.asdict(run.config.adapter), "alive": _survivors(run, state)}
+    files.write_json(folder / "adapter.json", about)
 
 
 def _explain(error: hooks.NonFiniteError, workdir: Path, split: PreparedSplit, checkpoints: Checkpoints) -> UserError:

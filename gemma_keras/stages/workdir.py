@@ -15,7 +15,8 @@ from gemma_keras.config.errors import UserError
 _BINDING = ("tokenizer", "model", "data", "adapter", "optim", "train")
 # Fields of those sections that may change between a run and its resumption.
 _FREE = {
-    "train": ("log_every", "eval_every", "save_every", "keep_checkpoints"),
+    "model": ("attention",),
+    "train": ("log_every", "eval_every", "save_every", "keep_checkpoints", "remat"),
     "data": (
         "system_prompts.cache",
         "system_prompts.dry_run",
