@@ -1,0 +1,258 @@
+"""Matmul FLOPs of a traced program, loops and rematerialisation counted, by part.
+
+The jaxpr is walked rather than XLA's cost analysis read, which counts the body of a loop once and a kernel not at all.
+
+Axes of splash attention's kernels: N query heads, T query time in blocks, S key time in blocks.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend import core
+from jax.interpreters import partial_eval
+
+# Part of the program by a name on the equation's name stack, the first that is found; `rest` is everything else.
+PARTS: tuple[tuple[str, str], ...] = (
+    ("attention", r"attention|splash\w*"),
+    ("log_probs", r"log_probs|token_scores"),
+    ("adapters", r"adalora|lora"),
+)
+_KERNEL_PARTS = (("attention", r"splash\w*|\w*attention\w*"),)
+_LARGEST_KNOWN = 1 << 20  # elements of a constant that is followed through calls
+Known = Mapping[Any, np.ndarray]
+
+
+@dataclasses.dataclass(slots=True)
+class MatmulFlops:
+    """FLOPs of all devices together, by part.
+
+    Attributes:
+        parts: FLOPs by part; work that several shards of a `shard_map` repeat counts as often as it is done.
+        kernels: executions of Pallas kernels by name, per device that runs them.
+        unknown_loops: `while` loops whose number of turns is not in the program; their bodies are counted once.
+        soft_capped: names of kernels whose body has a tanh.
+    """
+
+    parts: dict[str, float] = dataclasses.field(default_factory=dict)
+    kernels: dict[str, int] = dataclasses.field(default_factory=dict)
+    unknown_loops: int = 0
+    soft_capped: set[str] = dataclasses.field(default_factory=set)
+
+    @property
+    def total(self) -> float:
+        return sum(self.parts.values())
+
+    @property
+    def attention(self) -> float:
+        return self.parts.get("attention", 0.0)
+
+    @property
+    def without_attention(self) -> float:
+        return self.total - self.attention
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the walk is: how often the equations run, on how many devices, below which names, inside which kernel."""
+
+    times: int = 1
+    names: str = ""
+    part: str = ""
+
+    def below(self, **changes: Any) -> "_Place":
+        return dataclasses.replace(self, **changes)
+
+
+def matmul_flops(closed: core.ClosedJaxpr) -> MatmulFlops:
+    """Counts 2·M·N·K for every `dot_general` and convolution that contributes to an output.
+
+    Args:
+        closed: of a traced program, `jax.jit(f).trace(*arguments).jaxpr`: gradients are in it, and what a policy computes
+            again for them is, too.
+    """
+    counts = MatmulFlops()
+    alive, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)
+    _walk(alive, _constants(alive.constvars, closed.consts), _Place(), counts)
+    return counts
+
+
+def largest_shapes(closed: core.ClosedJaxpr, count: int) -> list[tuple[int, ...]]:
+    """Shapes of the largest arrays that the program computes, all devices together, largest first."""
+    shapes: set[tuple[int, ...]] = set()
+    for jaxpr in _all_jaxprs(closed.jaxpr):
+        for equation in jaxpr.eqns:
+            shapes.update(tuple(v.aval.shape) for v in equation.outvars if hasattr(v.aval, "shape"))
+    return sorted(shapes, key=math.prod, reverse=True)[:count]
+
+
+def _all_jaxprs(jaxpr: core.Jaxpr) -> Iterator[core.Jaxpr]:
+    seen, waiting = set(), [jaxpr]
+    while waiting:
+        current = waiting.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        waiting += [inner for equation in current.eqns for inner, _ in _inner(equation)]
+
+
+def _inner(equation: Any) -> list[tuple[core.Jaxpr, Sequence[Any]]]:
+    """The jaxprs among an equation's parameters, with their constants."""
+    found = []
+    for value in equation.params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if hasattr(item, "jaxpr") and hasattr(item, "consts"):
+                found.append((item.jaxpr, item.consts))
+            elif hasattr(item, "eqns") and hasattr(item, "invars"):
+                found.append((item, ()))
+    return found
+
+
+def _walk(jaxpr: core.Jaxpr, known: Known, place: _Place, counts: MatmulFlops) -> None:
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        names = f"{place.names}/{equation.source_info.name_stack}"
+        if name in ("dot_general", "ragged_dot_general"):
+            _add(counts, place, names, _dot_flops(equation))
+        elif name == "conv_general_dilated":
+            _add(counts, place, names, _conv_flops(equation))
+        elif name in _RULES:
+            _RULES[name](equation, known, place.below(names=names), counts)
+        else:
+            for inner, consts in _inner(equation):  # calls of every kind run their body once
+                _enter(inner, consts, equation.invars, known, place.below(names=names), counts)
+
+
+def _enter(
+    inner: core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Any], known: Known, place: _Place, counts
+) -> None:
+    """Walks a called jaxpr; constants that are handed to it stay known."""
+    values = dict(_constants(inner.constvars, consts))
+    if len(arguments) == len(inner.invars):
+        for variable, argument in zip(inner.invars, arguments, strict=True):
+            value = _value(argument, known)
+            if value is not None:
+                values[variable] = value
+    _walk(inner, values, place, counts)
+
+
+def _constants(variables: Sequence[Any], values: Sequence[Any]) -> dict[Any, np.ndarray]:
+    small = {}
+    for variable, value in zip(variables, values):
+        if getattr(value, "size", _LARGEST_KNOWN + 1) <= _LARGEST_KNOWN and not isinstance(value, jax.core.Tracer):
+            small[variable] = np.asarray(value)
+    return small
+
+
+def _value(argument: Any, known: Known) -> np.ndarray | None:
+    if isinstance(argument, core.Literal):
+        return np.asarray(argument.val)
+    return known.get(argument)
+
+
+def _add(counts: MatmulFlops, place: _Place, names: str, flops: float) -> None:
+    part = place.part or _part(names, PARTS)
+    counts.parts[part] = counts.parts.get(part, 0.0) + place.times * flops
+
+
+def _part(names: str, parts: tuple[tuple[str, str], ...]) -> str:
+    words = re.findall(r"\w+", names)
+    for part, pattern in parts:
+        if any(re.fullmatch(pattern, word) for word in words):
+            return part
+    return "rest"
+
+
+def _dot_flops(equation: Any) -> float:
+    """Two operations for each element of the output and of the contracted axes."""
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    lhs = equation.invars[0].aval.shape
+    return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(lhs[axis] for axis in contracted)
+
+
+def _conv_flops(equation: Any) -> float:
+    kernel = equation.invars[1].aval.shape
+    features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+    return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / features
+
+
+def _scan(equation: Any, known: Known, place: _Place, counts: MatmulFlops) -> None:
+    body = equation.params["jaxpr"]
+    repeated = place.below(times=place.times * equation.params["length"])
+    constants = equation.params["num_consts"]
+    arguments = [*equation.invars[:constants], *(None for _ in equation.invars[constants:])]
+    _enter(body.jaxpr, body.consts, arguments, known, repeated, counts)
+
+
+def _while(equation: Any, known: Known, place: _Place, counts: MatmulFlops) -> None:
+    counts.unknown_loops += 1
+    for key in ("cond_jaxpr", "body_jaxpr"):
+        body = equation.params[key]
+        _enter(body.jaxpr, body.consts, (), known, place, counts)
+
+
+def _cond(equation: Any, known: Known, place: _Place, counts: MatmulFlops) -> None:
+    """Only the branch with the most FLOPs counts."""
+    branches = []
+    for branch in equation.params["branches"]:
+        alone = MatmulFlops()
+        _enter(branch.jaxpr, branch.consts, equation.invars[1:], known, place, alone)
+        branches.append(alone)
+    _merge(counts, max(branches, key=lambda branch: branch.total))
+
+
+def _merge(counts: MatmulFlops, more: MatmulFlops) -> None:
+    for part, flops in more.parts.items():
+        counts.parts[part] = counts.parts.get(part, 0.0) + flops
+    for name, times in more.kernels.items():
+        counts.kernels[name] = counts.kernels.get(name, 0) + times
+    counts.unknown_loops += more.unknown_loops
+    counts.soft_capped |= more.soft_capped
+
+
+def _shard_map(equation: Any, known: Known, place: _Place, counts: MatmulFlops) -> None:
+    """The body is one shard's: every device along the mapped axes does its FLOPs."""
+    mesh, manual = equation.params["mesh"], equation.params["newly_manual_axes"]
+    shards = math.prod(mesh.shape[axis] for axis in manual)
+    alone = MatmulFlops()
+    for inner, consts in _inner(equation):
+        _enter(inner, consts, equation.invars, known, place, alone)
+    alone.parts = {part: flops * shards for part, flops in alone.parts.items()}
+    _merge(counts, alone)
+
+
+def _pallas_call(equation: Any, known: Known, place: _Place, counts: MatmulFlops) -> None:
+    """A kernel's FLOPs: what its author states, else those of its body at every point of the grid that is not skipped."""
+    name = str(equation.params["name"])
+    counts.kernels[name] = counts.kernels.get(name, 0) + place.times
+    body = equation.params["jaxpr"]
+    if any(inner_equation.primitive.name == "tanh" for jaxpr in _all_jaxprs(body) for inner_equation in jaxpr.eqns):
+        counts.soft_capped.add(name)
+    part = _part(f"{place.names}/{name}", _KERNEL_PARTS)
+    estimate = equation.params.get("cost_estimate")
+    if estimate is not None and estimate.flops:
+        counts.parts[part] = counts.parts.get(part, 0.0) + place.times * float(estimate.flops)
+        return
+    grid = equation.params["grid_mapping"].grid
+    points = math.prod(size for size in grid if isinstance(size, int))
+    inside = MatmulFlops()
+    _walk(body, {}, _Place(part=part), inside)
+    share = _share_of_blocks(equation, known)
+    counts.parts[part] = counts.parts.get(part, 0.0) + place.times * points * share * inside.total
+
+
+def _share_of_blocks(equation: Any, known: Known) -> float:
+    """The share of (query, key) blocks that splash attention computes: those that its block mask does not leave out."""
+    prefetched = equation.invars[: equation.params["grid_mapping"].num_index_operands]
+    masks = [value for value in (_value(argument, known) for argument in prefetched) if value is not None]
+    # Splash hands over which block to fetch next, then the block mask: 0 skipped, 1 partly, 2 wholly visible.
+    masks = [mask for mask in masks if mask.dtype == np.int8 and mask.ndim == 3]
+    return float(np.count_nonzero(masks[1]) / masks[1].size) if len(masks) >= 2 else 1.0
+
+
+_RULES = {"scan": _scan, "while": _while, "cond": _cond, "shard_map": _shard_map, "pallas_call": _pallas_call}

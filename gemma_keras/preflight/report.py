@@ -1,0 +1,234 @@
+"""What preflight says about a compiled program: as data, as text, and what to change when it does not fit."""
+
+import dataclasses
+from typing import Any
+
+from gemma_keras.config.schema import Config
+from gemma_keras.preflight.hardware import GIB, Hardware
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """GiB on one device, as the compiler assigned them; `total` counts donated arrays once."""
+
+    total: float
+    arguments: float
+    outputs: float
+    aliased: float
+    temporaries: float
+    code: float
+
+    @classmethod
+    def of(cls, stats: Any) -> "Memory":
+        """From `compiled.memory_analysis()`."""
+        arguments, outputs = stats.argument_size_in_bytes / GIB, stats.output_size_in_bytes / GIB
+        aliased, temporaries = stats.alias_size_in_bytes / GIB, stats.temp_size_in_bytes / GIB
+        code = stats.generated_code_size_in_bytes / GIB
+        return cls(
+            total=arguments + outputs - aliased + temporaries + code, arguments=arguments, outputs=outputs,
+            aliased=aliased, temporaries=temporaries, code=code,
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Roofline:
+    """Seconds of a step that each resource takes at its published peak, and the longest of them."""
+
+    compute_seconds: float
+    memory_seconds: float
+    collective_seconds: float
+    bound: str
+
+    @classmethod
+    def of(cls, flops: float, hbm_bytes: float, sent_bytes: float, hardware: Hardware) -> "Roofline":
+        """From what one device computes, moves and sends in a step."""
+        seconds = {
+            "compute": flops / hardware.flops,
+            "memory": hbm_bytes / hardware.memory_bandwidth,
+            "collective": sent_bytes / hardware.ring_bandwidth,
+        }
+        return cls(
+            compute_seconds=seconds["compute"], memory_seconds=seconds["memory"],
+            collective_seconds=seconds["collective"], bound=max(seconds, key=lambda name: seconds[name]),
+        )  # fmt: skip
+
+    def step_seconds(self, utilisation: float) -> float:
+        """Seconds of a step whose matmuls reach this share of the peak, exchanges being hidden behind them."""
+        return max(self.compute_seconds / utilisation, self.memory_seconds, self.collective_seconds)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PreflightReport:
+    """All figures of one preflight, as `preflight.json` holds them; None where the program did not compile.
+
+    Attributes:
+        program: train or decode.
+        fits: whether the compiler placed the program into the device's memory.
+        gib_per_chip: GiB on one device (as jax counts devices: a core of v3); what was asked for, where it does not fit.
+        matmul_flops_per_step: of all devices, attention included.
+        matmul_flops_per_token_over_n: without attention, divided by tokens and by the model's number of weights.
+        tried: the policies that were compiled, with their GiB.
+        kernels, collectives: a line each by name and by reason; counts and bytes are of one device and one step.
+        largest_arrays: the shapes of the largest arrays on one device.
+        largest_shapes: of the largest arrays in the traced program, all devices together.
+    """
+
+    program: str
+    architecture: str
+    parameters: int
+    topology: str
+    device: str
+    devices: int
+    mesh: dict[str, int]
+    shard_sequence: bool
+    attention: str
+    remat: str
+    tried: list[dict[str, Any]]
+    fits: bool
+    gib_per_chip: float | None
+    gib_limit: float
+    arguments_gib: float | None = None
+    temporaries_gib: float | None = None
+    outputs_gib: float | None = None
+    aliased_gib: float | None = None
+    tokens_per_step: int
+    matmul_flops_per_step: float
+    matmul_flops_per_token_over_n: float
+    attention_flops_per_token_over_n: float
+    matmul_flops_by_part: dict[str, float]
+    loops_of_unknown_length: int
+    kernels: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    collectives: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    collectives_by_kind: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
+    largest_arrays: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    largest_shapes: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
+    hbm_bytes_per_step: int | None = None
+    roofline: dict[str, Any] | None = None
+    utilisation: float
+    step_seconds: float | None = None
+    tokens_per_second: float | None = None
+    hours_per_million_tokens: float | None = None
+    steps: int | None = None
+    hours: float | None = None
+    compile_seconds: float
+    versions: dict[str, str]
+    advice: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return dataclasses.asdict(self)
+
+
+def advice(config: Config, mesh: dict[str, int], remat: str, shard_sequence: bool) -> list[str]:
+    """What to change when a training step does not fit, the cheapest change first."""
+    rows = config.train.batch_rows // config.train.accumulation
+    data, model = mesh["data"], mesh["model"]
+    ideas = []
+    if config.adapter.method == "none" and config.model.weights:
+        ideas.append("train an adapter: --config.adapter.method=adalora keeps no gradients and moments of the base")
+    if remat != "full":
+        ideas.append("compute more again: --config.train.remat=full keeps one array a layer")
+    if model > 1 and not shard_sequence:
+        ideas.append("divide the residual stream over time: --config.parallel.shard_sequence=yes")
+    if rows > data:
+        accumulation = 2 * config.train.accumulation
+        ideas.append(f"halve the rows in memory: --config.train.accumulation={accumulation} takes the same steps")
+    if data > 1 and rows > 1:
+        ideas.append(
+            f"divide heads rather than rows: --config.parallel.data={data // 2} --config.parallel.model={model * 2}"
+        )
+    elif model > 1 and rows % (data * 2) == 0:
+        ideas.append(
+            f"divide rows rather than heads: --config.parallel.data={data * 2} --config.parallel.model={model // 2}"
+        )
+    if rows > 1:
+        ideas.append("take fewer rows a step: --config.train.batch_rows")
+    ideas.append("take shorter rows (--config.data.sequence_length), a smaller model, or more devices (--topology)")
+    return ideas
+
+
+def describe(report: PreflightReport) -> str:
+    """The account for people."""
+    lines = [
+        f"{report.architecture}: {report.program} program for {report.topology} ({report.devices} x {report.device})",
+        f"  mesh           data {report.mesh['data']} x model {report.mesh['model']}"
+        f"{', residual stream divided over time' if report.shard_sequence else ''}; attention: {report.attention}"
+        f"{f'; rematerialisation: {report.remat}' if report.program == 'train' else ''}",
+        *_memory_lines(report),
+        *_flops_lines(report),
+        *_collective_lines(report),
+        *_time_lines(report),
+        f"  compiled in {report.compile_seconds:.0f} s by libtpu {report.versions.get('libtpu', '')}",
+    ]
+    if not report.fits:
+        lines += ["", "To make it fit, in this order:", *(f"  {i}. {idea}" for i, idea in enumerate(report.advice, 1))]
+    return "\n".join(lines)
+
+
+def _memory_lines(report: PreflightReport) -> list[str]:
+    asked = "more than there is" if report.gib_per_chip is None else f"{report.gib_per_chip:.2f} GiB"
+    lines = [
+        f"  memory         {asked} of {report.gib_limit:.2f} GiB a device: {'fits' if report.fits else 'DOES NOT FIT'}"
+    ]
+    if report.arguments_gib is not None:
+        lines.append(
+            f"                 arguments {report.arguments_gib:.2f}, temporaries {report.temporaries_gib:.2f}, outputs "
+            f"{report.outputs_gib:.2f} of which {report.aliased_gib:.2f} in the place of arguments"
+        )
+    if len(report.tried) > 1:
+        tried = (f"{t['remat']} {'fits' if t['fits'] else 'does not fit'}" for t in report.tried)
+        lines.append(f"                 policies tried: {', '.join(tried)}")
+    return lines
+
+
+def _flops_lines(report: PreflightReport) -> list[str]:
+    head = (
+        f"  matmuls        {report.matmul_flops_per_step:.3g} FLOPs a step of {report.tokens_per_step:,} tokens; a token: "
+        f"{report.matmul_flops_per_token_over_n:.2f} N + {report.attention_flops_per_token_over_n:.2f} N in attention, "
+        f"N = {report.parameters:,}"
+    )
+    if report.loops_of_unknown_length:
+        head += f" ({report.loops_of_unknown_length} loops of unknown length counted once)"
+    kernels = [
+        f"                 {k['count']} x {k['name']} ({k['phase']}{', soft cap' if k['soft_cap'] else ''})"
+        for k in report.kernels
+    ]
+    return [head, *kernels]
+
+
+def _collective_lines(report: PreflightReport, most: int = 12) -> list[str]:
+    lines = [
+        f"  {'exchanges      ' if i == 0 else '               '}{sums['count']} x {kind}, {_size(sums['bytes'])}"
+        for i, (kind, sums) in enumerate(report.collectives_by_kind.items())
+    ]
+    for line in report.collectives[:most]:
+        lines.append(
+            f"                 {line['count']:5} x {line['kind']:<18} {_size(line['bytes']):>10}  {line['why']} "
+            f"(groups of {line['group']})"
+        )
+    if len(report.collectives) > most:
+        lines.append(f"                 and {len(report.collectives) - most} smaller kinds, in preflight.json")
+    return lines
+
+
+def _time_lines(report: PreflightReport) -> list[str]:
+    if report.roofline is None or report.step_seconds is None:
+        return []
+    r = report.roofline
+    lines = [
+        f"  at the peaks   compute {r['compute_seconds']:.3f} s, HBM {r['memory_seconds']:.3f} s, exchanges "
+        f"{r['collective_seconds']:.3f} s: bound by {r['bound']}",
+        f"  estimated      {report.step_seconds:.3f} s a step, {report.tokens_per_second:,.0f} tokens/s, "
+        f"{report.hours_per_million_tokens:.3f} hours a million tokens, at {report.utilisation:.0%} of the matmul peak",
+    ]
+    if report.hours is not None:
+        lines.append(f"                 {report.hours:.1f} hours for {report.steps:,} steps")
+    return lines
+
+
+def _size(size: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"

@@ -1,0 +1,82 @@
+"""Devices of TPU slices that are not there, to compile programs for.
+
+Importing this module does not import jax, since the variables of `prepare_environment` have to be set before.
+"""
+
+import importlib.util
+import os
+import re
+from typing import Any
+
+from gemma_keras.config.errors import UserError
+from gemma_keras.config.schema import require
+
+EXAMPLES = "v5e:2x4 (v5e-8), v3:2x2 (v3-8), v4:2x2x1 (v4-8), v6e:2x4 (v6e-8), v5p:2x2x1"
+_ENVIRONMENT = {
+    # The CPU runs what preflight itself runs, so that a TPU which is there stays free for training.
+    "JAX_PLATFORMS": "cpu",
+    # libtpu would ask the cloud's metadata server what machine this is, and wait for an answer.
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    # Errors come as exceptions; nothing else is for the user, nor worth a file.
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "TPU_LOG_DIR": "disabled",
+}
+
+
+def prepare_environment() -> None:
+    """Sets what libtpu and jax read when they are first used, whatever the shell says; call it before jax is imported."""
+    os.environ.update(_ENVIRONMENT)
+
+
+def topology_devices(topology: str) -> list[Any]:
+    """The devices of a slice, as jax sees them there: cores on v2 and v3, chips on all others.
+
+    Args:
+        topology: generation and chips along each axis, such as `v5e:2x4`.
+
+    Raises:
+        UserError: no such slice, no libtpu, or another process uses it.
+    """
+    found = re.fullmatch(r"(v\d+[a-z]*):(\d+(?:x\d+){0,2})", topology)
+    require(
+        found is not None, f"--topology={topology} is no topology: give generation and chips, such as one of {EXAMPLES}"
+    )
+    assert found
+    require(
+        importlib.util.find_spec("libtpu") is not None,
+        'libtpu, the compiler for TPU, is not installed: pip install "jax[tpu]", in the version of the jax that is here',
+    )
+    from jax.experimental import topologies
+
+    sizes = tuple(int(size) for size in found[2].split("x"))
+    try:
+        return list(
+            topologies.get_topology_desc(topology_name=topology, platform="tpu", **_options(found[1], sizes)).devices
+        )
+    except Exception as error:  # jaxlib raises several kinds
+        raise _explained(topology, error) from error
+
+
+def _options(generation: str, sizes: tuple[int, ...]) -> dict[str, Any]:
+    """What libtpu has to be told besides the name."""
+    if generation == "v4":
+        return {"chip_config_name": "megacore"}  # as jax uses v4: both cores of a chip are one device
+    chips = 1
+    for size in sizes:
+        chips *= size
+    if generation in ("v5e", "v6e") and chips <= 8:
+        return {"chips_per_host_bounds": (*sizes, *(1,) * (3 - len(sizes)))}  # one host has up to 8 of these chips
+    return {}
+
+
+def _explained(topology: str, error: Exception) -> UserError:
+    text = " ".join(str(error).split())
+    if "lockfile" in text or "already in use" in text.lower():
+        return UserError(
+            "libtpu is in use by another process, and only one at a time may load it: wait for that process to end, or, "
+            "if there is none, delete /tmp/libtpu_lockfile"
+        )
+    return UserError(f"--topology={topology} is not known to libtpu ({text[:200]}): give one such as {EXAMPLES}")
