@@ -1,0 +1,152 @@
+"""One contestant of `train_step` in a process of its own, which takes steps when it is told to.
+
+A line of JSON on standard input asks for steps, `{"first": 3, "count": 1}`; the answer is a line on standard output. When
+the input ends, so does the process. `python -m benchmarks.contestants NAME FOLDER` with NAME one of
+
+    ours                    packed rows, the package's own train step
+    peft:padded:8           transformers and PEFT's AdaLoRA, rows padded to T, at most 8 rows at a time
+    peft:dynamic:8          the same, rows sorted by length and padded to the longest of those at a time
+    keras_hub:8             keras-hub's `enable_lora` and `fit`, rows padded to T, at most 8 rows at a time
+    matmul                  one matrix product a step and nothing else: what the machine can do
+
+where 0 rows at a time means all rows of a step; fewer are accumulated to one optimizer step.
+"""
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks import workload
+from gemma_keras import runtime
+
+# (number of the first step, count) -> seconds and mean loss of each of these steps
+Steps = Callable[[int, int], list[tuple[float, float]]]
+
+MATMULS = 8  # products that are timed together
+
+
+def ours(work: workload.Workload, folder: Path) -> Steps:
+    """The package's train step on packed rows."""
+    import jax
+    import jax.numpy as jnp
+
+    from gemma_keras.adapters.inject import initial_adapter_params
+    from gemma_keras.adapters.rank_allocator import resolve_schedule
+    from gemma_keras.config.schema import AdapterConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
+    from gemma_keras.models.attention import choose_kernel
+    from gemma_keras.models.compute_plan import ComputePlan
+    from gemma_keras.models.stacking import stack_params
+    from gemma_keras.stages.programs import step_settings, train_program
+
+    adapter = AdapterConfig(
+        method="adalora", init_r=workload.RANK, target_r=workload.TARGET_RANK, alpha=workload.ALPHA,
+        dropout=workload.DROPOUT, beta1=workload.BETA, beta2=workload.BETA, delta_t=workload.DELTA_T, tinit=1,
+        tfinal=0.1, orth_reg_weight=workload.ORTHOGONALITY,
+    )  # fmt: skip
+    config = Config(
+        model=ModelConfig(architecture=work.architecture.name, dtype=work.dtype),
+        data=DataConfig(sequence_length=work.sequence_length),
+        adapter=adapter,
+        optim=OptimConfig(learning_rate=workload.LEARNING_RATE, warmup=0, schedule="constant"),
+        train=TrainConfig(batch_rows=len(work.steps[0]), seed=workload.SEED),
+    )
+    plan = ComputePlan(attention=choose_kernel(jax.devices()[0].device_kind))
+    program = train_program(config, work.architecture, plan)
+    frozen = stack_params({path: jnp.asarray(array) for path, array in workload.load_params(folder).items()})
+    state = program.initial_state(stack_params(initial_adapter_params(program.matrices, workload.SEED)))
+    schedule = resolve_schedule(adapter, workload.TOTAL_STEPS, len(program.matrices))
+    settings = step_settings(config, workload.TOTAL_STEPS, schedule)
+    compiled = program.lower().compile()
+
+    def steps(first: int, count: int) -> list[tuple[float, float]]:
+        nonlocal state
+        batches = [workload.packed_batch(work, step) for step in range(first, first + count)]
+        measured = []
+        for step, batch in enumerate(batches, start=first):
+            start = time.perf_counter()
+            state, metrics = compiled(state, frozen, program.place(batch), settings(step + 1))
+            loss = float(metrics["loss"])
+            measured.append((time.perf_counter() - start, loss))
+        return measured
+
+    return steps
+
+
+def matmul(work: workload.Workload) -> Steps:
+    """Products of square matrices, several a step."""
+    import jax
+    import jax.numpy as jnp
+
+    size = matmul_size(jax.default_backend())
+    matrix = jax.random.normal(jax.random.key(0), (size, size)).astype(work.dtype)
+    product = jax.jit(jnp.matmul)
+    product(matrix, matrix).block_until_ready()
+
+    def steps(first: int, count: int) -> list[tuple[float, float]]:
+        measured = []
+        for _ in range(count):
+            start = time.perf_counter()
+            products = [product(matrix, matrix) for _ in range(MATMULS)]
+            jax.block_until_ready(products)
+            measured.append((time.perf_counter() - start, 0.0))
+        return measured
+
+    return steps
+
+
+def matmul_size(backend: str) -> int:
+    """Rows and columns of the matrices of `matmul`."""
+    return 2048 if backend == "cpu" else 8192
+
+
+def build(name: str, folder: Path) -> Steps:
+    """The contestant of this name, compiled or not, with its weights in memory."""
+    from benchmarks import peers
+
+    kind, *rest = name.split(":")
+    work = workload.load(folder)
+    if kind == "ours":
+        return ours(work, folder)
+    if kind == "matmul":
+        return matmul(work)
+    if kind == "peft":
+        return peers.peft(work, folder, dynamic=rest[0] == "dynamic", at_once=int(rest[1]))
+    return peers.keras_hub(work, folder, at_once=int(rest[0]))
+
+
+def peak_bytes() -> dict[str, int]:
+    """The most memory that this process has held so far: on the host, and on a GPU where there is one."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+    peak = {"host": 1024 * int(found[1]) if found else 0}
+    if (
+        "torch" in sys.modules
+        and sys.modules["torch"].cuda.is_available()
+        and sys.modules["torch"].cuda.is_initialized()
+    ):
+        peak["device"] = sys.modules["torch"].cuda.max_memory_allocated()
+    elif "jax" in sys.modules and sys.modules["jax"].default_backend() == "gpu":
+        peak["device"] = sys.modules["jax"].local_devices()[0].memory_stats()["peak_bytes_in_use"]
+    return peak
+
+
+def main() -> None:
+    name, folder = sys.argv[1], Path(sys.argv[2])
+    # Libraries print to standard output, which belongs to the answers.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    runtime.configure()
+    steps = build(name, folder)
+    answers.write(json.dumps({"ready": name}) + "\n")
+    for line in sys.stdin:
+        request, start = json.loads(line), time.process_time()
+        measured = steps(request["first"], request["count"])
+        cores = time.process_time() - start
+        answers.write(json.dumps({"steps": measured, "processor_seconds": cores, "peak": peak_bytes()}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
