@@ -144,6 +144,8 @@ class TrainConfig:
     epochs: float = field(1.0, "passes over the packed rows when train.steps is 0")
     batch_rows: int = field(8, "packed rows in an optimizer step, all microbatches together (B)")
     accumulation: int = field(1, "microbatches in an optimizer step")
+    loss: str = field("supervised", "supervised, or preference (DPO on the pairs of data.corpora)")
+    preference_beta: float = field(0.1, "of DPO: how strongly the policy is held to the model that it starts from")
     remat: str = field("auto", "what the backward pass computes again: none, matmul, attention or full; auto: the first of these that fits in memory")
     log_every: int = field(10, "steps between lines of metrics.jsonl")
     eval_every: int = field(0, "steps between evaluations of the validation rows; 0: at the end only")

@@ -212,7 +212,7 @@ def _over_scored(setting: _Setting, body: Callable, carry: Any, arrays: tuple, w
 
     def step(carry: Any, order: jax.Array) -> tuple[Any, tuple]:
         def run(carry: Any) -> tuple[Any, tuple]:
-            return body(carry, tuple(array.at[order].get(mode="fill", fill_value=0) for array in arrays))
+            return body(carry, tuple(jnp.asarray(x).at[order].get(mode="fill", fill_value=0) for x in arrays))
 
         def skip(carry: Any) -> tuple[Any, tuple]:
             return carry, tuple(jnp.zeros(y.shape, y.dtype) for y in jax.eval_shape(run, carry)[1])

@@ -114,9 +114,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows [B, ...] over "data"."""
-    return NamedSharding(mesh, PartitionSpec(DATA))
+def batch_sharding(mesh: Mesh, *, pairs: bool = False) -> NamedSharding:
+    """Rows [B, ...] over "data"; of `pairs`, [2, B, ...]."""
+    return NamedSharding(mesh, PartitionSpec(None, DATA) if pairs else PartitionSpec(DATA))
 
 
 def row_share(mesh: Mesh | None) -> tuple[int, int]:

@@ -90,14 +90,17 @@ def _accumulate(loss, trainable, frozen, batch, key, accumulation) -> tuple[Loss
         grads, sums = gradient(trainable, microbatch, jax.random.fold_in(key, index))
         return jax.tree.map(jnp.add, totals, (sums, grads)), None
 
-    microbatches = {
-        name: array.reshape(accumulation, array.shape[0] // accumulation, *array.shape[1:])
-        for name, array in batch.items()
-    }
+    microbatches = {name: _microbatches(array, accumulation) for name, array in batch.items()}
     zero = jnp.zeros(())
     totals = (LossSums(zero, zero, zero), jax.tree.map(jnp.zeros_like, trainable))
     (sums, grads), _ = jax.lax.scan(add, totals, (microbatches, jnp.arange(accumulation)))
     return sums, grads
+
+
+def _microbatches(array: jax.Array, count: int) -> jax.Array:
+    """[..., B, T] -> [M, ..., B / M, T]; what comes before the rows is the sides of pairs."""
+    split = array.reshape(*array.shape[:-2], count, array.shape[-2] // count, array.shape[-1])
+    return jnp.moveaxis(split, -3, 0)
 
 
 def _add_penalty(allocator: RankAllocator, trainable: Params, grads: Params, active):
