@@ -37,10 +37,8 @@ def ours(work: workload.Workload, folder: Path) -> Steps:
     from gemma_keras.adapters.inject import initial_adapter_params
     from gemma_keras.adapters.rank_allocator import resolve_schedule
     from gemma_keras.config.schema import AdapterConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
-    from gemma_keras.models.attention import choose_kernel
-    from gemma_keras.models.compute_plan import ComputePlan
     from gemma_keras.models.stacking import stack_params
-    from gemma_keras.stages.programs import step_settings, train_program
+    from gemma_keras.stages.programs import compile_first_that_fits, step_settings
 
     adapter = AdapterConfig(
         method="adalora", init_r=workload.RANK, target_r=workload.TARGET_RANK, alpha=workload.ALPHA,
@@ -54,13 +52,11 @@ def ours(work: workload.Workload, folder: Path) -> Steps:
         optim=OptimConfig(learning_rate=workload.LEARNING_RATE, warmup=0, schedule="constant"),
         train=TrainConfig(batch_rows=len(work.steps[0]), seed=workload.SEED),
     )
-    plan = ComputePlan(attention=choose_kernel(jax.devices()[0].device_kind))
-    program = train_program(config, work.architecture, plan)
+    program, compiled = compile_first_that_fits(config, work.architecture, jax.devices())
     frozen = stack_params({path: jnp.asarray(array) for path, array in workload.load_params(folder).items()})
     state = program.initial_state(stack_params(initial_adapter_params(program.matrices, workload.SEED)))
     schedule = resolve_schedule(adapter, workload.TOTAL_STEPS, len(program.matrices))
     settings = step_settings(config, workload.TOTAL_STEPS, schedule)
-    compiled = program.lower().compile()
 
     def steps(first: int, count: int) -> list[tuple[float, float]]:
         nonlocal state

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from gemma_keras.adapters.einsum_axes import EinsumAxes
 from gemma_keras.adapters.lora import Lora
+from gemma_keras.adapters.low_rank import exact_product
 
 
 class AdaLora(Lora):
@@ -38,7 +39,9 @@ class AdaLora(Lora):
 
     def kernel_delta(self, weights: dict[str, jax.Array]) -> jax.Array:
         """The update in the layout of the projection's own kernel, from arrays by weight name."""
-        return self.axes.to_kernel((weights["lora_B"] * weights["lora_E"]) @ weights["lora_A"] * self.scaling)
+        return self.axes.to_kernel(
+            exact_product(weights["lora_B"] * weights["lora_E"], weights["lora_A"]) * self.scaling
+        )
 
     def _rank_scales(self):
         return jnp.asarray(self.lora_E.value)[:, None] * self.scaling

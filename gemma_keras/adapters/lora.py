@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import keras
 
 from gemma_keras.adapters.einsum_axes import EinsumAxes
-from gemma_keras.adapters.low_rank import low_rank_product
+from gemma_keras.adapters.low_rank import exact_product, low_rank_product
 
 
 class Lora(keras.layers.Layer):
@@ -65,7 +65,7 @@ class Lora(keras.layers.Layer):
 
     def kernel_delta(self, weights: dict[str, jax.Array]) -> jax.Array:
         """The update in the layout of the projection's own kernel, from arrays by weight name."""
-        return self.axes.to_kernel(weights["lora_B"] @ weights["lora_A"] * self.scaling)
+        return self.axes.to_kernel(exact_product(weights["lora_B"], weights["lora_A"]) * self.scaling)
 
     def _rank_scales(self):
         """What multiplies lora_B · lora_A, for all ranks alike or by rank [r, 1]."""

@@ -28,6 +28,11 @@ def low_rank_product(x: jax.Array, down: jax.Array, up: jax.Array, seed: jax.Arr
     return _with_dropout(rate, x, down * (1 / (1 - rate)), up, seed)
 
 
+def exact_product(left: jax.Array, right: jax.Array) -> jax.Array:
+    """left · right in full float32: by default TPUs round the operands of a float32 product to bfloat16."""
+    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
+
+
 def keep_mask(shape: tuple[int, ...], seed: jax.Array, rate: float) -> jax.Array:
     """bool[B, T, d]: False for a share `rate` of the entries, by a hash of the entry's place and `seed` u32[2].
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gemma_keras.adapters.inject import AdapterStack, Params
+from gemma_keras.adapters.low_rank import exact_product
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import AdapterConfig
 
@@ -217,7 +218,7 @@ class RankAllocator:
 
 def _departure_from_orthogonality(factors: jax.Array, active: jax.Array) -> jax.Array:
     """Sum over matrices m of ‖F Fᵀ − I‖ on active triplets; factors [m, r, d], active [m, r]."""
-    gram = jnp.einsum("mrd,msd->mrs", factors, factors)
+    gram = exact_product(factors, factors.swapaxes(1, 2))
     difference = (gram - jnp.eye(gram.shape[-1])) * active[:, :, None] * active[:, None, :]
     squares = jnp.sum(jnp.square(difference), axis=(1, 2))
     # The root has no gradient at 0, which a matrix without active triplets reaches.

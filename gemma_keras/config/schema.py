@@ -37,7 +37,7 @@ class ParallelConfig:
     data: int = field(0, "devices along the rows of a batch, over which weights are stored in pieces, too; 0: chosen for the model and the devices")
     model: int = field(0, "devices along heads, ffn and vocabulary; 0: chosen for the model and the devices")
     shard_sequence: str = field("auto", "divide the residual stream over time along the model axis: yes, no, or auto (where that axis has several devices)")
-    coordinator: str = field("", "host:port of process 0 where several processes train together; empty: one process, or what the cluster tells JAX")
+    coordinator: str = field("", "host:port of process 0 where several processes train together; empty: one process")
     processes: int = field(1, "processes that train together")
     process: int = field(0, "number of this process, from 0")
 

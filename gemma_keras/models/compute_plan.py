@@ -28,8 +28,9 @@ class ComputePlan:
         mesh: devices with axes "data" and "model"; None: whatever single device the arrays lie on.
         shard_sequence: whether the residual stream [B, T, D] is divided over T along "model" between projections.
         attention: kernel for packed rows: reference, blockwise or splash.
-        remat: what the backward pass computes again, a block at a time. none: nothing. matmul: the cheap parts, and query,
-            key and value; kept are the outputs of the other projections and what attention's own backward pass needs.
+        remat: what the backward pass computes again, a block at a time. none: the product of gate and up only.
+            matmul: the cheap parts, and query, key and value; kept are the outputs of the other projections and what
+            attention's own backward pass needs.
             attention: all but attention and its output projection. full: everything.
     """
 

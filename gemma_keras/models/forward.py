@@ -236,7 +236,8 @@ def _embed(backbone: GemmaBackbone, params: Params, tokens: jax.Array, plan: Com
 def _scope(layer: keras.layers.Layer, params: Params, plan: ComputePlan) -> keras.StatelessScope:
     """Gives a layer's variables their values. Entered within a block, so that what `plan` gathers is freed after it."""
     mapping = [(variable, params[variable.path]) for variable in layer.variables if variable.path in params]
-    assert len(mapping) >= len(layer.weights), "a weight without a value"
+    for missing in (weight.path for weight in layer.weights if weight.path not in params):
+        raise KeyError(missing)
     if plan.mesh is not None:
         mapping = [(variable, gathered(plan, variable.path, value)) for variable, value in mapping]
     return keras.StatelessScope(state_mapping=mapping, initialize_variables=False)

@@ -106,8 +106,10 @@ def load_weights(
     backbone: GemmaBackbone, folder: str, dtype: str, mesh: Mesh | None, *, on_host: bool = False
 ) -> Params:
     """The weights of a folder over a mesh, on the default device without one, or in the host's memory; tells how far it is."""
-    host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-    places = (lambda path, shape: host) if on_host else _places(mesh)
+    places = _places(mesh)
+    if on_host:
+        host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+        places = lambda path, shape: host  # noqa: E731
     progress = ByteProgress("loading weights")
     return load_params(backbone, backbone.architecture, folder, dtype, shardings=places, progress=progress)
 

@@ -1,6 +1,19 @@
-"""Several processes that train together: one writes, all read, and all stop at the same step."""
+"""Several processes that train together: one writes, all read, and all stop at the same step.
 
-from typing import Any
+JAX ends a process without a sentence, by abort, where another one does not come in time. So all meet here first, over plain
+sockets on the coordinator's port, and what is wrong can be told.
+"""
+
+import atexit
+import contextlib
+import functools
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -9,27 +22,205 @@ from jax.experimental import multihost_utils
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import ParallelConfig
 
+MEETING_SECONDS = 300.0  # hosts of a cluster may start minutes apart
+LEAVING_SECONDS = 20  # that a finished process waits for the others
+_LINGER_SECONDS = 2.0  # with process 0 the meeting place goes, and JAX aborts whoever has not left it
+_RETRY_SECONDS = 0.5
+_GREETING = "gemma_keras"
+# What JAX says, in several kinds of exception, when another process is gone.
+_LOST = ("Gloo", "gloo", "Connection closed by peer", "Connection reset by peer", "coordination service", "heartbeat")
 
-def join(config: ParallelConfig) -> None:
+R = TypeVar("R")
+
+
+def join(config: ParallelConfig, seconds: float = MEETING_SECONDS) -> None:
     """Makes this process one of `parallel.processes`; does nothing for a single one. Must run before JAX finds devices.
 
+    Args:
+        config: who the processes are, and where the first of them listens.
+        seconds: to wait for the others.
+
     Raises:
-        UserError: the others cannot be reached.
+        UserError: the others do not come, or two processes have one number, or process 0 is not at that address.
     """
     if config.processes == 1 or jax.distributed.is_initialized():
         return
+    print(f"process {config.process} of {config.processes} waits for the others", file=sys.stderr, flush=True)
+    _meet(config, seconds)
     try:
-        jax.distributed.initialize(config.coordinator, config.processes, config.process)
+        jax.distributed.initialize(
+            config.coordinator, config.processes, config.process, initialization_timeout=int(MEETING_SECONDS),
+            shutdown_timeout_seconds=LEAVING_SECONDS,
+        )  # fmt: skip
     except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"process {config.process} of {config.processes} cannot join the others at config.parallel.coordinator="
-            f"{config.coordinator} ({str(error).splitlines()[0]}); start all processes with the same address."
-        ) from error
+        raise _not_joined(config, str(error).splitlines()[0]) from error
+
+
+def _not_joined(config: ParallelConfig, reason: str) -> UserError:
+    return UserError(
+        f"process {config.process} of {config.processes} cannot join the others at config.parallel.coordinator="
+        f"{config.coordinator} ({reason}); start all processes with the same address, that of process 0, each with its own "
+        "config.parallel.process."
+    )
+
+
+def _meet(config: ParallelConfig, seconds: float) -> None:
+    """Returns when all processes are there; the first one counts them."""
+    host, _, port = config.coordinator.rpartition(":")
+    if not host or not port.isdigit():
+        raise _not_joined(config, "it has not the form host:port")
+    deadline = time.monotonic() + seconds
+    try:
+        if config.process == 0:
+            _receive(config, int(port), deadline)
+        else:
+            _report(config, (host.strip("[]"), int(port)), deadline)
+    except OSError as error:
+        raise _not_joined(config, error.strerror or str(error)) from error
+
+
+def _receive(config: ParallelConfig, port: int, deadline: float) -> None:
+    """Process 0: hears each of the others once, then tells all of them that they may go on, or why not."""
+    waiting: dict[int, socket.socket] = {}
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(_listen(port))
+        while len(waiting) < config.processes - 1:
+            missing = sorted(set(range(1, config.processes)) - set(waiting))
+            server.settimeout(max(0.01, deadline - time.monotonic()))
+            try:
+                connection = stack.enter_context(server.accept()[0])
+            except TimeoutError:
+                names = ", ".join(map(str, missing))
+                raise _refuse(config, waiting, f"no word from process {names} in time") from None
+            number, processes = _heard(connection)
+            if number == 0:
+                continue  # something else that looked in at this port
+            if processes != config.processes:
+                raise _refuse(
+                    config,
+                    {**waiting, number: connection},
+                    f"process {number} was started as one of {processes}, process 0 as one of {config.processes}",
+                )
+            if number not in missing:
+                raise _refuse(config, {**waiting, -1: connection}, f"two processes have the number {number}")
+            waiting[number] = connection
+        for connection in waiting.values():
+            _say(connection, {"reason": ""})
+            connection.recv(1)  # they hang up first, so that the port is free at once
+
+
+def _listen(port: int) -> socket.socket:
+    family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+    return socket.create_server(("", port), family=family, dualstack_ipv6=family == socket.AF_INET6)
+
+
+def _refuse(config: ParallelConfig, others: dict[int, socket.socket], reason: str) -> UserError:
+    for connection in others.values():
+        with contextlib.suppress(OSError):
+            _say(connection, {"reason": reason})
+    return _not_joined(config, reason)
+
+
+def _report(config: ParallelConfig, address: tuple[str, int], deadline: float) -> None:
+    """The others: tell process 0 who they are, trying until it is there, and wait for its word."""
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            connection = socket.create_connection(address, timeout=max(0.01, left))
+            break
+        except OSError as error:
+            if left < _RETRY_SECONDS:
+                raise _not_joined(config, f"nobody listens there: {error.strerror or error}") from error
+            time.sleep(_RETRY_SECONDS)
+    with connection:
+        _say(connection, {"greeting": _GREETING, "process": config.process, "processes": config.processes})
+        connection.settimeout(max(0.01, deadline - time.monotonic()))
+        answer = _hear(connection)
+    if answer.get("reason") != "":
+        raise _not_joined(config, answer.get("reason") or "process 0 gave no answer in time")
+
+
+def _heard(connection: socket.socket) -> tuple[int, int]:
+    """The number of the process that reports, and the count that it believes in; zeros from a stranger."""
+    connection.settimeout(5.0)
+    message = _hear(connection)
+    known = message.get("greeting") == _GREETING
+    return (message["process"], message["processes"]) if known else (0, 0)
+
+
+def _say(connection: socket.socket, message: dict[str, Any]) -> None:
+    connection.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _hear(connection: socket.socket) -> dict[str, Any]:
+    """One line of JSON; empty where none comes."""
+    try:
+        with connection.makefile("rb") as lines:
+            message = json.loads(lines.readline(4096))
+    except (OSError, ValueError):
+        return {}
+    return message if isinstance(message, dict) else {}
+
+
+def telling_of_lost_ones(stage: Callable[..., R]) -> Callable[..., R]:
+    """A stage that ends with a sentence, not a traceback, when another process of its run is gone.
+
+    After any failure this process, when its program ends, exits with status 1 and without waiting for the others.
+    """
+
+    @functools.wraps(stage)
+    def wrapped(*args: Any, **kwargs: Any) -> R:
+        try:
+            return stage(*args, **kwargs)
+        except Exception as error:
+            if jax.distributed.is_initialized():
+                atexit.register(_leave)  # before JAX's own, which would wait for the others in vain and then abort
+            if isinstance(error, UserError) or not _is_loss(error):
+                raise
+            raise UserError(
+                f"another process of this run has ended, so process {jax.process_index()} cannot go on; see what that one "
+                "said, and start all of them again: they go on from the last checkpoint."
+            ) from error
+
+    return wrapped
+
+
+def _leave() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    if is_writer():
+        time.sleep(_LINGER_SECONDS)
+    os._exit(1)
+
+
+def _is_loss(error: Exception) -> bool:
+    known = isinstance(error, RuntimeError | ValueError)
+    return known and jax.distributed.is_initialized() and any(word in str(error) for word in _LOST)
 
 
 def is_writer() -> bool:
     """Whether this process writes the files of the workdir."""
     return jax.process_index() == 0
+
+
+def by_writer(make: Callable[[], R]) -> R | None:
+    """`make()` in the process that writes, None in the others, which wait for it; all have to ask.
+
+    Raises:
+        UserError: in the others, when the first one failed.
+    """
+    if jax.process_count() == 1:
+        return make()
+    made, failed = None, True
+    try:
+        made = make() if is_writer() else None
+        failed = False
+    finally:
+        failed = any_of_all(failed)
+    if failed:
+        raise UserError("process 0 could not go on and says why; mend that, and start all processes again.")
+    return made
 
 
 def wait_for_all(where: str) -> None:
@@ -43,6 +234,24 @@ def any_of_all(flag: bool) -> bool:
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.process_allgather(np.bool_(flag)).any())
+
+
+def mean_of_all(number: float) -> float:
+    """The mean of every process's number; all of them have to ask."""
+    if jax.process_count() == 1:
+        return number
+    return float(multihost_utils.process_allgather(np.float32(number)).mean())
+
+
+def union_of_all(numbers: list[int]) -> list[int]:
+    """The numbers that any process has, sorted, each once; all of them have to ask."""
+    if jax.process_count() == 1:
+        return sorted(set(numbers))
+    most = int(multihost_utils.process_allgather(np.int32(len(numbers))).max())
+    padded = np.full(most, -1, np.int32)
+    padded[: len(numbers)] = numbers
+    gathered = np.unique(multihost_utils.process_allgather(padded))
+    return gathered[gathered >= 0].tolist()
 
 
 def to_host(tree: Any) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from keras_hub.models import GemmaBackbone
 
@@ -37,9 +38,9 @@ from gemma_keras.models.sharding import (
     batch_sharding,
     make_mesh,
     param_sharding,
-    place_batch,
     replicated,
 )
+from gemma_keras.models.splash_attention import LANES
 from gemma_keras.models.stacking import stacked_shapes
 from gemma_keras.training.losses import supervised_sums
 from gemma_keras.training.optimizers import learning_rate_schedule, make_optimizer
@@ -76,7 +77,12 @@ class TrainProgram:
 
     def place(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """This process's rows of a batch as arrays over all devices."""
-        return place_batch(self.plan.mesh, batch, tuple(self.batch))
+        return {
+            name: jax.make_array_from_process_local_data(spec.sharding, batch[name], spec.shape)
+            if self.plan.mesh is not None
+            else batch[name]
+            for name, spec in self.batch.items()
+        }
 
 
 def build_model(config: Config, architecture: Architecture) -> tuple[GemmaBackbone, list[AdaptedMatrix]]:
@@ -153,7 +159,7 @@ def _placed_initial_state(optimizer, allocator, trained, mesh: Mesh | None) -> C
 
     if mesh is None:
         return begin
-    return jax.jit(begin, out_shardings=_state_shardings(jax.eval_shape(begin, trained), mesh))
+    return jax.jit(begin, donate_argnums=0, out_shardings=_state_shardings(jax.eval_shape(begin, trained), mesh))
 
 
 def _state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
@@ -182,8 +188,8 @@ def _settings_specs(allocator: RankAllocator | None) -> StepSettings:
 
 def step_settings(config: Config, total_steps: int, ranks: RankSchedule | None) -> Callable[[int], StepSettings]:
     """From the number of a step, counted from 1, to its settings, computed on the host."""
-    rate = learning_rate_schedule(config.optim, total_steps)
-    return lambda step: StepSettings(np.float32(rate(step - 1)), ranks.phase(step) if ranks else None)
+    rates = np.asarray(jax.vmap(learning_rate_schedule(config.optim, total_steps))(jnp.arange(total_steps)), np.float32)
+    return lambda step: StepSettings(rates[step - 1], ranks.phase(step) if ranks else None)
 
 
 def plan_for(config: Config, architecture: Architecture, devices: list[Any], remat: str) -> ComputePlan:
@@ -192,8 +198,7 @@ def plan_for(config: Config, architecture: Architecture, devices: list[Any], rem
     Raises:
         UserError: the mesh does not fit the devices, the heads or the rows.
     """
-    kernel = config.model.attention
-    kernel = choose_kernel(devices[0].device_kind) if kernel == "auto" else kernel
+    kernel = _kernel_for(config, devices[0].device_kind)
     mesh = _mesh_for(config, architecture, devices)
     if mesh is None:
         return ComputePlan(attention=kernel, remat=remat)
@@ -202,12 +207,32 @@ def plan_for(config: Config, architecture: Architecture, devices: list[Any], rem
     return ComputePlan(mesh=mesh, shard_sequence=choice, attention=kernel, remat=remat)
 
 
+def _kernel_for(config: Config, device_kind: str) -> str:
+    asked, suited = config.model.attention, choose_kernel(device_kind)
+    if asked == "splash" and suited != "splash":
+        raise UserError(
+            f"config.model.attention is splash, which {device_kind!r} cannot run, only TPU v4 and later; give blockwise or auto."
+        )
+    if asked != "auto":
+        return asked
+    return "blockwise" if config.data.sequence_length % LANES else suited
+
+
 def default_mesh_shape(architecture: Architecture, devices: int, rows: int) -> tuple[int, int]:
-    """(data, model) for that many devices and rows of a microbatch, by the figures of docs/experiments.md."""
-    data = math.gcd(devices, rows)
-    while architecture.num_query_heads % (devices // data):
-        data *= 2
-    return data, devices // data
+    """(data, model) for these devices and rows of a microbatch: as many ways along "data" as the rows allow.
+
+    That exchanged the fewest bytes for all sizes of Gemma 2 (docs/experiments.md, "Plans for v5e-8"). Of meshes that
+    divide rows, heads and vocabulary, it is among those of the most devices.
+    """
+    fitting = [
+        (data, model)
+        for data in range(1, devices + 1)
+        for model in range(1, devices // data + 1)
+        if rows % data == 0
+        and architecture.num_query_heads % model == 0
+        and architecture.vocabulary_size % (data * model) == 0
+    ]
+    return max(fitting, key=lambda shape: (shape[0] * shape[1], shape[0]))
 
 
 def _mesh_for(config: Config, architecture: Architecture, devices: list[Any]) -> Mesh | None:
@@ -217,9 +242,12 @@ def _mesh_for(config: Config, architecture: Architecture, devices: list[Any]) ->
         data, model = default_mesh_shape(architecture, len(devices), rows)
     data = data or max(1, len(devices) // model)
     model = model or max(1, len(devices) // data)
-    if data * model == 1:
-        return None
-    heads = architecture.num_query_heads
+    _check_mesh(architecture, rows, data, model, len(devices))
+    return make_mesh(devices, data, model) if data * model > 1 else None
+
+
+def _check_mesh(architecture: Architecture, rows: int, data: int, model: int, devices: int) -> None:
+    mesh, heads, vocabulary = data * model, architecture.num_query_heads, architecture.vocabulary_size
     if heads % model:
         raise UserError(
             f"config.parallel.model is {model}, which does not divide the {heads} heads of {architecture.name}; give a "
@@ -230,7 +258,16 @@ def _mesh_for(config: Config, architecture: Architecture, devices: list[Any]) ->
             f"config.parallel.data is {data}, which does not divide the {rows} rows of a microbatch (train.batch_rows / "
             "train.accumulation); change either."
         )
-    return make_mesh(devices, data, model)
+    if vocabulary % mesh:
+        raise UserError(
+            f"config.parallel makes a mesh of {data}x{model} devices, which cannot share the {vocabulary} tokens of the "
+            "vocabulary equally; give a smaller mesh."
+        )
+    if jax.process_count() > 1 and mesh != devices:
+        raise UserError(
+            f"config.parallel makes a mesh of {data}x{model} devices, but the {jax.process_count()} processes have {devices}, "
+            "all of which have to take part; change parallel.data and parallel.model, or the rows."
+        )
 
 
 def saved_bytes(config: Config, architecture: Architecture, plan: ComputePlan) -> int:
@@ -277,7 +314,7 @@ def compile_first_that_fits(
     Raises:
         UserError: none fits.
     """
-    limit = (devices[0].memory_stats() or {}).get("bytes_limit") if devices[0].platform != "cpu" else None
+    limit = _memory_limit()
     plan = plan_for(config, architecture, devices, remat="none")
     for policy in policies_to_try(config, architecture, plan, limit):
         program = train_program(config, architecture, dataclasses.replace(plan, remat=policy))
@@ -294,6 +331,15 @@ def compile_first_that_fits(
         f"the train step of {architecture.name} on {len(devices)} devices does not fit in their memory: give "
         "train.remat=full, fewer train.batch_rows or more train.accumulation, and look at scripts.preflight."
     )
+
+
+def _memory_limit() -> int | None:
+    """Bytes that a program may take on each device, the least of all processes; None on a CPU, and where nobody knows."""
+    local = jax.local_devices()[0]
+    limit = (local.memory_stats() or {}).get("bytes_limit", 0) if local.platform != "cpu" else 0
+    if jax.process_count() > 1:
+        limit = int(multihost_utils.process_allgather(np.int64(limit)).min())
+    return limit or None
 
 
 def device_bytes(memory: Any) -> int:

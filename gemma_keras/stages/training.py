@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from safetensors.numpy import save_file
 
 from gemma_keras import runtime
@@ -26,6 +27,8 @@ from gemma_keras.data.prepare import prepare
 from gemma_keras.evaluation.perplexity import make_evaluator
 from gemma_keras.export.huggingface import export_hf
 from gemma_keras.models.architectures import Architecture
+from gemma_keras.models.compute_plan import ComputePlan
+from gemma_keras.models.forward import Params
 from gemma_keras.models.sharding import row_share
 from gemma_keras.models.stacking import UnstackedParams
 from gemma_keras.stages import plots, processes
@@ -39,7 +42,7 @@ from gemma_keras.stages.assets import (
     resolve_data,
     resolve_tokenizer,
 )
-from gemma_keras.stages.programs import TrainProgram, compile_first_that_fits, step_settings
+from gemma_keras.stages.programs import TrainProgram, compile_first_that_fits, plan_for, step_settings
 from gemma_keras.text.templates import TEMPLATES
 from gemma_keras.training import hooks
 from gemma_keras.training.loop import Batch, Metrics, train
@@ -47,6 +50,7 @@ from gemma_keras.training.optimizers import learning_rate_schedule
 from gemma_keras.training.state import TrainState
 
 
+@processes.telling_of_lost_ones
 def run(config: Config, workdir: Path) -> dict:
     """Prepares data, trains, evaluates and exports; the same command again goes on where it stopped.
 
@@ -58,20 +62,23 @@ def run(config: Config, workdir: Path) -> dict:
             finite.
         SystemExit: a signal asked the run to stop; a checkpoint of the last step was written.
     """
+    require(
+        config.train.loss == "supervised",
+        "config.train.loss=preference was given, but no stage trains on pairs yet, only scripts.preflight takes it; use "
+        "supervised.",
+    )
     started = time.perf_counter()
     processes.join(config.parallel)
-    if processes.is_writer():
-        files.begin(workdir, to_dict(config))
-    processes.wait_for_all("workdir")
+    processes.by_writer(lambda: files.begin(workdir, to_dict(config)))
     finished = files.read_json(workdir / "result.json")
     if finished:
         print(f"{workdir} is finished; give another --workdir to run it anew", file=sys.stderr)
         return finished
     data = resolve_data(config.data)
-    tokenizer = _by_turns("tokenizer", lambda: resolve_tokenizer(config, workdir))
+    tokenizer = _by_turns(lambda: resolve_tokenizer(config, workdir))
     architecture = resolve_architecture(config, tokenizer)  # a mistake there shall not cost the preparation of data
     compilation = _Compilation(config, architecture)
-    report = _by_turns("data", lambda: prepare(data, tokenizer, workdir / "data"))
+    report = _by_turns(lambda: prepare(data, tokenizer, workdir / "data"))
     splits = {name: PreparedSplit.load(workdir / "data" / name) for name in ("train", "valid")}
     require(not splits["train"].pairs, "data.corpora hold preference pairs; give conversations or texts to this stage.")
     last_step = total_steps(config, splits["train"].packed_count)
@@ -79,23 +86,20 @@ def run(config: Config, workdir: Path) -> dict:
     ranks = resolve_schedule(config.adapter, last_step, len(program.matrices)) if program.allocator else None
     assets = load_assets(config, tokenizer, program)
     inputs = {"data": report["fingerprint"], "weights": files.file_sizes(Path(config.model.weights))}
-    if processes.is_writer():
-        files.check_inputs(workdir, inputs, resuming=any((workdir / "checkpoints").glob("[0-9]*")))
-    processes.wait_for_all("inputs")
-    run = _Run(config, workdir, assets, splits, program, step, last_step, ranks)
+    resuming = any((workdir / "checkpoints").glob("[0-9]*"))
+    processes.by_writer(lambda: files.check_inputs(workdir, inputs, resuming))
+    evaluate = _evaluator(config, assets, splits["valid"], program.plan)
+    run = _Run(config, workdir, assets, splits, program, step, last_step, ranks, evaluate)
     state = _train(run)
     result = _finish(run, state, report)
     result["seconds"] = time.perf_counter() - started
-    if processes.is_writer():
-        files.write_json(workdir / "result.json", result)
-    processes.wait_for_all("result")
+    processes.by_writer(lambda: files.write_json(workdir / "result.json", result))
     return result
 
 
-def _by_turns(what: str, make: Callable[[], Any]) -> Any:
+def _by_turns(make: Callable[[], Any]) -> Any:
     """`make()` of the first process, then of the others, which find what it wrote."""
-    made = make() if processes.is_writer() else None
-    processes.wait_for_all(what)
+    made = processes.by_writer(make)
     return made if processes.is_writer() else make()
 
 
@@ -118,6 +122,7 @@ class _Compilation:
     """The train step, compiled while data is prepared where the accelerator's cores are not those that prepare it."""
 
     def __init__(self, config: Config, architecture: Architecture):
+        plan_for(config, architecture, jax.devices(), remat="none")  # so that a mistake there comes out at once
         self._compile = lambda: compile_first_that_fits(config, architecture, jax.devices())
         self._future: Future | None = None
         if jax.default_backend() != "cpu":
@@ -140,7 +145,7 @@ class _Compilation:
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """What the parts of a training run share."""
+    """What the parts of a training run share; `evaluate(trainable)` gives the figures of the validation rows."""
 
     config: Config
     workdir: Path
@@ -150,6 +155,7 @@ class _Run:
     step: jax.stages.Compiled
     last_step: int
     ranks: RankSchedule | None
+    evaluate: Callable[[Params], dict[str, float]]
 
 
 def _train(run: _Run) -> TrainState:
@@ -215,18 +221,32 @@ class _Log:
             plots.draw(self._metrics.read(), self._plots, matrices)
 
 
-def _evaluator(run: _Run):
-    plan = run.program.plan
-    evaluate = make_evaluator(run.assets.backbone, plan)
+class _AllRows:
+    """Turns what `hooks.Throughput` says of this process's part of the rows into figures of all rows."""
+
+    def __init__(self, parts: int):
+        self.parts = parts
+
+    def after_step(self, step: int, state: TrainState, metrics: Metrics, batch: Batch) -> None:
+        """Adds up over processes; all of them have to come here."""
+        metrics["useful_token_share"] = processes.mean_of_all(metrics["useful_token_share"])
+        metrics["tokens_per_second"] = self.parts * processes.mean_of_all(metrics["tokens_per_second"])
+
+
+def _evaluator(
+    config: Config, assets: Assets, split: PreparedSplit, plan: ComputePlan
+) -> Callable[[Params], dict[str, float]]:
+    evaluate = make_evaluator(assets.backbone, plan)
     index, count = row_share(plan.mesh)
 
-    def on_validation_rows(trainable) -> dict[str, float]:
+    def on_validation_rows(trainable: Params) -> dict[str, float]:
+        # As many rows at once as a microbatch has, which is what the plan has room for.
         rows = evaluation_batches(
-            run.splits["valid"], batch_rows=run.config.train.batch_rows, process_index=index, process_count=count
-        )
-        figures = evaluate({**run.assets.frozen, **trainable}, rows)
-        # what the training loss is taken over
-        return {"loss": figures[f"loss_{run.config.data.loss_on}"], **figures}
+            split, batch_rows=config.train.batch_rows // config.train.accumulation, process_index=index,
+            process_count=count,
+        )  # fmt: skip
+        figures = evaluate({**assets.frozen, **trainable}, rows)
+        return {"loss": figures[f"loss_{config.data.loss_on}"], **figures}  # what the training loss is taken over
 
     return on_validation_rows
 
@@ -237,9 +257,11 @@ def _hooks(run: _Run, completed: int, checkpoints: Checkpoints, log: _Log) -> li
         hooks.NonFiniteGuard(),
         hooks.Throughput(learning_rate_schedule(run.config.optim, last_step), settings.log_every),
     ]
+    _, parts = row_share(run.program.plan.mesh)
+    if parts > 1:
+        listed.append(_AllRows(parts))
     if len(run.splits["valid"]):
-        evaluate = _evaluator(run)
-        listed.append(hooks.Evaluation(lambda state: evaluate(state.trainable), settings.eval_every, last_step))
+        listed.append(hooks.Evaluation(lambda state: run.evaluate(state.trainable), settings.eval_every, last_step))
     listed.append(hooks.Log(log.append, settings.log_every, last_step))
     if processes.is_writer():
         listed.append(hooks.Progress(settings.log_every, completed + 1, last_step, len(run.assets.matrices)))
@@ -272,7 +294,7 @@ def _finish(run: _Run, state: TrainState, report: dict) -> dict:
             "rank_initial": config.adapter.init_r, "rank_final": sum(ranks.values()) / len(ranks), "ranks": ranks,
         }  # fmt: skip
     if len(run.splits["valid"]):
-        result["valid"] = _evaluator(run)(state.trainable)
+        result["valid"] = run.evaluate(state.trainable)
         require(
             math.isfinite(result["valid"]["loss"]),
             f"The run ended with a validation loss of {result['valid']['loss']}, so nothing was exported; lower "
@@ -295,7 +317,7 @@ def _survivors(run: _Run, state: TrainState) -> dict[str, list[bool]]:
     if run.program.allocator is None or state.allocator is None:
         return {}
     rows = {
-        matrix.name: state.allocator.alive[stack.name][row].tolist()
+        matrix.name: np.asarray(state.allocator.alive[stack.name])[row].tolist()
         for stack in run.program.allocator.stacks
         for row, matrix in enumerate(stack.matrices)
     }
@@ -317,9 +339,9 @@ def _save_adapter(run: _Run, state: TrainState) -> None:
 
 
 def _explain(error: hooks.NonFiniteError, workdir: Path, split: PreparedSplit, checkpoints: Checkpoints) -> UserError:
-    ids = split.row_ids(error.row_index)
+    ids = split.row_ids(processes.union_of_all(error.row_index))
     detail = {"step": error.step, "loss": str(error.loss), "grad_norm": str(error.grad_norm), "rows": ids}
-    files.write_json(workdir / "non_finite.json", detail)
+    processes.by_writer(lambda: files.write_json(workdir / "non_finite.json", detail))
     good = f"step {checkpoints.latest_step()}" if checkpoints.latest_step() else "none, since none was due yet"
     shown = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
     return UserError(

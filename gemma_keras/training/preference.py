@@ -35,7 +35,7 @@ def preference_sums(
     """
     rows = {name: _side_by_side(array) for name, array in batch.items()}
     policy = _answer_log_probs(backbone, params, rows, training, plan)
-    before = jax.lax.stop_gradient(_answer_log_probs(backbone, reference, rows, False, plan))
+    before = _answer_log_probs(backbone, jax.lax.stop_gradient(reference), rows, False, plan)
     ratios = policy - before
     scored = _per_segment(rows["loss_weights"], rows["segment_ids"]) > 0
     valid = (scored[:, 0] & scored[:, 1]).astype(jnp.float32)

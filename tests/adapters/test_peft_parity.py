@@ -8,16 +8,17 @@ import torch
 import transformers
 from peft import AdaLoraConfig, get_peft_model
 
-from gemma_keras.adapters.inject import add_adapters, initial_adapter_params, merge
-from gemma_keras.adapters.rank_allocator import RankAllocator
+from gemma_keras.adapters.inject import adapter_stacks, add_adapters, initial_adapter_params, merge
+from gemma_keras.adapters.rank_allocator import RankAllocator, resolve_schedule
 from gemma_keras.config.schema import AdapterConfig, OptimConfig
 from gemma_keras.models.architectures import to_hf_config
 from gemma_keras.models.forward import build_backbone, forward, logits
 from gemma_keras.models.hf_names import hf_tensors
+from gemma_keras.models.stacking import UnstackedParams, stack_params
 from gemma_keras.training.losses import supervised_sums
 from gemma_keras.training.optimizers import make_optimizer
 from gemma_keras.training.state import initial_state
-from gemma_keras.training.step import make_train_step
+from gemma_keras.training.step import StepSettings, make_train_step
 from tests.models.conftest import small
 
 STEPS, BATCH, LENGTH = 60, 4, 24
@@ -104,21 +105,31 @@ class Ours:
     def __init__(self, optimizer: str, config: AdapterConfig = ADAPTER):
         self.backbone = build_backbone(ARCHITECTURE, "float32")
         self.matrices = add_adapters(self.backbone, config)
-        self.allocator = RankAllocator(self.matrices, config, STEPS)
+        self.allocator = RankAllocator(adapter_stacks(self.matrices), config)
+        self.schedule = resolve_schedule(config, STEPS, len(self.matrices))
+        self.rate = LEARNING_RATES[optimizer]
         tensors = base_tensors()
-        self.frozen = {t.path: jnp.asarray(t.from_hf(tensors[t.name])) for t in hf_tensors(ARCHITECTURE)}
+        self.frozen = stack_params({t.path: jnp.asarray(t.from_hf(tensors[t.name])) for t in hf_tensors(ARCHITECTURE)})
         self.initial = {k: np.asarray(v) for k, v in initial_adapter_params(self.matrices, 0).items()}
-        transform = make_optimizer(
-            OptimConfig(name=optimizer, learning_rate=LEARNING_RATES[optimizer], schedule="constant", warmup=0), STEPS
-        )
+        transform = make_optimizer(OptimConfig(name=optimizer))
 
         def loss(trainable, frozen, batch, key):
             return supervised_sums(self.backbone, {**frozen, **trainable}, batch, training=True)
 
         self._step = make_train_step(loss, transform, allocator=self.allocator)
-        self.state = initial_state({k: jnp.asarray(v) for k, v in self.initial.items()}, transform, self.allocator)
+        adapters = stack_params({k: jnp.asarray(v) for k, v in self.initial.items()})
+        self.state = initial_state(adapters, transform, self.allocator)
 
-    def step(self, tokens: np.ndarray) -> dict[str, float]:
+    def params(self) -> dict:
+        """All weights, by path."""
+        return dict(UnstackedParams({**self.frozen, **self.state.trainable}))
+
+    def alive(self) -> np.ndarray:
+        """Survivors of all matrices, in the order of the layers."""
+        alive = self.state.allocator.alive
+        return np.stack([np.asarray(alive[stack.name]) for stack in self.allocator.stacks], axis=1).reshape(-1)
+
+    def step(self, t: int, tokens: np.ndarray) -> dict[str, float]:
         inputs = tokens[:, :-1].astype(np.int32)
         batch = {
             "tokens": inputs,
@@ -127,7 +138,8 @@ class Ours:
             "segment_ids": np.ones_like(inputs),
             "positions": np.broadcast_to(np.arange(inputs.shape[1], dtype=np.int32), inputs.shape),
         }
-        self.state, metrics = self._step(self.state, self.frozen, batch)
+        settings = StepSettings(np.float32(self.rate), self.schedule.phase(t))
+        self.state, metrics = self._step(self.state, self.frozen, batch, settings)
         return {name: float(metrics[name]) for name in ("loss", "penalty")}
 
 
@@ -135,10 +147,10 @@ class Ours:
 def test_sixty_steps_equal_peft(optimizer):
     ours = Ours(optimizer)
     peft = Peft(optimizer, ours.initial)
-    schedule = ours.allocator.schedule
+    schedule = ours.schedule
     losses, allocations = [], 0
     for t, tokens in enumerate(token_batches(), start=1):
-        metrics = ours.step(tokens)
+        metrics = ours.step(t, tokens)
         expected = peft.step(t, tokens)
         assert metrics["loss"] + metrics["penalty"] == pytest.approx(expected, rel=1e-4), f"step {t}"
         losses.append(metrics["loss"])
@@ -149,25 +161,23 @@ def test_sixty_steps_equal_peft(optimizer):
     assert (
         np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.1
     )  # it did learn, so the comparison is not one of two models standing still
-    alive = sum(int(a.sum()) for a in ours.state.allocator.alive.values())
-    assert alive == ADAPTER.target_r * len(ours.matrices)
+    assert ours.alive().sum() == ADAPTER.target_r * len(ours.matrices)
 
 
 def _assert_same_survivors(ours: Ours, peft: Peft, t: int) -> None:
     scores = np.asarray(ours.allocator.triplet_scores(ours.state.allocator))
-    threshold = np.sort(scores)[::-1][ours.allocator.schedule.budget(t) - 1]
+    threshold = np.sort(scores)[::-1][ours.schedule.budget(t) - 1]
     clear = np.abs(scores - threshold) > 1e-5 * threshold
     clear[np.argmin(np.abs(scores - threshold))] = True  # the last survivor itself is compared too
     theirs = np.concatenate([peft.survivors(m.path("lora_E")) for m in ours.matrices])
-    mine = np.concatenate([np.asarray(ours.state.allocator.alive[m.name]) for m in ours.matrices])
-    np.testing.assert_array_equal(mine[clear], theirs[clear], err_msg=f"step {t}")
+    np.testing.assert_array_equal(ours.alive()[clear], theirs[clear], err_msg=f"step {t}")
 
 
 def test_merged_weights_compute_what_the_adapter_computes():
     ours = Ours("adamw")
-    for tokens in token_batches()[:12]:
-        ours.step(tokens)
-    params = {**ours.frozen, **ours.state.trainable}
+    for t, tokens in enumerate(token_batches()[:12], start=1):
+        ours.step(t, tokens)
+    params = ours.params()
     merged = merge(ours.matrices, params)
     plain = build_backbone(ARCHITECTURE, "float32")
     assert set(merged) == {weight.path for weight in plain.weights}
@@ -175,17 +185,17 @@ def test_merged_weights_compute_what_the_adapter_computes():
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     run = jax.jit(lambda b, p: logits(b, p, forward(b, p, tokens, positions, jnp.ones_like(tokens))), static_argnums=0)
     with_adapter, with_merged = run(ours.backbone, params), run(plain, merged)
-    assert np.abs(np.asarray(with_adapter - run(plain, ours.frozen))).max() > 1e-2
+    assert np.abs(np.asarray(with_adapter - run(plain, dict(UnstackedParams(ours.frozen))))).max() > 1e-2
     np.testing.assert_allclose(with_merged, with_adapter, atol=2e-4)
 
 
 def test_final_phase_of_ours_reaches_the_same_ranks():
     config = AdapterConfig(**{f: getattr(ADAPTER, f) for f in ADAPTER.__slots__} | {"peft_compatible": False})
     ours = Ours("adamw", config)
-    for tokens in token_batches():
-        ours.step(tokens)
+    for t, tokens in enumerate(token_batches(), start=1):
+        ours.step(t, tokens)
     ranks = np.asarray(ours.allocator.ranks(ours.state.allocator))
     assert ranks.sum() == ADAPTER.target_r * len(ours.matrices)
-    for m in ours.matrices:
-        dead = ~np.asarray(ours.state.allocator.alive[m.name])
-        assert not np.asarray(ours.state.trainable[m.path("lora_E")])[dead].any()
+    for stack in ours.allocator.stacks:
+        dead = ~np.asarray(ours.state.allocator.alive[stack.name])
+        assert not np.asarray(ours.state.trainable[stack.path("lora_E")])[dead].any()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemma_keras.adapters.inject import add_adapters, initial_adapter_params
+from gemma_keras.adapters.inject import adapter_stacks, add_adapters, initial_adapter_params
 from gemma_keras.adapters.rank_allocator import RankAllocator, RankSchedule, resolve_schedule
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import AdapterConfig
@@ -20,27 +20,38 @@ CONFIG = AdapterConfig(method="adalora", init_r=4, target_r=2, alpha=4.0, delta_
 STEPS = 20
 
 
+LAYERS = 2
+
+
 @pytest.fixture(scope="module")
-def matrices():
-    return add_adapters(build_backbone(small(num_layers=1), "float32"), CONFIG)
+def stacks():
+    return adapter_stacks(add_adapters(build_backbone(small(num_layers=LAYERS), "float32"), CONFIG))
 
 
-def random_params(matrices, seed=0):
+@pytest.fixture(scope="module")
+def schedule(stacks):
+    return resolve_schedule(CONFIG, STEPS, LAYERS * len(stacks))
+
+
+def random_params(stacks, seed=0):
     rng = np.random.default_rng(seed)
     return {
-        m.path(w): jnp.asarray(rng.normal(size=getattr(m.adapter, w).shape), jnp.float32)
-        for m in matrices
-        for w in m.adapter.weight_names
+        s.path(w): jnp.asarray(rng.normal(size=s.shape(w)), jnp.float32) for s in stacks for w in s.adapter.weight_names
     }
 
 
-def run(allocator, matrices, steps=STEPS, grads=random_params):
+def run(allocator, schedule, steps=STEPS, grads=random_params):
     """Parameters and state after `steps` updates with the given gradients."""
-    params, state = random_params(matrices), allocator.init()
+    params, state = random_params(allocator.stacks), allocator.init()
     update = jax.jit(allocator.update)
     for t in range(1, steps + 1):
-        state, params = update(state, params, grads(matrices, t), jnp.int32(t))
+        state, params = update(state, params, grads(allocator.stacks, t), schedule.phase(t))
     return params, state
+
+
+def flat(allocator, masks):
+    """What is kept of every triplet, in the order of `RankAllocator.triplet_scores`."""
+    return np.stack([np.asarray(masks[s.name]) for s in allocator.stacks], axis=1).reshape(-1)
 
 
 @given(
@@ -68,64 +79,93 @@ def test_impossible_schedules_are_named(change):
         resolve_schedule(dataclasses.replace(CONFIG, **change), STEPS, 4)
 
 
-def test_equal_scores_do_not_over_prune(matrices):
-    allocator = RankAllocator(matrices, CONFIG, STEPS)
-    zeros = lambda matrices, t: jax.tree.map(jnp.zeros_like, random_params(matrices))  # noqa: E731
-    _, state = run(allocator, matrices, grads=zeros)
-    assert int(allocator.ranks(state).sum()) == 2 * len(matrices)
+def test_a_phase_says_what_a_step_does():
+    schedule = RankSchedule(total_steps=20, tinit=4, tfinal=6, delta_t=3, initial_budget=32, target_budget=16)
+    assert [t for t in range(1, 21) if schedule.phase(t).scores] == list(range(1, 14))
+    assert [t for t in range(1, 21) if schedule.phase(t).allocates] == [6, 9, 12, 14]
+    assert [t for t in range(1, 21) if schedule.phase(t).prunes] == [6, 9, 12, *range(14, 21)]
+    assert [t for t in range(1, 21) if schedule.phase(t).fixed] == list(range(15, 21))
+    assert [int(schedule.phase(t).budget) for t in (4, 14, 20)] == [32, 16, 16]
 
 
-def test_target_equal_to_initial_rank_prunes_nothing(matrices):
-    allocator = RankAllocator(matrices, dataclasses.replace(CONFIG, target_r=4), STEPS)
-    params, state = run(allocator, matrices)
-    assert int(allocator.ranks(state).sum()) == 4 * len(matrices)
-    assert all(np.asarray(params[m.path("lora_E")]).all() for m in matrices)
+def test_equal_scores_do_not_over_prune(stacks, schedule):
+    allocator = RankAllocator(stacks, CONFIG)
+    zeros = lambda stacks, t: jax.tree.map(jnp.zeros_like, random_params(stacks))  # noqa: E731
+    _, state = run(allocator, schedule, grads=zeros)
+    assert int(allocator.ranks(state).sum()) == 2 * LAYERS * len(stacks)
 
 
-def test_survivors_have_the_largest_scores_of_all_matrices(matrices):
-    allocator = RankAllocator(matrices, CONFIG, STEPS)
-    params, state = run(allocator, matrices)
-    scores = np.asarray(allocator.triplet_scores(state))
-    alive = np.concatenate([np.asarray(state.alive[m.name]) for m in matrices])
+def test_target_equal_to_initial_rank_prunes_nothing(stacks):
+    config = dataclasses.replace(CONFIG, target_r=4)
+    allocator = RankAllocator(stacks, config)
+    params, state = run(allocator, resolve_schedule(config, STEPS, allocator.matrix_count))
+    assert int(allocator.ranks(state).sum()) == 4 * LAYERS * len(stacks)
+    assert all(np.asarray(params[s.path("lora_E")]).all() for s in stacks)
+
+
+def test_survivors_have_the_largest_scores_of_all_matrices(stacks, schedule):
+    allocator = RankAllocator(stacks, CONFIG)
+    params, state = run(allocator, schedule)
+    scores, alive = np.asarray(allocator.triplet_scores(state)), flat(allocator, state.alive)
     assert scores[alive].min() > scores[~alive].max()
-    pruned = np.concatenate([np.asarray(params[m.path("lora_E")]) == 0 for m in matrices])
+    pruned = flat(allocator, {s.name: params[s.path("lora_E")] == 0 for s in stacks})
     np.testing.assert_array_equal(pruned, ~alive)
-    assert len(set(np.asarray(allocator.ranks(state)).tolist())) > 1  # ranks differ between matrices
+    ranks = np.asarray(allocator.ranks(state))
+    np.testing.assert_array_equal(ranks, alive.reshape(-1, CONFIG.init_r).sum(axis=1))
+    assert len(set(ranks.tolist())) > 1  # ranks differ between matrices
 
 
-def test_pattern_stays_fixed_in_the_final_phase(matrices):
-    allocator = RankAllocator(matrices, CONFIG, STEPS)
-    _, fixed = run(allocator, matrices, steps=allocator.schedule.fixed_at)
-    _, final = run(allocator, matrices)
+def test_scores_are_those_of_each_matrix_by_itself(stacks, schedule):
+    """The score of a triplet written out for one block and projection after the other."""
+    allocator = RankAllocator(stacks, CONFIG)
+    _, state = run(allocator, schedule)
+    product = {path: np.asarray(state.importance[path] * state.uncertainty[path]) for path in state.importance}
+    expected = [
+        product[s.path("lora_E")][layer, triplet]
+        + product[s.path("lora_A")][layer, triplet, :].mean()
+        + product[s.path("lora_B")][layer, :, triplet].mean()
+        for layer in range(LAYERS)
+        for s in stacks
+        for triplet in range(CONFIG.init_r)
+    ]
+    np.testing.assert_allclose(allocator.triplet_scores(state), expected, rtol=1e-5)
+
+
+def test_pattern_stays_fixed_in_the_final_phase(stacks, schedule):
+    allocator = RankAllocator(stacks, CONFIG)
+    _, fixed = run(allocator, schedule, steps=schedule.fixed_at)
+    _, final = run(allocator, schedule)
     jax.tree.map(np.testing.assert_array_equal, fixed, final)
 
 
-def test_active_triplets_before_and_after_the_pattern_is_fixed(matrices):
-    allocator = RankAllocator(matrices, CONFIG, STEPS)
-    _, state = run(allocator, matrices)
-    before = allocator.active(state, jnp.int32(allocator.schedule.fixed_at - 1))
-    after = allocator.active(state, jnp.int32(allocator.schedule.fixed_at))
+def test_active_triplets_before_and_after_the_pattern_is_fixed(stacks, schedule):
+    allocator = RankAllocator(stacks, CONFIG)
+    _, state = run(allocator, schedule)
+    before = allocator.active(state, schedule.phase(schedule.fixed_at))
+    after = allocator.active(state, schedule.phase(schedule.fixed_at + 1))
     assert all(np.asarray(mask).all() for mask in before.values())
-    assert sum(int(mask.sum()) for mask in after.values()) == 2 * len(matrices)
+    assert sum(int(mask.sum()) for mask in after.values()) == 2 * LAYERS * len(stacks)
 
 
-def dense_penalty(matrices, params, alive):
+def dense_penalty(stacks, params, alive):
     """The penalty written out, on physically smaller factors."""
     norms = []
-    for m in matrices:
-        keep = np.asarray(alive[m.name], bool)
-        for factor in (np.asarray(params[m.path("lora_A")])[keep], np.asarray(params[m.path("lora_B")]).T[keep]):
-            norms.append(np.linalg.norm(factor @ factor.T - np.eye(len(factor))))
+    for s in stacks:
+        for layer in range(LAYERS):
+            keep = np.asarray(alive[s.name][layer], bool)
+            lora_A, lora_B = (np.asarray(params[s.path(name)][layer]) for name in ("lora_A", "lora_B"))
+            for factor in (lora_A[keep], lora_B.T[keep]):
+                norms.append(np.linalg.norm(factor @ factor.T - np.eye(len(factor))))
     return np.mean(norms)
 
 
-def test_dropping_pruned_triplets_changes_neither_penalty_nor_gradients(matrices):
-    allocator = RankAllocator(matrices, CONFIG, STEPS)
-    params, state = run(allocator, matrices)
-    active = allocator.active(state, jnp.int32(STEPS))
+def test_dropping_pruned_triplets_changes_neither_penalty_nor_gradients(stacks, schedule):
+    allocator = RankAllocator(stacks, CONFIG)
+    params, state = run(allocator, schedule)
+    active = allocator.active(state, schedule.phase(STEPS))
     penalty, grads = jax.value_and_grad(allocator.penalty)(params, active)
-    assert penalty == pytest.approx(dense_penalty(matrices, params, state.alive), rel=1e-5)
-    noise = random_params(matrices, seed=9)
+    assert penalty == pytest.approx(dense_penalty(stacks, params, state.alive), rel=1e-5)
+    noise = random_params(stacks, seed=9)
     masks = allocator.weight_masks(active)
     disturbed = {path: jnp.where(masks[path] > 0, value, noise[path]) for path, value in params.items()}
     penalty_again, grads_again = jax.value_and_grad(allocator.penalty)(disturbed, active)
@@ -134,10 +174,10 @@ def test_dropping_pruned_triplets_changes_neither_penalty_nor_gradients(matrices
         np.testing.assert_array_equal(grads[path] * mask, grads_again[path] * mask)
 
 
-def test_penalty_of_a_matrix_without_survivors_is_finite(matrices):
-    allocator = RankAllocator(matrices, CONFIG, STEPS)
-    active = {m.name: jnp.zeros(4) for m in matrices}
-    penalty, grads = jax.value_and_grad(allocator.penalty)(random_params(matrices), active)
+def test_penalty_of_a_matrix_without_survivors_is_finite(stacks):
+    allocator = RankAllocator(stacks, CONFIG)
+    active = {s.name: jnp.zeros((LAYERS, 4)) for s in stacks}
+    penalty, grads = jax.value_and_grad(allocator.penalty)(random_params(stacks), active)
     assert penalty == 0 and all(np.isfinite(np.asarray(g)).all() for g in grads.values())
 
 
@@ -149,6 +189,10 @@ def test_paths_are_unique_and_the_replaced_projection_is_listed_once():
     assert matrices[0].path("lora_A") == "decoder_block_0/attention/query/adalora/lora_A"
     initial = initial_adapter_params(matrices, 0)
     assert set(initial) <= set(paths) and len(initial) == 3 * 8
+    stack = adapter_stacks(matrices)[0]
+    assert stack.name == "decoder_blocks/attention/query"
+    assert stack.path("lora_A") == "decoder_blocks/attention/query/adalora/lora_A"
+    assert stack.shape("lora_A") == (2, 4, 64) and len(adapter_stacks(matrices)) == 4
 
 
 def test_unknown_target_is_named():

@@ -1,7 +1,10 @@
 """Weights from Hugging Face folders and Keras presets, whole and damaged."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import keras_hub
 import numpy as np
@@ -14,6 +17,7 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.models.architectures import to_hf_config
 from gemma_keras.models.forward import build_backbone
 from gemma_keras.models.loading import describe_weights, load_params
+from tests.conftest import REPOSITORY
 from tests.models.conftest import lively_params, lively_tensors, small, small_gemma1
 
 
@@ -158,3 +162,88 @@ def test_tied_output_matrix_of_older_checkpoints_is_ignored(tmp_path):
     save_hf(small(), tmp_path)
     edit(tmp_path, lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"].copy()}))
     assert_same(load(tmp_path), lively_params(small()))
+
+
+def test_a_header_of_odd_length_is_read(tmp_path):
+    """Only newer writers pad the header, so a tensor may start anywhere in the file."""
+    save_hf(small(), tmp_path)
+    file = tmp_path / "model.safetensors"
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = data[8 : 8 + length].rstrip()
+    header += b" " * (len(header) % 2 == 0)
+    file.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
+    assert_same(load(tmp_path), lively_params(small()))
+
+
+def test_quantized_weights_are_refused(tmp_path):
+    save_hf(small(), tmp_path)
+    edit(tmp_path, lambda tensors: tensors.update({"model.norm.weight": np.zeros(64, np.int8)}))
+    with pytest.raises(UserError, match="model.norm.weight .* is of dtype I8"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_keep_no_hold_of_the_file(dtype, tmp_path):
+    """JAX on CPU may take an array's memory over, and the file may be replaced later."""
+    save_hf(small(), tmp_path, dtype)
+    params = load(tmp_path, dtype)
+    before = {path: np.array(value) for path, value in params.items()}
+    file = tmp_path / "model.safetensors"
+    with file.open("r+b") as opened:
+        opened.write(b"\xff" * file.stat().st_size)
+    assert_same(params, before)
+
+
+@pytest.mark.parametrize("save", [save_hf, lambda _, folder: preset(str(folder), "bfloat16")], ids=["HF", "Keras"])
+def test_progress_ends_at_the_whole(save, tmp_path):
+    save(small(), tmp_path)
+    calls = []
+    architecture = describe_weights(tmp_path)
+    backbone = build_backbone(architecture, "float32")
+    params = load_params(backbone, architecture, tmp_path, "float32", progress=lambda *call: calls.append(call))
+    sizes = np.cumsum([value.nbytes for value in params.values()])
+    assert calls == [(size, 4 * architecture.parameter_count) for size in sizes]
+    assert sizes[-1] == 4 * architecture.parameter_count
+
+
+SHARDED = """
+import sys
+import jax
+import numpy as np
+from gemma_keras.models.forward import build_backbone
+from gemma_keras.models.loading import describe_weights, load_params
+from gemma_keras.models.sharding import make_mesh, param_sharding
+
+assert len(jax.devices()) == 8
+for folder in sys.argv[1:]:
+    architecture = describe_weights(folder)
+    backbone = build_backbone(architecture, "float32")
+    for dtype in ("float32", "bfloat16"):
+        whole = load_params(backbone, architecture, folder, dtype)
+        assert {value.committed for value in whole.values()} == {False}
+        for data, model in ((1, 8), (2, 4), (8, 1)):
+            mesh = make_mesh(jax.devices(), data, model)
+            rules = lambda path, shape: None if path.endswith("scale") else param_sharding(mesh, path, shape)
+            sharded = load_params(backbone, architecture, folder, dtype, shardings=rules)
+            assert sharded.keys() == whole.keys()
+            for path, value in sharded.items():
+                assert path.endswith("scale") or value.sharding == rules(path, value.shape), path
+                assert value.dtype == dtype and np.asarray(value).tobytes() == np.asarray(whole[path]).tobytes(), path
+            assert sum(not value.is_fully_replicated for value in sharded.values()) >= 9  # feed-forward matrices
+    print("same", folder)
+"""
+
+
+def test_sharded_weights_equal_whole_ones(tmp_path):
+    """On 8 devices: float32 and bfloat16 files of both formats, read as both dtypes."""
+    save_hf(small(), tmp_path / "hf")
+    save_hf(small(), tmp_path / "hf_bfloat16", "bfloat16")
+    preset(str(tmp_path / "keras"), "float32")
+    preset(str(tmp_path / "keras_bfloat16"), "bfloat16")
+    child = subprocess.run(
+        [sys.executable, "-c", SHARDED, *sorted(tmp_path.iterdir())],
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+        cwd=REPOSITORY, capture_output=True, text=True,
+    )  # fmt: skip
+    assert child.stdout.count("same") == 4, child.stderr

@@ -12,10 +12,11 @@ def batch(rows=(0, 3, 3, -1)):
 
 
 def run(losses, hook_list, **options):
-    def step(state, frozen, batch):
+    def step(number, state, batch):
+        assert number == state + 1
         return state + 1, {"loss": np.float32(losses[state]), "grad_norm": np.float32(1.0)}
 
-    return train(step, 0, {}, [batch()] * len(losses), first_step=1, hooks=hook_list, **options)
+    return train(step, 0, [batch()] * len(losses), first_step=1, hooks=hook_list, **options)
 
 
 def test_guard_names_step_and_rows_and_comes_before_the_checkpoint():

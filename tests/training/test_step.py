@@ -8,16 +8,18 @@ import pytest
 import torch
 import transformers
 
-from gemma_keras.adapters.inject import add_adapters, dropout_seeds, initial_adapter_params
-from gemma_keras.adapters.rank_allocator import RankAllocator
+from gemma_keras.adapters.inject import adapter_stacks, add_adapters, dropout_seeds, initial_adapter_params
+from gemma_keras.adapters.rank_allocator import RankAllocator, resolve_schedule
 from gemma_keras.config.schema import AdapterConfig, OptimConfig
 from gemma_keras.models.forward import build_backbone
+from gemma_keras.models.stacking import stack_params
 from gemma_keras.training.losses import LossSums, supervised_sums
 from gemma_keras.training.optimizers import clip_by_global_norm, learning_rate_schedule, make_optimizer
 from gemma_keras.training.state import initial_state
-from gemma_keras.training.step import make_train_step
+from gemma_keras.training.step import StepSettings, make_train_step
 from tests.models.conftest import lively_params, small
 
+MODEL = small(num_layers=2)
 ADAPTER = AdapterConfig(method="adalora", init_r=4, target_r=2, alpha=8.0, dropout=0.1, delta_t=2, tinit=2, tfinal=4)
 
 
@@ -41,21 +43,38 @@ def quadratic(trainable, frozen, batch, key):
 
 def adapter_step(seed=0, accumulation=1, dropout=0.0):
     config = AdapterConfig(**{name: getattr(ADAPTER, name) for name in ADAPTER.__slots__} | {"dropout": dropout})
-    backbone = build_backbone(small(), "float32")
+    backbone = build_backbone(MODEL, "float32")
     matrices = add_adapters(backbone, config)
-    allocator = RankAllocator(matrices, config, 10)
-    optimizer = make_optimizer(OptimConfig(learning_rate=1e-2, warmup=0), 10)
+    stacks = adapter_stacks(matrices)
+    allocator = RankAllocator(stacks, config)
+    optimizer = make_optimizer(OptimConfig())
 
     def loss(trainable, frozen, batch, key):
-        params = {**frozen, **trainable, **dropout_seeds(matrices, key)}
+        params = {**frozen, **trainable, **dropout_seeds(stacks, key)}
         return supervised_sums(backbone, params, batch, training=True)
 
-    step = make_train_step(loss, optimizer, allocator=allocator, accumulation=accumulation, clip_norm=1.0, seed=seed)
-    return step, initial_state(initial_adapter_params(matrices, 0), optimizer, allocator)
+    jitted = make_train_step(loss, optimizer, allocator=allocator, accumulation=accumulation, clip_norm=1.0, seed=seed)
+    schedule, rate = resolve_schedule(config, 10, len(matrices)), cosine(1e-2, 10)
+
+    def step(state, frozen, batch):
+        t = int(state.step) + 1
+        return jitted(state, frozen, batch, StepSettings(np.float32(rate(t - 1)), schedule.phase(t)))
+
+    return step, initial_state(stack_params(initial_adapter_params(matrices, 0)), optimizer, allocator)
+
+
+def cosine(learning_rate, steps):
+    return learning_rate_schedule(OptimConfig(learning_rate=learning_rate, warmup=0), steps)
+
+
+def plain_step(optimizer, rate):
+    """A step on `quadratic` at one learning rate."""
+    jitted = make_train_step(quadratic, optimizer)
+    return lambda state, frozen, batch: jitted(state, frozen, batch, StepSettings(np.float32(rate), None))
 
 
 def test_microbatches_give_the_global_mean():
-    batch, frozen = make_batch(np.random.default_rng(0)), lively_params(small())
+    batch, frozen = make_batch(np.random.default_rng(0)), stack_params(lively_params(MODEL))
     whole, split = (adapter_step(accumulation=n) for n in (1, 4))
     for _ in range(3):
         state_1, metrics_1 = whole[0](whole[1], frozen, batch)
@@ -66,8 +85,8 @@ def test_microbatches_give_the_global_mean():
 
 
 def test_loss_is_a_mean_over_weights():
-    optimizer = optax.sgd(0.1)
-    step = make_train_step(quadratic, optimizer)
+    optimizer = make_optimizer(OptimConfig(name="sgd"))
+    step = plain_step(optimizer, 0.1)
     batch = {"x": np.array([[1.0, 0.0], [0.0, 2.0]], np.float32), "w": np.array([1.0, 3.0], np.float32)}
     state, metrics = step(initial_state({"p": jnp.ones(2)}, optimizer, None), {}, batch)
     assert metrics["loss"] == pytest.approx(0.5 * (1 + 3 * 4) / 4)
@@ -75,8 +94,8 @@ def test_loss_is_a_mean_over_weights():
 
 
 def test_a_step_that_is_not_finite_changes_nothing():
-    optimizer = optax.adam(0.1)
-    step = make_train_step(quadratic, optimizer)
+    optimizer = make_optimizer(OptimConfig())
+    step = plain_step(optimizer, 0.1)
     good = {"x": np.ones((1, 2), np.float32), "w": np.ones(1, np.float32)}
     state, _ = step(initial_state({"p": jnp.ones(2)}, optimizer, None), {}, good)
     before = jax.tree.map(np.array, state)
@@ -87,7 +106,7 @@ def test_a_step_that_is_not_finite_changes_nothing():
 
 
 def test_dropout_depends_on_seed_and_step_alone():
-    batch, frozen = make_batch(np.random.default_rng(0)), lively_params(small())
+    batch, frozen = make_batch(np.random.default_rng(0)), stack_params(lively_params(MODEL))
 
     def losses(seed):
         step, state = adapter_step(seed, dropout=0.5)
@@ -97,12 +116,13 @@ def test_dropout_depends_on_seed_and_step_alone():
             values.append(float(metrics["loss"]))
         return values
 
-    assert losses(0) == losses(0)
-    assert losses(0)[1:] != losses(1)[1:]  # at the first step lora_E is 0 and dropout without effect
+    first = losses(0)
+    assert first == losses(0)
+    assert first[1:] != losses(1)[1:]  # at the first step lora_E is 0 and dropout without effect
 
 
 def test_pruned_triplets_get_neither_updates_nor_moments():
-    batch, frozen = make_batch(np.random.default_rng(0)), lively_params(small())
+    batch, frozen = make_batch(np.random.default_rng(0)), stack_params(lively_params(MODEL))
     step, state = adapter_step()
     for _ in range(6):
         state, _ = step(state, frozen, batch)
@@ -116,9 +136,27 @@ def test_pruned_triplets_get_neither_updates_nor_moments():
         np.testing.assert_array_equal(state.trainable[path][dead], fixed.trainable[path][dead])
         np.testing.assert_array_equal(state.optimizer[0].mu[path][dead], 0)
         np.testing.assert_array_equal(state.trainable[f"{name}/adalora/lora_E"][dead], 0)
-        if alive.any():
-            assert np.abs(np.asarray(state.trainable[path])[alive] - fixed.trainable[path][alive]).max() > 0
-    assert dead_seen == 2 * len(fixed.allocator.alive)
+        change = np.abs(np.asarray(state.trainable[path])[alive] - fixed.trainable[path][alive])
+        assert (change.max(axis=-1) > 0).all()
+    assert dead_seen == 2 * MODEL.num_layers * len(fixed.allocator.alive)
+
+
+def test_a_decaying_rate_equals_optax_adamw():
+    """The rate comes from the host, the rest of AdamW from the optimizer: together optax's own."""
+    config = OptimConfig(learning_rate=0.1, weight_decay=0.3, warmup=2)
+    schedule = learning_rate_schedule(config, 8)
+    optimizer, theirs = make_optimizer(config), optax.adamw(schedule, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.3)
+    jitted = make_train_step(quadratic, optimizer)
+    state, params = initial_state({"p": jnp.ones(2)}, optimizer, None), {"p": jnp.ones(2)}
+    moments, rng = theirs.init(params), np.random.default_rng(0)
+    for t in range(8):
+        batch = {"x": rng.normal(size=(3, 2)).astype(np.float32), "w": np.ones(3, np.float32)}
+        grads = jax.grad(lambda p, batch=batch: quadratic(p, {}, batch, None).nll / 3)(params)
+        updates, moments = theirs.update(grads, moments, params)
+        params = optax.apply_updates(params, updates)
+        state, _ = jitted(state, {}, batch, StepSettings(np.float32(schedule(t)), None))
+        np.testing.assert_allclose(state.trainable["p"], params["p"], rtol=1e-5)
+    assert np.abs(np.asarray(params["p"]) - 1).max() > 0.1
 
 
 def test_clipping_equals_optax():

@@ -1,0 +1,113 @@
+"""Stacks over the blocks: back and forth, and the same model either way."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gemma_keras.models.compute_plan import ONE_DEVICE, REMAT_POLICIES, ComputePlan
+from gemma_keras.models.forward import build_backbone, forward, variable_shapes
+from gemma_keras.models.stacking import UnstackedParams, is_stacked, stack_params, stacked_shapes
+from tests.models.conftest import lively_params, small, small_gemma1
+
+SHAPES = {
+    "Gemma 2, odd": small(num_layers=3),
+    "Gemma 2, even": small(num_layers=4),
+    "Gemma 2, one block": small(num_layers=1),
+    "Gemma 1, odd": small_gemma1(num_layers=3),
+    "Gemma 1, even": small_gemma1(num_layers=2),
+    "Gemma 1, one block": small_gemma1(num_layers=1),
+}
+
+
+def gentle(architecture):
+    """Weights at which gradients keep their digits through all blocks."""
+    return lively_params(architecture, gain=1.0)
+
+
+def batch(rows=2, length=20):
+    """Two segments and padding; longer than the window of 8."""
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 97, (rows, length)), jnp.int32)
+    segments = jnp.broadcast_to(jnp.asarray([1] * 12 + [2] * 6 + [0] * 2, jnp.int32), tokens.shape)
+    positions = jnp.broadcast_to(jnp.asarray([*range(12), *range(6), 0, 0], jnp.int32), tokens.shape)
+    return tokens, positions, segments
+
+
+def hidden_and_gradients(architecture, params, plan=ONE_DEVICE):
+    backbone = build_backbone(architecture, "float32")
+    tokens, positions, segments = batch()
+    target = jnp.asarray(np.random.default_rng(1).normal(size=(*tokens.shape, 64)), jnp.float32)
+
+    def loss(params):
+        hidden = forward(backbone, params, tokens, positions, segments, plan=plan)
+        return jnp.mean(jnp.where(segments[..., None] > 0, hidden * target, 0.0)), hidden
+
+    (_, hidden), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    return np.asarray(hidden[segments > 0]), grads
+
+
+def assert_same(actual, expected):
+    """Within 1e-6 of the largest value of each array."""
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6 * max(1.0, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_stacks_give_what_paths_give(name):
+    architecture = SHAPES[name]
+    params = gentle(architecture)
+    stacks = stack_params(dict(params))
+    hidden, grads = hidden_and_gradients(architecture, params)
+    stacked_hidden, stacked_grads = hidden_and_gradients(architecture, stacks)
+    assert_same(stacked_hidden, hidden)
+    assert stacked_grads.keys() == stacks.keys()
+    for path, grad in UnstackedParams(stacked_grads).items():
+        assert np.abs(grads[path]).max() > 0, path
+        assert_same(grad, np.asarray(grads[path]))
+
+
+def test_the_order_of_blocks_matters():
+    """So the comparison above would see blocks, or their windows, in another order."""
+    architecture = small(num_layers=4)
+    stacks = stack_params(gentle(architecture))
+    other = {path: stack[::-1] if path.startswith("decoder_blocks/") else stack for path, stack in stacks.items()}
+    difference = hidden_and_gradients(architecture, stacks)[0] - hidden_and_gradients(architecture, other)[0]
+    assert np.abs(difference).max() > 1e-2
+
+
+@pytest.mark.parametrize("remat", REMAT_POLICIES)
+def test_every_policy_gives_the_same(remat):
+    architecture = small(num_layers=3)
+    stacks = stack_params(gentle(architecture))
+    hidden, grads = hidden_and_gradients(architecture, gentle(architecture))
+    remat_hidden, remat_grads = hidden_and_gradients(architecture, stacks, ComputePlan(remat=remat))
+    assert_same(remat_hidden, hidden)
+    for path, grad in UnstackedParams(remat_grads).items():
+        assert_same(grad, np.asarray(grads[path]))
+
+
+def test_there_and_back():
+    params = lively_params(small(num_layers=3))
+    given = dict(params)
+    stacks = stack_params(given)
+    assert not given and is_stacked(stacks) and not is_stacked(params)
+    assert stacks["decoder_blocks/ffw_linear/kernel"].shape == (3, 96, 64)
+    back = UnstackedParams(stacks)
+    assert set(back) == set(params) and len(back) == len(params)
+    for path, value in params.items():
+        np.testing.assert_array_equal(back[path], value)
+    with pytest.raises(KeyError):
+        back["decoder_block_0/nothing"]
+
+
+def test_rows_are_those_of_the_blocks_beyond_the_tenth():
+    """Sorted by name, block 10 would come before block 2."""
+    params = {f"decoder_block_{layer}/x/scale": jnp.full(2, layer) for layer in (11, 2, 10, *range(2), *range(3, 10))}
+    np.testing.assert_array_equal(stack_params(params)["decoder_blocks/x/scale"][:, 0], np.arange(12))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes_are_those_of_the_arrays(name):
+    shapes = variable_shapes(build_backbone(SHAPES[name], "float32"))
+    stacks = stack_params(lively_params(SHAPES[name]))
+    expected = {path: (spec.shape, spec.dtype) for path, spec in stacked_shapes(shapes).items()}
+    assert {path: (stack.shape, stack.dtype) for path, stack in stacks.items()} == expected

@@ -1,0 +1,147 @@
+"""Counts of matmul FLOPs against hand counts and XLA's own cost analysis."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+from gemma_keras.preflight.flops import largest_shapes, matmul_flops
+
+ROWS, WIDE, NARROW = 128, 512, 256
+UNIT = 2 * ROWS * NARROW * WIDE  # FLOPs of one matmul between the two widths
+
+
+def spec(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def block(x, weights):
+    return jnp.tanh(x @ weights[0]) @ weights[1]
+
+
+WEIGHTS = [(spec(NARROW, WIDE), spec(WIDE, NARROW))] * 2
+X = spec(ROWS, NARROW)
+
+
+def loss(weights, x, block=block):
+    for layer in weights:
+        x = block(x, layer)
+    return jnp.sum(x**2)
+
+
+def test_gradient_of_a_small_network_is_counted_by_hand_and_as_xla_counts_it():
+    traced = jax.jit(jax.grad(loss)).trace(WEIGHTS, X)
+    counted = matmul_flops(traced.jaxpr)
+    # 4 matmuls forward, for each a gradient of its weight, and of its input but for the first.
+    assert counted.total == (4 + 4 + 3) * UNIT
+    assert counted.parts == {"rest": counted.total}
+    assert counted.total == pytest.approx(traced.lower().compile().cost_analysis()["flops"], rel=0.01)
+
+
+def test_what_is_computed_again_is_counted_and_what_nobody_uses_is_not():
+    remat = jax.jit(jax.grad(lambda w, x: loss(w, x, jax.checkpoint(block)))).trace(WEIGHTS, X)
+    # The first matmul of each block again; the second one's output is not needed for its gradients.
+    assert matmul_flops(remat.jaxpr).total == (11 + 2) * UNIT
+
+    def unused(weights, x):
+        x @ weights[0][0]
+        return jnp.sum(x @ weights[1][0])
+
+    assert matmul_flops(jax.jit(unused).trace(WEIGHTS, X).jaxpr).total == UNIT
+
+
+def test_a_saved_output_is_not_computed_again():
+    def named(x, weights):
+        return jax.ad_checkpoint.checkpoint_name(x @ weights[0], "wide").clip(0) ** 2 @ weights[1]
+
+    policy = jax.checkpoint_policies.save_only_these_names("wide")
+    saved = jax.jit(jax.grad(lambda w, x: loss(w, x, jax.checkpoint(named, policy=policy)))).trace(WEIGHTS, X)
+    assert matmul_flops(saved.jaxpr).total == 11 * UNIT
+
+
+def test_loops_and_branches():
+    def scanned(x, weights):
+        return jax.lax.scan(lambda c, w: (block(c, w), None), x, weights)[0]
+
+    stacked = (spec(7, NARROW, WIDE), spec(7, WIDE, NARROW))
+    assert matmul_flops(jax.jit(scanned).trace(X, stacked).jaxpr).total == 7 * 2 * UNIT
+
+    def branching(x, weights, flag):
+        return jax.lax.cond(flag, lambda: block(x, weights), lambda: x)
+
+    flag = jax.ShapeDtypeStruct((), jnp.bool_)
+    assert matmul_flops(jax.jit(branching).trace(X, WEIGHTS[0], flag).jaxpr).total == 2 * UNIT
+
+    def endless(x, weights):
+        return jax.lax.while_loop(lambda c: c.sum() > 0, lambda c: block(c, weights), x)
+
+    counted = matmul_flops(jax.jit(endless).trace(X, WEIGHTS[0]).jaxpr)
+    assert (counted.total, counted.unknown_loops) == (2 * UNIT, 1)
+
+
+def test_convolutions_count_as_xla_counts_them():
+    def convolve(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    traced = jax.jit(convolve).trace(spec(2, 34, 34, 16), spec(3, 3, 16, 32))
+    assert matmul_flops(traced.jaxpr).total == 2 * (2 * 32 * 32 * 32) * (3 * 3 * 16)
+    assert matmul_flops(traced.jaxpr).total == pytest.approx(
+        traced.lower().compile().cost_analysis()["flops"], rel=0.01
+    )
+
+
+def test_a_shard_maps_body_counts_once_a_device():
+    mesh = jax.make_mesh((1,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
+    p = jax.sharding.PartitionSpec
+    mapped = jax.shard_map(lambda x, w: x @ w, mesh=mesh, in_specs=(p(), p(None, "model")), out_specs=p(None, "model"))
+    abstract = jax.sharding.AbstractMesh((4,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
+    four = jax.shard_map(
+        lambda x, w: x @ w, mesh=abstract, in_specs=(p(), p(None, "model")), out_specs=p(None, "model")
+    )
+    replicated = jax.shard_map(lambda x, w: x @ w, mesh=abstract, in_specs=(p(), p()), out_specs=p(), check_vma=False)
+    for function, times in ((mapped, 1), (four, 1), (replicated, 4)):
+        assert matmul_flops(jax.make_jaxpr(function)(X, WEIGHTS[0][0])).total == times * UNIT
+
+
+@pytest.mark.parametrize("cap", [None, 50.0])
+def test_splash_kernels_count_the_blocks_that_their_mask_leaves(cap):
+    heads, time, head_dim = 2, 1024, 128
+    blocks = splash.BlockSizes(
+        block_q=256, block_kv=256, block_q_dkv=256, block_kv_dkv=256, block_q_dq=256, block_kv_dq=256
+    )
+    kernel = splash.make_splash_mha(
+        masks.MultiHeadMask([masks.CausalMask((time, time))] * heads), block_sizes=blocks, head_shards=1, q_seq_shards=1,
+        attn_logits_soft_cap=cap,
+    )  # fmt: skip
+    shapes = [spec(heads, time, head_dim)] * 3
+    counted = matmul_flops(jax.make_jaxpr(kernel)(*shapes))
+    block_pairs = 4 * 5 // 2  # of 4 x 4, those on and below the diagonal
+    assert counted.attention == counted.total == heads * block_pairs * 2 * (2 * 256 * 256 * head_dim)
+    assert sum(counted.kernels.values()) == 1
+    assert bool(counted.soft_capped) == (cap is not None)
+
+    def summed(*arrays):
+        return jnp.sum(kernel(*arrays))
+
+    backward = matmul_flops(jax.make_jaxpr(jax.grad(summed, argnums=(0, 1, 2)))(*shapes))
+    assert sum(backward.kernels.values()) == 3  # forward; keys and values; queries
+    assert backward.attention == pytest.approx((2 + 4 + 3) / 2 * counted.attention, rel=0.01)
+
+
+def test_parts_are_told_by_scope():
+    def scoped(x, weights):
+        with jax.named_scope("attention"):
+            x = x @ weights[0]
+        with jax.named_scope("log_probs"):
+            return x @ weights[1]
+
+    parts = matmul_flops(jax.jit(scoped).trace(X, WEIGHTS[0]).jaxpr).parts
+    assert parts == {"attention": UNIT, "log_probs": UNIT}
+
+
+def test_largest_shapes_are_those_of_the_whole_program():
+    def inner(x, weights):
+        return jax.jit(lambda a: (a @ weights[0]).sum())(x)
+
+    assert largest_shapes(jax.jit(inner).trace(X, WEIGHTS[0]).jaxpr, 2)[0] == (ROWS, WIDE)

@@ -1,0 +1,53 @@
+"""The sizes that users train, by the real TPU compiler: memory, FLOPs, kernels, exchanges. Minutes each."""
+
+import pytest
+
+from gemma_keras.models.architectures import get_architecture
+from tests.preflight.checks import check_collectives, check_sizes, check_splash
+
+pytestmark = pytest.mark.long
+FIVE_MINUTES = 300
+
+
+def compiled(preflight, architecture: str, *arguments: str, rows: int, length: int, topology: str = "v5e:2x4") -> dict:
+    report = preflight.report(architecture, *arguments, rows=rows, length=length, topology=topology, timeout=1800)
+    assert report["fits"]
+    assert report["compile_seconds"] < FIVE_MINUTES
+    assert report["loops_of_unknown_length"] == 0
+    check_sizes(report, get_architecture(architecture), rows, length)
+    check_collectives(report)
+    return report
+
+
+def test_9b_on_v5e_8_at_16384_tokens(preflight):
+    report = compiled(preflight, "gemma2_9b", "--config.train.remat=matmul", rows=16, length=1024)
+    assert report["tokens_per_step"] >= 16_384
+    assert report["gib_per_chip"] <= 15.0
+    assert report["matmul_flops_per_token_over_n"] <= 4.5
+    check_splash(report, 42, recomputed=False)
+
+
+def test_9b_on_v5e_8_with_rows_of_8192_tokens(preflight):
+    compiled(preflight, "gemma2_9b", rows=2, length=8192)
+
+
+def test_9b_on_v3_8(preflight):
+    report = compiled(preflight, "gemma2_9b", rows=8, length=1024, topology="v3:2x2")
+    assert report["attention"] == "blockwise" and report["kernels"] == []
+
+
+def test_27b_on_v5e_8(preflight):
+    compiled(preflight, "gemma2_27b", rows=8, length=1024)
+
+
+def test_2b_on_v5e_8(preflight):
+    compiled(preflight, "gemma2_2b", rows=16, length=1024)
+
+
+@pytest.mark.parametrize(("data", "model"), [(1, 8), (2, 4), (4, 2), (8, 1)])
+def test_meshes_of_9b(preflight, data, model):
+    mesh = (f"--config.parallel.data={data}", f"--config.parallel.model={model}")
+    report = preflight.report("gemma2_9b", *mesh, "--config.train.remat=matmul", rows=16, length=1024, timeout=1800)
+    assert report["mesh"] == {"data": data, "model": model}
+    if report["fits"]:
+        check_collectives(report)

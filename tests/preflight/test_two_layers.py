@@ -1,0 +1,60 @@
+"""The checks of the full sizes on two layers, by the real TPU compiler."""
+
+import pytest
+
+from gemma_keras.models.architectures import get_architecture
+from tests.preflight.checks import check_collectives, check_sizes, check_splash
+
+ROWS, LENGTH, LAYERS = 16, 1024, 2
+# Gemma 2 9b, narrower: compilation takes a tenth of the time.
+NARROW = dict(num_layers=LAYERS, hidden_dim=1024, intermediate_dim=4096, head_dim=128, vocabulary_size=32_000)
+
+
+@pytest.mark.parametrize(("data", "model"), [(1, 8), pytest.param(8, 1, marks=pytest.mark.long)])
+def test_the_matmul_policy_runs_no_kernel_twice(preflight, data, model):
+    mesh = (f"--config.parallel.data={data}", f"--config.parallel.model={model}")
+    report = preflight.report("gemma2_9b", *mesh, "--config.train.remat=matmul", rows=ROWS, length=LENGTH, **NARROW)
+    assert report["fits"] and report["mesh"] == {"data": data, "model": model}
+    assert report["tokens_per_step"] == ROWS * LENGTH
+    check_splash(report, LAYERS, recomputed=False)
+    check_sizes(report, get_architecture("gemma2_9b").replace(**NARROW), ROWS, LENGTH)
+    check_collectives(report)
+    assert report["loops_of_unknown_length"] == 0
+    assert report["gib_per_chip"] == pytest.approx(
+        report["arguments_gib"] + report["outputs_gib"] - report["aliased_gib"] + report["temporaries_gib"], abs=0.2
+    )
+
+
+@pytest.mark.long
+def test_layers_in_a_loop_and_one_that_is_left_over_all_count(preflight):
+    report = preflight.report(
+        "gemma2_9b", "--config.train.remat=matmul", rows=ROWS, length=LENGTH, **NARROW | {"num_layers": 5}
+    )
+    check_splash(report, 5, recomputed=False)
+    check_collectives(report)
+    weights = {line["why"]: line["count"] for line in report["collectives"] if line["why"].endswith("weights")}
+    assert weights and all(count >= 5 * 7 for count in weights.values())  # seven matrices a layer, without adapters
+
+
+@pytest.mark.long
+def test_full_rematerialisation_runs_forward_kernels_twice(preflight):
+    report = preflight.report("gemma2_9b", "--config.train.remat=full", rows=ROWS, length=LENGTH, **NARROW)
+    check_splash(report, LAYERS, recomputed=True)
+
+
+@pytest.mark.long
+def test_what_cannot_fit_is_told_with_advice(preflight):
+    report = preflight.report(
+        "gemma2_9b", "--config.train.remat=none", rows=2048, length=LENGTH, **NARROW | {"num_layers": 1}
+    )
+    assert not report["fits"] and report["gib_limit"] == 15.75
+    assert report["gib_per_chip"] is None or report["gib_per_chip"] > report["gib_limit"]
+    assert any("--config.train.remat=full" in idea for idea in report["advice"])
+    assert any("accumulation" in idea for idea in report["advice"])
+
+
+@pytest.mark.long
+def test_a_decoding_step_is_compiled_too(preflight):
+    report = preflight.report("gemma2_9b", "--program=decode", rows=8, length=512, **NARROW)
+    assert report["fits"] and report["tokens_per_step"] == 8
+    assert report["roofline"]["bound"] in ("memory", "collective")
