@@ -49,6 +49,15 @@ class ComputePlan:
         """The residual stream [B, T, D] as it lies between blocks."""
         return self.constrain(x, DATA, MODEL if self.shard_sequence else None, None)
 
+    def features(self, x: jax.Array) -> jax.Array:
+        """What a projection gives, [B, T, F] or [B, T, heads, H], with F or heads divided over "model" where they divide.
+
+        Said outright, for else XLA gathers whole feed-forward weights, or exchanges times for heads.
+        """
+        if self.mesh is None or x.shape[2] % self.mesh.shape[MODEL]:
+            return x
+        return self.constrain(x, DATA, None, MODEL, *(None,) * (x.ndim - 3))
+
     def rematerialised(self, block: Callable[..., Any]) -> Callable[..., Any]:
         """`block` with this plan's policy for the backward pass."""
         policies = jax.checkpoint_policies
@@ -56,8 +65,14 @@ class ComputePlan:
             return jax.checkpoint(block, policy=policies.save_only_these_names(*_SAVED[self.remat]))
         if self.mesh is not None and self.mesh.shape[DATA] > 1:
             # Saved gathered weights would be a copy of the whole model on every device.
-            return jax.checkpoint(block, policy=policies.save_anything_except_these_names(GATHERED))
+            return jax.checkpoint(block, policy=_all_but_gathered)
         return block
+
+
+def _all_but_gathered(primitive: Any, *_: Any, **params: Any) -> bool:
+    """The policy that saves all but weights on their way from the stack to their use."""
+    on_the_way = primitive.name in ("sharding_constraint", "slice", "squeeze", "dynamic_slice")
+    return not on_the_way and params.get("name") != GATHERED
 
 
 ONE_DEVICE = ComputePlan()

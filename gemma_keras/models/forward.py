@@ -171,7 +171,8 @@ def forward(
             positions=_write(cache.positions, positions, cache.index),
             segments=_write(cache.segments, segment_ids, cache.index),
         )
-    x = plan.residual(_embed(backbone, params, tokens, plan))
+    with jax.named_scope("token_embedding"):
+        x = plan.residual(_embed(backbone, params, tokens, plan))
     # Behind a barrier, lest every layer computes cosines of its own.
     angles = jax.lax.optimization_barrier(rope_angles(positions, backbone.architecture.head_dim))
 
@@ -208,13 +209,18 @@ def _scan_blocks(
     period = 1 if backbone.architecture.sliding_window is None else 2
     stacks = {path: stack for path, stack in params.items() if path.startswith(STACKS)}
 
-    def run(x: jax.Array, layer: int, weights: Params) -> jax.Array:
-        own = {path.replace(STACKS, f"decoder_block_{layer}/"): weight for path, weight in weights.items()}
-        return plan.rematerialised(functools.partial(block, layer))(own, x)
+    def run(x: jax.Array, weights: Params, layer: int, row: int) -> jax.Array:
+        # Rows are taken within the block, lest the backward pass keeps a copy of each.
+        def of_row(weights: Params, x: jax.Array) -> jax.Array:
+            with jax.named_scope("weights"):
+                own = {path.replace(STACKS, f"decoder_block_{layer}/"): stack[row] for path, stack in weights.items()}
+            return block(layer, own, x)
+
+        return plan.rematerialised(of_row)(weights, x)
 
     def step(x: jax.Array, weights: Params) -> tuple[jax.Array, None]:
         for layer in range(period):
-            x = run(x, layer, {path: stack[layer] for path, stack in weights.items()})
+            x = run(x, weights, layer, layer)
         return x, None
 
     rounds = layers // period
@@ -223,7 +229,7 @@ def _scan_blocks(
         grouped = {path: stack.reshape(rounds, period, *stack.shape[1:]) for path, stack in whole.items()}
         x, _ = jax.lax.scan(step, x, grouped)
     if layers % period:
-        x = run(x, 0, {path: stack[-1] for path, stack in stacks.items()})
+        x = run(x, stacks, 0, -1)
     return x
 
 
@@ -239,7 +245,8 @@ def _scope(layer: keras.layers.Layer, params: Params, plan: ComputePlan) -> kera
     for missing in (weight.path for weight in layer.weights if weight.path not in params):
         raise KeyError(missing)
     if plan.mesh is not None:
-        mapping = [(variable, gathered(plan, variable.path, value)) for variable, value in mapping]
+        with jax.named_scope("weights"):
+            mapping = [(variable, gathered(plan, variable.path, value)) for variable, value in mapping]
     return keras.StatelessScope(state_mapping=mapping, initialize_variables=False)
 
 
@@ -263,9 +270,11 @@ def _decoder_block(
     block = backbone.transformer_layers[layer]
     post_norms = backbone.architecture.post_norms
     normed = block.pre_attention_norm(x)
-    query = apply_rope(block.attention.query_dense(normed, training=training), angles)
-    key = apply_rope(block.attention.key_dense(normed, training=training), angles)
-    value = block.attention.value_dense(normed, training=training)
+    query = plan.features(block.attention.query_dense(normed, training=training))
+    key = plan.features(block.attention.key_dense(normed, training=training))
+    value = plan.features(block.attention.value_dense(normed, training=training))
+    with jax.named_scope("rope"):
+        query, key = apply_rope(query, angles), apply_rope(key, angles)
     if cache is None:
         heads = packed_attention(
             query,
@@ -285,8 +294,8 @@ def _decoder_block(
     attended = checkpoint_name(plan.residual(block.attention.output_dense(heads, training=training)), ATTENDED)
     x = x + (block.post_attention_norm(attended) if post_norms else attended)
     normed = block.pre_ffw_norm(x)
-    gate = checkpoint_name(block.gating_ffw(normed, training=training), GATE)
-    up = checkpoint_name(block.gating_ffw_2(normed, training=training), UP)
+    gate = checkpoint_name(plan.features(block.gating_ffw(normed, training=training)), GATE)
+    up = checkpoint_name(plan.features(block.gating_ffw_2(normed, training=training)), UP)
     fed = plan.residual(block.ffw_linear(_gated_gelu(gate, up), training=training))
     fed = checkpoint_name(fed, DOWN)
     return x + (block.post_ffw_norm(fed) if post_norms else fed), cache

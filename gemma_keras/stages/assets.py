@@ -90,7 +90,8 @@ def load_assets(config: Config, tokenizer: Tokenizer, program: TrainProgram) -> 
         dtype = config.model.dtype if program.matrices else "float32"
         base = load_weights(backbone, config.model.weights, dtype, mesh)
     else:
-        base = place_params(initial_params(backbone, config.train.seed), mesh)
+        plain = build_backbone(backbone.architecture, config.model.dtype) if program.matrices else backbone
+        base = place_params(initial_params(plain, config.train.seed), mesh)
     base = stack_params(base, _places(mesh))
     if not program.matrices:
         return Assets(tokenizer, backbone, [], base, {})

@@ -58,9 +58,11 @@ def make_train_step(
         active = None
         if allocator and state.allocator and settings.phase:
             active = allocator.active(state.allocator, settings.phase)
-            grads, metrics["penalty"] = _add_penalty(allocator, state.trainable, grads, active)
-        grads, metrics["grad_norm"] = clip_by_global_norm(grads, clip_norm)
-        updated = _update(state, grads, optimizer, allocator, active, settings)
+            with jax.named_scope("penalty"):
+                grads, metrics["penalty"] = _add_penalty(allocator, state.trainable, grads, active)
+        with jax.named_scope("optimizer"):
+            grads, metrics["grad_norm"] = clip_by_global_norm(grads, clip_norm)
+            updated = _update(state, grads, optimizer, allocator, active, settings)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
         kept = state._replace(step=state.step + 1)
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, kept)
@@ -125,5 +127,6 @@ def _update(
         optimizer, lambda moment, mask: moment * mask, optimizer_state, masks
     )
     trainable = optax.apply_updates(state.trainable, updates)
-    allocation, trainable = allocator.update(state.allocator, trainable, grads, settings.phase)
+    with jax.named_scope("allocator"):
+        allocation, trainable = allocator.update(state.allocator, trainable, grads, settings.phase)
     return TrainState(completed, trainable, optimizer_state, allocation)

@@ -177,7 +177,7 @@ def test_what_a_plan_leaves_open_is_chosen():
 
 
 @pytest.mark.parametrize(
-    ("devices", "rows", "expected"), [(8, 16, (8, 1)), (8, 2, (2, 4)), (8, 1, (2, 4)), (4, 1, (1, 4))]
+    ("devices", "rows", "expected"), [(8, 16, (8, 1)), (8, 2, (2, 4)), (8, 1, (1, 4)), (4, 1, (1, 4))]
 )
 def test_default_mesh(devices, rows, expected):
     """Rows first, heads (4) for what rows leave."""
