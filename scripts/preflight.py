@@ -1,4 +1,4 @@
-"""Compiles a configuration's real program for a TPU that need not be there, and says whether it fits and what it costs.
+"""Compiles a train step, or a step of decoding, for a TPU that need not be there; says whether it fits and what it costs.
 
 --topology=SLICE     generation and chips: v5e:2x4 (default), v3:2x2, v4:2x2x1, v6e:2x4, v5p:2x2x1, ...
 --utilisation=SHARE  share of the matmul peak that hours are estimated with (default: 0.5)
@@ -42,5 +42,8 @@ def main(config: Config, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    options, sys.argv = take_options(sys.argv)
+    try:
+        options, sys.argv = take_options(sys.argv)
+    except absl_flags.Error as mistake:
+        sys.exit(f"{mistake}; --help lists the flags")
     flags.run(main, default_config="configs/stage1.py", kind=Config)

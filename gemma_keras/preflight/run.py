@@ -1,10 +1,12 @@
-"""Preflight: compiles the real program of a configuration for a TPU slice that need not be there, and reports on it.
+"""Preflight: compiles a configuration's train step, the very one, or a step of decoding, for a TPU slice that need not be
+there, and reports on it.
 
 Axes: B batch, T time.
 """
 
 import dataclasses
 import importlib.metadata
+import math
 import re
 import time
 from collections.abc import Callable
@@ -59,12 +61,16 @@ class Compiled:
     asked: float | None
     seconds: float
 
+    def fits(self, hardware: Hardware) -> bool:
+        """Whether the compiler took it, and its sum of arguments and temporaries is within the device's memory."""
+        return self.compiled is not None and self.asked is not None and self.asked <= hardware.memory_gib
+
 
 def _train(config: Config, architecture: Architecture, plan: ComputePlan) -> Traced:
     program = train_program(config, architecture, plan)
     step: Any = program.step
     trace = step.trace(program.state, program.frozen, program.batch, program.settings)
-    return Traced(trace, config.train.batch_rows * config.data.sequence_length)
+    return Traced(trace, math.prod(program.batch["tokens"].shape))
 
 
 def _decode(config: Config, architecture: Architecture, plan: ComputePlan) -> Traced:
@@ -158,7 +164,7 @@ def examine(
     )
     for policy in policies:
         tried.append(_compile(config, architecture, dataclasses.replace(plan, remat=policy), PROGRAMS[program]))
-        if tried[-1].compiled is not None:
+        if tried[-1].fits(hardware):
             break
     result = tried[-1]
     mesh = dict(plan.mesh.shape) if plan.mesh is not None else {DATA: 1, MODEL: 1}
@@ -168,14 +174,14 @@ def examine(
         program=program, architecture=architecture.name, parameters=architecture.parameter_count, topology=topology,
         device=hardware.name, devices=count, mesh=mesh, shard_sequence=result.plan.shard_sequence,
         attention=result.plan.attention if program == "train" else "reference", remat=result.plan.remat,
-        tried=[{"remat": t.plan.remat, "fits": t.compiled is not None, "gib": t.asked} for t in tried],
+        tried=[{"remat": t.plan.remat, "fits": t.fits(hardware), "gib": t.asked} for t in tried],
         gib_limit=hardware.memory_gib, tokens_per_step=result.tokens, matmul_flops_per_step=result.flops.total,
         matmul_flops_per_token_over_n=result.flops.without_attention / scale,
         attention_flops_per_token_over_n=result.flops.attention / scale, matmul_flops_by_part=result.flops.parts,
         loops_of_unknown_length=result.flops.unknown_loops, largest_shapes=result.shapes, utilisation=utilisation,
         compile_seconds=result.seconds, versions=_versions(), steps=steps,
         **_compiled_figures(result, hardware, count, utilisation, steps),
-        advice=[] if result.compiled is not None else advice(config, mesh, result.plan.remat, result.plan.shard_sequence),
+        advice=[] if result.fits(hardware) else advice(config, mesh, result.plan.remat, result.plan.shard_sequence),
     )  # fmt: skip
 
 
