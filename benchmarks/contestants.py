@@ -3,7 +3,7 @@
 A line of JSON on standard input asks for steps, `{"first": 3, "count": 1}`; the answer is a line on standard output. When
 the input ends, so does the process. `python -m benchmarks.contestants NAME FOLDER` with NAME one of
 
-    ours                    packed rows, the package's own train step
+    ours:4                  packed rows, the package's own train step, at most 4 packed rows at a time
     peft:padded:8           transformers and PEFT's AdaLoRA, rows padded to T, at most 8 rows at a time
     peft:dynamic:8          the same, rows sorted by length and padded to the longest of those at a time
     keras_hub:8             keras-hub's `enable_lora` and `fit`, rows padded to T, at most 8 rows at a time
@@ -29,7 +29,7 @@ Steps = Callable[[int, int], list[tuple[float, float]]]
 MATMULS = 8  # products that are timed together
 
 
-def ours(work: workload.Workload, folder: Path) -> Steps:
+def ours(work: workload.Workload, folder: Path, at_once: int) -> Steps:
     """The package's train step on packed rows."""
     import jax
     import jax.numpy as jnp
@@ -40,6 +40,7 @@ def ours(work: workload.Workload, folder: Path) -> Steps:
     from gemma_keras.models.stacking import stack_params
     from gemma_keras.stages.programs import compile_first_that_fits, step_settings
 
+    rows = len(work.steps[0])
     adapter = AdapterConfig(
         method="adalora", init_r=workload.RANK, target_r=workload.TARGET_RANK, alpha=workload.ALPHA,
         dropout=workload.DROPOUT, beta1=workload.BETA, beta2=workload.BETA, delta_t=workload.DELTA_T, tinit=1,
@@ -50,7 +51,7 @@ def ours(work: workload.Workload, folder: Path) -> Steps:
         data=DataConfig(sequence_length=work.sequence_length),
         adapter=adapter,
         optim=OptimConfig(learning_rate=workload.LEARNING_RATE, warmup=0, schedule="constant"),
-        train=TrainConfig(batch_rows=len(work.steps[0]), seed=workload.SEED),
+        train=TrainConfig(batch_rows=rows, accumulation=max(1, rows // at_once) if at_once else 1, seed=workload.SEED),
     )
     program, compiled = compile_first_that_fits(config, work.architecture, jax.devices())
     frozen = stack_params({path: jnp.asarray(array) for path, array in workload.load_params(folder).items()})
@@ -106,7 +107,7 @@ def build(name: str, folder: Path) -> Steps:
     kind, *rest = name.split(":")
     work = workload.load(folder)
     if kind == "ours":
-        return ours(work, folder)
+        return ours(work, folder, int(rest[0]))
     if kind == "matmul":
         return matmul(work)
     if kind == "peft":

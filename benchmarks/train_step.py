@@ -29,6 +29,7 @@ WARM_UP = flags.DEFINE_integer("warm_up", 2, "turns of each contestant before th
 TURN = flags.DEFINE_integer("turn", 1, "optimizer steps in a turn")
 PACKED_ROWS = flags.DEFINE_integer("packed_rows", 8, "packed rows of 512 tokens that a step's rows make")
 LENGTH = flags.DEFINE_integer("length", 512, "tokens of a packed row, and of a padded one")
+OWN_ROWS = flags.DEFINE_list("own_rows", ["4"], "packed rows that ours takes at a time (0: all); the fastest counts")
 PEER_ROWS = flags.DEFINE_list("peer_rows", ["8"], "rows that the others take at a time (0: all); the fastest counts")
 ONLY = flags.DEFINE_list("only", ["ours", "peft:padded", "peft:dynamic", "keras_hub", "matmul"], "contestants")
 PLATFORM = flags.DEFINE_enum("platform", "cpu", ["cpu", "gpu"], "where everything runs")
@@ -92,8 +93,8 @@ def _environment() -> dict[str, str]:
 
 def contestants() -> list[str]:
     """Full names, those of others with their rows at a time."""
-    peers = [name for name in ONLY.value if name in REQUIRED]
-    return [n for n in ONLY.value if n not in peers] + [f"{n}:{rows}" for n in peers for rows in PEER_ROWS.value]
+    sizes = {"ours": OWN_ROWS.value, "matmul": []} | dict.fromkeys(REQUIRED, PEER_ROWS.value)
+    return [f"{name}:{rows}" if rows else name for name in ONLY.value for rows in sizes[name] or [""]]
 
 
 def prepare(folder: Path) -> tuple[Any, str]:

@@ -5,7 +5,8 @@ Launch: python -m scripts.train_sft --config=configs/stage1.py --workdir=DIR \\
             --config.data.system_prompts.endpoint.url=URL --config.data.system_prompts.endpoint.model=NAME
         Without a model to write system prompts:
             --config.data.system_prompts.dynamic=0 --config.data.system_prompts.fixed=0.8
-Hardware: TPU v5e-8 (8 devices). Expected hours: not measured yet.
+Hardware: TPU v5e-8 (8 devices). Expected hours: not measured; by scripts.preflight's estimate about 1, with 16 rows of 1,024
+        tokens a step (--config.data.sequence_length=1024 --config.train.batch_rows=16): 62 M tokens at 18,800 a second.
 Expected result (published for the recipe, all tokens of the validation rows): perplexity 16.57 -> 3.86.
 
 The recipe ran 8 unpadded rows a step for 50,000 steps. Packed rows hold several conversations each, so its step counts
