@@ -160,7 +160,10 @@ class SamplingConfig:
     temperature: float = field(0.7, "0: greedy")
     top_k: int = field(0, "keep the k most likely tokens; 0: all")
     top_p: float = field(0.95, "keep the most likely tokens up to this probability mass; 1: all")
-    repetition_penalty: float = field(1.1, "divides the logits of tokens already seen; 1: none")
+    min_p: float = field(0.0, "drop tokens less likely than this share of the most likely one's probability; 0: none")
+    repetition_penalty: float = field(1.1, "divides the logits of tokens already seen, those of the prompt among them; 1: none")
+    presence_penalty: float = field(0.0, "taken off the logits of tokens that the answer has already")
+    frequency_penalty: float = field(0.0, "the same, once for each time that the answer has them")
     seed: int = field(0, "random draws")
 
 
