@@ -168,6 +168,30 @@ class SamplingConfig:
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
+class SolverConfig:
+    name: str = field("adaptive", "normal, least_to_most, self_verification, enhanced, simplified_enhanced, adaptive, self_consistency, escalation or backward_verification")
+    input: str = field("", "file of questions: one a line, or JSON lines with question (and choices, answer, id); empty: config.questions, else standard input")
+    language: str = field("zh", "of the prompts: zh or en")
+    prompts: str = field("", "TOML or JSON file of prompts that take the place of those of the same name")
+    constrained: str = field("no", "hold plans, scores and letters to their form while they are generated: no, list (a plan is a numbered list) or json (a plan is an object)")
+    plan_temperature: float = field(0.3, "of decompositions; answers have sampling.temperature")
+    summary_temperature: float = field(0.5, "of the answer that is made from those to the sub-questions")
+    judge_temperature: float = field(0.3, "of verdicts and scores of complexity")
+    rewrites: int = field(1, "of an answer by its verdicts at most; each is judged again")
+    samples: int = field(5, "answers that are sampled where answers are compared: self_consistency, each solver of escalation, candidates of backward_verification")
+    sampled: str = field("normal", "solver whose answers self_consistency and backward_verification sample")
+    pipeline: tuple[str, ...] = field(("normal", "least_to_most", "enhanced"), "escalation: solvers in the order in which they are tried")
+    threshold: float = field(0.6, "escalation: share of samples with the same answer at which no further solver is tried")
+    conditions: int = field(4, "backward_verification: numbers of a question that are masked at most, each in turn")
+    checks: int = field(1, "backward_verification: times that each masked number (or the conclusion of a question without any) is asked for")
+    max_calls: int = field(0, "calls of the model for a question; 0: no limit. Beyond a limit the best answer so far counts")
+    max_tokens: int = field(0, "tokens of prompts and answers for a question, after which nothing more is asked; 0: no limit")
+    max_seconds: float = field(0.0, "time for a question, after which nothing more is asked; 0: no limit")
+    batch_questions: int = field(32, "questions that are solved side by side")
+    show: str = field("trace", "printed for each question: trace, answer or nothing")
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
 class ExportConfig:
     dtype: str = field("bfloat16", "of the exported weights: bfloat16 or float32")
     shard_megabytes: int = field(4000, "size at which a new safetensors file is begun")
@@ -175,7 +199,7 @@ class ExportConfig:
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Config:
-    """Configuration of one stage: prepare, pretrain, sft, evaluate, chat or export."""
+    """Configuration of one stage: prepare, pretrain, sft, evaluate, chat, solve or export."""
 
     tokenizer: TokenizerConfig = field(TokenizerConfig(), "tokenizer")
     model: ModelConfig = field(ModelConfig(), "model")
@@ -185,6 +209,7 @@ class Config:
     train: TrainConfig = field(TrainConfig(), "training loop")
     parallel: ParallelConfig = field(ParallelConfig(), "devices and processes")
     sampling: SamplingConfig = field(SamplingConfig(), "generation")
+    solver: SolverConfig = field(SolverConfig(), "solving of questions in several steps")
     export: ExportConfig = field(ExportConfig(), "export")
     questions: tuple[str, ...] = field((), "sample questions answered after the stage")
 

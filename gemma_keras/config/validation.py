@@ -25,6 +25,9 @@ ARCHITECTURES = (
 TEMPLATES = ("gemmalm_zh", "gemma", "passage", "instruction")
 TARGETS = ("query", "key", "value", "attention_output", "ffw_gating", "ffw_gating_2", "ffw_linear")
 DTYPES = ("bfloat16", "float32")
+# A solver, and those that are made of others.
+SINGLE_SOLVERS = ("normal", "least_to_most", "self_verification", "enhanced", "simplified_enhanced", "adaptive")
+SOLVERS = (*SINGLE_SOLVERS, "self_consistency", "escalation", "backward_verification")
 
 CHOICES: dict[tuple[type, str], tuple[str, ...]] = {
     (schema.ModelConfig, "architecture"): ARCHITECTURES,
@@ -42,6 +45,11 @@ CHOICES: dict[tuple[type, str], tuple[str, ...]] = {
     (schema.OptimConfig, "name"): ("adamw", "sgd"),
     (schema.OptimConfig, "schedule"): ("cosine", "constant"),
     (schema.ExportConfig, "dtype"): DTYPES,
+    (schema.SolverConfig, "name"): SOLVERS,
+    (schema.SolverConfig, "language"): ("zh", "en"),
+    (schema.SolverConfig, "constrained"): ("no", "list", "json"),
+    (schema.SolverConfig, "sampled"): SINGLE_SOLVERS,
+    (schema.SolverConfig, "show"): ("trace", "answer", "nothing"),
 }
 
 
@@ -137,8 +145,25 @@ RANGES: dict[type, dict[str, Range]] = {
         "temperature": NOT_NEGATIVE,
         "top_k": NOT_NEGATIVE,
         "top_p": Range(high=1, open_low=True),
+        "min_p": BELOW_ONE,
         "repetition_penalty": POSITIVE,
+        "presence_penalty": Range(low=-2, high=2),
+        "frequency_penalty": Range(low=-2, high=2),
         "seed": NOT_NEGATIVE,
+    },
+    schema.SolverConfig: {
+        "plan_temperature": NOT_NEGATIVE,
+        "summary_temperature": NOT_NEGATIVE,
+        "judge_temperature": NOT_NEGATIVE,
+        "rewrites": COUNT,
+        "samples": COUNT,
+        "threshold": SHARE,
+        "conditions": COUNT,
+        "checks": COUNT,
+        "max_calls": NOT_NEGATIVE,
+        "max_tokens": NOT_NEGATIVE,
+        "max_seconds": NOT_NEGATIVE,
+        "batch_questions": COUNT,
     },
     schema.ExportConfig: {"shard_megabytes": COUNT},
 }
@@ -269,6 +294,15 @@ def _check_parallel(parallel: schema.ParallelConfig, path: str) -> None:
     )
 
 
+def _check_solver(solver: schema.SolverConfig, path: str) -> None:
+    require(bool(solver.pipeline), f"{path}.pipeline is empty, but escalation needs solvers: name some")
+    for name in solver.pipeline:
+        require(
+            name in SINGLE_SOLVERS,
+            f"{path}.pipeline holds {name!r}, but its solvers must be among {', '.join(SINGLE_SOLVERS)}: choose from them",
+        )
+
+
 def _check_phases(config: schema.Config, path: str) -> None:
     """With a given number of steps, warm-up and the phases of AdaLoRA must leave some in between."""
     steps = config.train.steps
@@ -300,5 +334,6 @@ CHECKS: dict[type, Callable[[Any, str], None]] = {
     schema.OptimConfig: _check_optim,
     schema.TrainConfig: _check_train,
     schema.ParallelConfig: _check_parallel,
+    schema.SolverConfig: _check_solver,
     schema.Config: _check_phases,
 }

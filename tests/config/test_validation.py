@@ -48,7 +48,13 @@ def test_choices_are_text_fields_and_contain_their_defaults():
 
 def test_lists_of_text_are_flags_too():
     lists = {leaf.path for leaf in leaves(Config()) if leaf.kind == STRINGS}
-    assert lists == {"questions", "adapter.targets", "data.earlier", "data.cleaning.contamination"}
+    assert lists == {
+        "questions",
+        "adapter.targets",
+        "data.earlier",
+        "data.cleaning.contamination",
+        "solver.pipeline",
+    }
 
 
 def test_names_agree_with_the_packages_that_own_them():
@@ -106,6 +112,11 @@ def test_range(interval, inside, outside, words):
         ({"adapter__targets": ("query", "query")}, "repeats a name"),
         ({"optim__warmup": 10.0, "train__steps": 10}, "config.optim.warmup is 10 steps"),
         ({"sampling__top_p": 0.0}, "config.sampling.top_p is 0.0"),
+        ({"sampling__presence_penalty": 2.5}, "must be at least -2 and at most 2"),
+        ({"solver__name": "l2m"}, "config.solver.name is 'l2m', but it must be one of normal, least_to_most"),
+        ({"solver__threshold": 1.5}, "config.solver.threshold is 1.5"),
+        ({"solver__pipeline": ()}, "config.solver.pipeline is empty"),
+        ({"solver__pipeline": ("normal", "escalation")}, "config.solver.pipeline holds 'escalation'"),
     ],
 )
 def test_impossible_values_are_named(values, sentence):
