@@ -9,7 +9,7 @@ Axes: B rows, V vocabulary, n entries of a sparse bias, W words of 32 bits.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -23,7 +23,7 @@ LEAST_TEMPERATURE = 1e-6  # below it, differences of logits overflow float32
 GREATEST_PENALTY = 2.0  # of presence and frequency, as at OpenAI
 BLOCK = 128  # neighbouring ids that are reduced together, before the blocks are
 UNIT = 2.0**31  # the integer weight of probability 1
-INFINITY_BITS = 0x7F800000  # float32 infinity as an integer; non-negative floats are ordered as their bits are
+GREATEST_INTEGER = 0x7FFFFFFF  # of 32 bits
 
 
 class SamplingRows(NamedTuple):
@@ -180,43 +180,68 @@ def _truncated(logits: jax.Array, rows: SamplingRows) -> jax.Array:
     removable = jnp.where(rows.top_k > 0, jnp.maximum(vocabulary - rows.top_k, 0), 0)
 
     def top_k(values: jax.Array) -> jax.Array:
-        ones = jnp.ones_like(values)
-        return _without(values, _last_kept(values, ones, removable.astype(jnp.float32)))
+        least = jnp.where(removable > 0, -jnp.inf, 0)  # nothing to look for in rows that remove nothing
+        threshold = _threshold(values, jnp.ones_like, removable.astype(jnp.float32), least)
+        return jnp.where((values >= threshold[:, None]) | (removable == 0)[:, None], values, -jnp.inf)
 
     def top_p(values: jax.Array) -> jax.Array:
         weights = jnp.exp(values)
-        gap = _last_kept(values, weights, (1 - rows.top_p) * jnp.sum(weights, axis=-1))
-        # Tokens whose weight underflows stay in a row that asks for all.
-        return _without(values, jnp.where(rows.top_p < 1, gap, jnp.inf))
+        mass = (1 - rows.top_p) * jnp.sum(weights, axis=-1)
+        # Tokens that weigh less than 1 / V of what may go are less than that together.
+        least = jnp.where(rows.top_p < 1, mass / (2 * vocabulary), 1)
+        threshold = _threshold(weights, lambda weight: weight, mass, least)
+        return jnp.where((weights >= threshold[:, None]) | (rows.top_p == 1)[:, None], values, -jnp.inf)
 
     def min_p(values: jax.Array) -> jax.Array:
-        return _without(values, -jnp.log(rows.min_p))
+        return jnp.where(values >= jnp.log(rows.min_p)[:, None], values, -jnp.inf)
 
     for needed, narrowed in ((removable > 0, top_k), (rows.top_p < 1, top_p), (rows.min_p > 0, min_p)):
         logits = jax.lax.cond(jnp.any(needed), narrowed, lambda values: values, logits)
     return logits
 
 
-def _without(logits: jax.Array, gap: jax.Array) -> jax.Array:
-    """-inf where logits [B, V], whose greatest is 0, lie more than `gap` [B] below 0."""
-    return jnp.where(logits < -gap[:, None], -jnp.inf, logits)
+def _threshold(
+    values: jax.Array, weigh: Callable[[jax.Array], jax.Array], removable: jax.Array, least: jax.Array
+) -> jax.Array:
+    """The t f32[B], from `least` [B] to each row's greatest value, that parts the same `values` [B, V] as the greatest
+    t for which those below it weigh `removable` [B] at most.
+
+    Bisects the float32 numbers between, of which there are less than 2^31. `weigh` must be monotonic. A row is done
+    once what lies between its bounds weighs less than two of its lightest values: it is one value.
+    """
+
+    def step(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        low, high, low_weight, high_weight = state
+        middle = low + (high - low + 1) // 2
+        weight = jnp.sum(jnp.where(values < _float(middle)[:, None], weigh(values), 0), axis=-1)
+        fits = weight <= removable
+        return (
+            jnp.where(fits, middle, low),
+            jnp.where(fits, high, jnp.maximum(middle - 1, low)),
+            jnp.where(fits, weight, low_weight),
+            jnp.where(fits, high_weight, weight),
+        )
+
+    def unfinished(state: tuple[jax.Array, ...]) -> jax.Array:
+        low, high, low_weight, high_weight = state
+        return jnp.any((low < high) & (high_weight - low_weight >= 1.5 * weigh(_float(low))))
+
+    low, high = _ordinal(least), _ordinal(jnp.max(values, axis=-1))
+    everything = jnp.sum(weigh(values), axis=-1)
+    low, *_ = jax.lax.while_loop(unfinished, step, (low, high, jnp.zeros_like(everything), everything))
+    return _float(low)
 
 
-def _last_kept(logits: jax.Array, weights: jax.Array, removable: jax.Array) -> jax.Array:
-    """The least gap f32[B] from the greatest logit, 0, such that the `weights` [B, V] beyond it are `removable` [B] at
-    most. Gaps are not negative, so their bits are ordered as they are, and 31 halvings find the gap exactly."""
+def _ordinal(values: jax.Array) -> jax.Array:
+    """float32 numbers as integers of the same order."""
+    bits = jax.lax.bitcast_convert_type(values.astype(jnp.float32), jnp.int32)
+    return jnp.where(bits < 0, bits ^ GREATEST_INTEGER, bits)
 
-    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = bounds
-        middle = low + (high - low) // 2
-        gap = jax.lax.bitcast_convert_type(middle, jnp.float32)
-        beyond = jnp.sum(jnp.where(logits < -gap[:, None], weights, 0), axis=-1)
-        enough = beyond <= removable
-        return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
 
-    least = jnp.zeros(len(logits), jnp.int32)
-    _, found = jax.lax.fori_loop(0, 31, halve, (least, jnp.full_like(least, INFINITY_BITS)))
-    return jax.lax.bitcast_convert_type(found, jnp.float32)
+def _float(ordinals: jax.Array) -> jax.Array:
+    """The inverse of `_ordinal`."""
+    bits = jnp.where(ordinals < 0, ordinals ^ GREATEST_INTEGER, ordinals)
+    return jax.lax.bitcast_convert_type(bits, jnp.float32)
 
 
 def _blocks(values: jax.Array, padding: float) -> jax.Array:
