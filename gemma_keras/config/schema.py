@@ -164,7 +164,19 @@ class SamplingConfig:
     repetition_penalty: float = field(1.1, "divides the logits of tokens already seen, those of the prompt among them; 1: none")
     presence_penalty: float = field(0.0, "taken off the logits of tokens that the answer has already")
     frequency_penalty: float = field(0.0, "the same, once for each time that the answer has them")
+    stop: tuple[str, ...] = field((), "texts that end an answer, left out of it")
+    num_beams: int = field(1, "beam search with this many beams, without random draws; 1: none")
+    length_penalty: float = field(1.0, "beam search: exponent of the length that a beam's log-probability is divided by")
+    penalty_alpha: float = field(0.0, "contrastive search: weight of the likeness to earlier tokens, among the top_k likely ones; 0: none")
     seed: int = field(0, "random draws")
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class InferenceConfig:
+    max_rows: int = field(32, "answers that are generated side by side")
+    weights: str = field("auto", "kept as: auto (model.dtype) or int8 (half the memory of bfloat16, a little less exact)")
+    cache: str = field("auto", "keys and values kept as: auto (model.dtype) or int8")
+    prefix_tokens: int = field(4096, "tokens of prompts' beginnings that are kept for prompts that begin alike; 0: none")
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -209,6 +221,7 @@ class Config:
     train: TrainConfig = field(TrainConfig(), "training loop")
     parallel: ParallelConfig = field(ParallelConfig(), "devices and processes")
     sampling: SamplingConfig = field(SamplingConfig(), "generation")
+    inference: InferenceConfig = field(InferenceConfig(), "how answers are generated")
     solver: SolverConfig = field(SolverConfig(), "solving of questions in several steps")
     export: ExportConfig = field(ExportConfig(), "export")
     questions: tuple[str, ...] = field((), "sample questions answered after the stage")

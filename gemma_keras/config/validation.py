@@ -44,6 +44,8 @@ CHOICES: dict[tuple[type, str], tuple[str, ...]] = {
     (schema.AdapterConfig, "method"): ("none", "lora", "adalora"),
     (schema.OptimConfig, "name"): ("adamw", "sgd"),
     (schema.OptimConfig, "schedule"): ("cosine", "constant"),
+    (schema.InferenceConfig, "weights"): ("auto", "int8"),
+    (schema.InferenceConfig, "cache"): ("auto", "int8"),
     (schema.ExportConfig, "dtype"): DTYPES,
     (schema.SolverConfig, "name"): SOLVERS,
     (schema.SolverConfig, "language"): ("zh", "en"),
@@ -149,6 +151,9 @@ RANGES: dict[type, dict[str, Range]] = {
         "repetition_penalty": POSITIVE,
         "presence_penalty": Range(low=-2, high=2),
         "frequency_penalty": Range(low=-2, high=2),
+        "num_beams": COUNT,
+        "length_penalty": Range(low=-math.inf),
+        "penalty_alpha": SHARE,
         "seed": NOT_NEGATIVE,
     },
     schema.SolverConfig: {
@@ -165,6 +170,7 @@ RANGES: dict[type, dict[str, Range]] = {
         "max_seconds": NOT_NEGATIVE,
         "batch_questions": COUNT,
     },
+    schema.InferenceConfig: {"max_rows": COUNT, "prefix_tokens": NOT_NEGATIVE},
     schema.ExportConfig: {"shard_megabytes": COUNT},
 }
 

@@ -1,14 +1,17 @@
 """Chat with a model: replies to messages, the reference recipe's functions on strings, an interactive conversation."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
 from keras_hub.models import GemmaBackbone
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import SamplingConfig
-from gemma_keras.inference.generation import Generator
+from gemma_keras.config.schema import InferenceConfig, SamplingConfig
+from gemma_keras.inference.engine import Engine, with_streams
+from gemma_keras.inference.language_model import Ask, Reply
+from gemma_keras.inference.requests import Completion, Delta, Request
+from gemma_keras.inference.text_stream import StopStrings
 from gemma_keras.models.compute_plan import ONE_DEVICE, ComputePlan
 from gemma_keras.models.forward import Params
 from gemma_keras.text.templates import Message, Messages, Template, apply_chat_template
@@ -17,16 +20,6 @@ from gemma_keras.text.tokenizer import Tokenizer
 __all__ = ["Answer", "ChatModel", "apply_chat_template", "conversation", "generate_response"]
 
 _CLOSED_TURN, _MODEL_TURN = "<end_of_turn><eos>\n", "<start_of_turn>model\n"
-
-
-class Model(Protocol):
-    """Anything with a backbone and its params, such as `ChatModel` and `Generator`."""
-
-    @property
-    def backbone(self) -> GemmaBackbone: ...
-
-    @property
-    def params(self) -> Params: ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,7 +34,8 @@ class Answer:
 class ChatModel:
     """A model that answers messages, `{"role": "system" | "user" | "model", "content": str}`.
 
-    Content can never forge a control token, whatever it spells. `plan` says how the weights lie on devices.
+    Content can never forge a control token, whatever it spells. `plan` says how the weights lie on devices, `inference` how
+    answers are generated.
 
     Raises:
         UserError: tokenizer and weights have vocabularies of different sizes.
@@ -52,9 +46,24 @@ class ChatModel:
     params: Params
     template: Template
     plan: ComputePlan = ONE_DEVICE
+    inference: InferenceConfig = dataclasses.field(default_factory=InferenceConfig)
 
     def __post_init__(self) -> None:
         _check_vocabulary(self.tokenizer, self.backbone)
+
+    @functools.cached_property
+    def engine(self) -> Engine:
+        """What generates the answers."""
+        chosen = self.inference
+        return Engine(
+            self.backbone, self.params, self.tokenizer, plan=self.plan, max_rows=chosen.max_rows,
+            cache_dtype=chosen.cache, prefix_tokens=chosen.prefix_tokens,
+        )  # fmt: skip
+
+    @property
+    def stop_ids(self) -> tuple[int, int]:
+        """The tokens that end an answer."""
+        return self.tokenizer.end_of_turn_id, self.tokenizer.eos_id
 
     def reply(self, messages: Messages, sampling: SamplingConfig) -> str:
         """The model's answer to one conversation."""
@@ -66,8 +75,34 @@ class ChatModel:
 
     def answer_batch(self, conversations: Sequence[Messages], sampling: SamplingConfig) -> list[Answer]:
         """As `reply_batch`, with whether each answer came to its own end."""
+        requests = with_streams([self._request(ids, sampling) for ids in self._prompts(conversations)])
+        return [_answer(samples[0]) for samples in self.engine.generate(requests)]
+
+    def stream(self, messages: Messages, sampling: SamplingConfig) -> Iterator[Delta]:
+        """The answer to one conversation piece by piece; blanks at its ends are not taken off."""
+        (ids,) = self._prompts([messages])
+        return self.engine.stream(self._request(ids, sampling))
+
+    def answer(self, asks: Sequence[Ask]) -> list[Reply]:
+        """The reply to each call (`LanguageModel`), all of them generated together."""
+        prompts = self._prompts([ask.messages for ask in asks])
+        requests = [
+            dataclasses.replace(self._request(ids, _sampling(ask)), constraint=ask.constraint)
+            for ids, ask in zip(prompts, asks, strict=True)
+        ]
+        completions = [samples[0] for samples in self.engine.generate(requests)]
+        return [
+            Reply(_answer(completion).text, len(ids), len(completion.tokens), completion.stopped)
+            for ids, completion in zip(prompts, completions, strict=True)
+        ]
+
+    def _prompts(self, conversations: Sequence[Messages]) -> list[list[int]]:
         encoded = self.template.encode_batch(self.tokenizer, conversations, add_generation_prompt=True)
-        return _answers(self, self.tokenizer, [row.ids.tolist() for row in encoded], sampling)
+        return [row.ids.tolist() for row in encoded]
+
+    def _request(self, ids: Sequence[int], sampling: SamplingConfig) -> Request:
+        stop_strings = StopStrings(sampling.stop) if sampling.stop else None
+        return Request(prompt=ids, sampling=sampling, stop_ids=self.stop_ids, stop_strings=stop_strings)
 
     def prompt_length(self, messages: Messages) -> int:
         """Tokens of the prompt that a conversation makes."""
@@ -75,7 +110,7 @@ class ChatModel:
 
 
 def generate_response(
-    model: Model,
+    model: ChatModel | Engine,
     tokenizer: Tokenizer,
     prompt: str,
     max_new_tokens: int = 512,
@@ -90,7 +125,7 @@ def generate_response(
     after a closed turn, the opening of the model's turn is added. The same call gives the same answer.
 
     Raises:
-        UserError: as `Generator.generate`, or a tokenizer that does not belong to the model.
+        UserError: as `Engine.generate`, or a tokenizer that does not belong to the model.
     """
     _check_vocabulary(tokenizer, model.backbone)
     if prompt.endswith(_CLOSED_TURN):
@@ -101,7 +136,10 @@ def generate_response(
     sampling = SamplingConfig(
         max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, repetition_penalty=repetition_penalty
     )
-    return _answers(model, tokenizer, [ids], sampling)[0].text
+    engine = model if isinstance(model, Engine) else model.engine
+    stop_ids = (tokenizer.end_of_turn_id, tokenizer.eos_id)
+    ((completion,),) = engine.generate([Request(prompt=ids, sampling=sampling, stop_ids=stop_ids)])
+    return _answer(completion, tokenizer).text
 
 
 def _typed_line() -> str:
@@ -113,11 +151,13 @@ def conversation(
     sampling: SamplingConfig,
     read: Callable[[], str] = _typed_line,
     system: str = "",
+    show: Callable[[str], None] | None = None,
 ) -> Iterator[str]:
     """The model's answers to one line after another, the whole conversation in view; ends at EOF or Ctrl-C.
 
-    The oldest exchanges are left out once the conversation is too long for the model. A line that cannot be answered
-    yields the reason in brackets and is forgotten. Each answer has its own random draws.
+    `show` gets an answer piece by piece, while it is generated. The oldest exchanges are left out once the conversation is
+    too long for the model. A line that cannot be answered yields the reason in brackets and is forgotten. Each answer has
+    its own random draws.
     """
     opening: list[Message] = [{"role": "system", "content": system}] if system else []
     exchanges: list[Message] = []
@@ -130,9 +170,13 @@ def conversation(
             exchanges.append({"role": "user", "content": line})
             _forget_oldest(model, opening, exchanges, sampling.max_new_tokens)
             try:
-                answer = model.reply([*opening, *exchanges], dataclasses.replace(sampling, seed=sampling.seed + turn))
+                answer = _shown(
+                    model, [*opening, *exchanges], dataclasses.replace(sampling, seed=sampling.seed + turn), show
+                )
             except UserError as error:
                 exchanges.pop()
+                if show is not None:
+                    show(f"[{error}]")
                 yield f"[{error}]"
                 continue
             exchanges.append({"role": "model", "content": answer})
@@ -142,6 +186,22 @@ def conversation(
         return
 
 
+def _shown(model: ChatModel, messages: Messages, sampling: SamplingConfig, show: Callable[[str], None] | None) -> str:
+    """The answer, which `show` gets while it is generated."""
+    if show is None or sampling.num_beams > 1 or sampling.penalty_alpha:
+        answer = model.reply(messages, sampling)
+        if show is not None:
+            show(answer)
+        return answer
+    pieces: list[str] = []
+    for delta in model.stream(messages, sampling):
+        # Line ends at the beginning are not part of the answer, those at the end belong to the template.
+        text = delta.text if pieces else delta.text.lstrip("\n\r")
+        pieces += [text] if text else []
+        show(text)
+    return "".join(pieces).rstrip("\n\r")
+
+
 def _forget_oldest(model: ChatModel, opening: Messages, exchanges: list[Message], new_tokens: int) -> None:
     """Drops pairs of question and answer from the front until the prompt and its answer fit."""
     most = model.backbone.architecture.max_position
@@ -149,13 +209,17 @@ def _forget_oldest(model: ChatModel, opening: Messages, exchanges: list[Message]
         del exchanges[:2]
 
 
-def _answers(
-    model: Model, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], sampling: SamplingConfig
-) -> list[Answer]:
-    stop_ids = [tokenizer.end_of_turn_id, tokenizer.eos_id]
-    generated = Generator(backbone=model.backbone, params=model.params).generate(prompts, sampling, stop_ids)
-    # The template puts a newline between an answer and <end_of_turn>.
-    return [Answer(tokenizer.decode(answer.tokens).strip("\n\r"), answer.stopped) for answer in generated]
+def _answer(completion: Completion, tokenizer: Tokenizer | None = None) -> Answer:
+    """The decoded answer without line ends around it."""
+    text = tokenizer.decode(completion.tokens) if tokenizer is not None else completion.text or ""
+    return Answer(text.strip("\n\r"), completion.stopped)
+
+
+def _sampling(ask: Ask) -> SamplingConfig:
+    return SamplingConfig(
+        max_new_tokens=ask.max_new_tokens, temperature=ask.temperature, top_p=ask.top_p,
+        repetition_penalty=ask.repetition_penalty, seed=ask.seed,
+    )  # fmt: skip
 
 
 def _check_vocabulary(tokenizer: Tokenizer, backbone: GemmaBackbone) -> None:

@@ -4,8 +4,9 @@ Axes: B batch, T query time, S key time, N query heads, K KV heads, G = N/K quer
 H head dim. Mesh axes: "data" over B, "model" over N.
 """
 
-from collections.abc import Callable
-from functools import partial
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,10 @@ from jax.sharding import Mesh, PartitionSpec
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.models.blockwise_attention import MASKED, RESIDUALS, blockwise_attention
+from gemma_keras.models.quantization import Int8
 from gemma_keras.models.splash_attention import splash_attention
 
-__all__ = ["KERNELS", "RESIDUALS", "attention", "attention_mask", "choose_kernel", "packed_attention"]
+__all__ = ["KERNELS", "RESIDUALS", "Source", "attention", "attention_mask", "choose_kernel", "packed_attention"]
 
 KERNELS = ("reference", "blockwise", "splash")
 
@@ -62,7 +64,7 @@ def packed_attention(
         "blockwise": blockwise_attention,
         "splash": splash_attention,
     }
-    compute: Callable[..., jax.Array] = partial(
+    compute: Callable[..., jax.Array] = functools.partial(
         kernels[kernel], scale=scale, logit_soft_cap=logit_soft_cap, window=window
     )
     if mesh is not None:
@@ -112,75 +114,79 @@ def _reference(
     logit_soft_cap: float | None,
     window: int | None,
 ) -> jax.Array:
-    slots = jnp.broadcast_to(jnp.arange(query.shape[1]), segment_ids.shape)
-    mask = attention_mask(slots, slots, segment_ids, segment_ids, window)
-    output = _attend(query, key, value, mask, scale, logit_soft_cap)
+    mask = attention_mask(segment_ids, window)
+    source = Source(key.swapaxes(1, 2), value.swapaxes(1, 2), mask)
+    output = attention(query, [source], scale=scale, logit_soft_cap=logit_soft_cap)
     return jnp.where((segment_ids != 0)[:, :, None, None], output, 0)
 
 
-def attention_mask(
-    query_positions: jax.Array,
-    key_positions: jax.Array,
-    query_segments: jax.Array,
-    key_segments: jax.Array,
-    window: int | None,
-) -> jax.Array:
-    """bool[B, T, S]: may query t see key s?
+def attention_mask(segment_ids: jax.Array, window: int | None) -> jax.Array:
+    """bool[B, T, T]: may slot t of a packed row see slot s?"""
+    slots = jnp.arange(segment_ids.shape[1])
+    distance = slots[:, None] - slots
+    near = (distance >= 0) if window is None else (distance >= 0) & (distance < window)
+    return near & (segment_ids[:, :, None] == segment_ids[:, None, :]) & (segment_ids[:, None, :] != 0)
 
-    Yes if both belong to the same segment other than 0 (padding, empty cache slots) and 0 <= distance < window, the
-    distance being that of positions, not of slots.
+
+class Source(NamedTuple):
+    """`keys` and `values` [B, K, S, H], and `mask` bool[B, T, S]: which of them each query sees."""
+
+    keys: jax.Array | Int8
+    values: jax.Array | Int8
+    mask: jax.Array
+
+
+def attention(query: jax.Array, sources: Sequence[Source], *, scale: float, logit_soft_cap: float | None) -> jax.Array:
+    """Attention output [B, T, N, H] in the dtype of `query` [B, T, N, H], to keys and values that lie in several places.
+
+    Head n reads KV head n // G, as in transformers' eager attention for Gemma 2; logits and softmax are float32, the soft cap
+    comes before the mask. A query that sees nothing gets a finite, meaningless output.
     """
-    distance = query_positions[:, :, None] - key_positions[:, None, :]
-    visible = (query_segments[:, :, None] == key_segments[:, None, :]) & (key_segments[:, None, :] != 0)
-    visible &= distance >= 0
-    return visible if window is None else visible & (distance < window)
-
-
-def attention(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    *,
-    query_positions: jax.Array,
-    key_positions: jax.Array,
-    query_segments: jax.Array,
-    key_segments: jax.Array,
-    scale: float,
-    logit_soft_cap: float | None,
-    window: int | None,
-) -> jax.Array:
-    """Attention output [B, T, N, H] in the dtype of `value`, for queries and keys that lie anywhere (caches).
-
-    `query` [B, T, N, H], `key` and `value` [B, S, K, H]; positions and segments i32 [B, T] and [B, S]. Head n reads KV head
-    n // G, as in transformers' eager attention for Gemma 2; logits and softmax are float32, the soft cap comes before the
-    mask. A query of segment 0 sees nothing and gets a finite, meaningless output.
-    """
-    mask = attention_mask(query_positions, key_positions, query_segments, key_segments, window)
     with jax.named_scope("attention"):
-        return _attend(query, key, value, mask, scale, logit_soft_cap)
+        return _attend(query, sources, scale, logit_soft_cap)
 
 
-def _attend(
-    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array, scale: float, logit_soft_cap: float | None
-) -> jax.Array:
-    """Attention of [B, T, N, H] to [B, S, K, H] under `mask` [B, T, S].
+def _attend(query: jax.Array, sources: Sequence[Source], scale: float, logit_soft_cap: float | None) -> jax.Array:
+    """Logits of all sources side by side, one softmax over them.
 
     Heads come before time, and the G heads of a KV head are rows of one matrix product. Dividing by the softmax's
     denominator after the product with the values touches H numbers a row in place of S.
     """
     batch, query_time, query_heads, head_dim = query.shape
-    key_heads = key.shape[2]
+    key_heads = sources[0].keys.shape[1]
     rows = query.reshape(batch, query_time, key_heads, -1, head_dim).transpose(0, 2, 3, 1, 4)
     groups = rows.shape[2]
     rows = rows.reshape(batch, key_heads, groups * query_time, head_dim)
-    logits = jnp.einsum("bkmh,bskh->bkms", rows, key, preferred_element_type=jnp.float32) * scale
-    if logit_soft_cap is not None:
-        logits = logit_soft_cap * jnp.tanh(logits / logit_soft_cap)
-    logits = logits.reshape(batch, key_heads, groups, query_time, -1)
-    logits = jnp.where(mask[:, None, None], logits, MASKED)
-    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
-    total = weights.sum(axis=-1)[..., None]
-    weights = weights.astype(value.dtype).reshape(batch, key_heads, groups * query_time, -1)
-    sums = jnp.einsum("bkms,bskh->bkmh", weights, value, preferred_element_type=jnp.float32)
-    output = sums.reshape(batch, key_heads, groups, query_time, head_dim) / total
-    return output.transpose(0, 3, 1, 2, 4).reshape(batch, query_time, query_heads, head_dim).astype(value.dtype)
+
+    def masked(source: Source) -> jax.Array:
+        logits = _dot(rows, source.keys) * scale
+        if logit_soft_cap is not None:
+            logits = logit_soft_cap * jnp.tanh(logits / logit_soft_cap)
+        logits = logits.reshape(batch, key_heads, groups, query_time, -1)
+        return jnp.where(source.mask[:, None, None], logits, MASKED)
+
+    logits = [masked(source) for source in sources]
+    most = functools.reduce(jnp.maximum, [part.max(axis=-1, keepdims=True) for part in logits])
+    weights = [jnp.exp(part - jax.lax.stop_gradient(most)) for part in logits]
+    total = sum(part.sum(axis=-1) for part in weights)
+    sums = sum(
+        _weighted(part.reshape(batch, key_heads, groups * query_time, -1), source.values, query.dtype)
+        for part, source in zip(weights, sources, strict=True)
+    )
+    output = sums.reshape(batch, key_heads, groups, query_time, head_dim) / total[..., None]
+    return output.transpose(0, 3, 1, 2, 4).reshape(batch, query_time, query_heads, head_dim).astype(query.dtype)
+
+
+def _dot(rows: jax.Array, keys: jax.Array | Int8) -> jax.Array:
+    """Logits f32[B, K, M, S] of `rows` [B, K, M, H]."""
+    if isinstance(keys, Int8):
+        # The scales go to the logits, so that no float copy of the keys is made.
+        return _dot(rows, keys.values.astype(rows.dtype)) * keys.scales[..., 0][:, :, None]
+    return jnp.einsum("bkmh,bksh->bkms", rows, keys, preferred_element_type=jnp.float32)
+
+
+def _weighted(weights: jax.Array, values: jax.Array | Int8, dtype: jnp.dtype) -> jax.Array:
+    """Sums f32[B, K, M, H] of values by `weights` f32[B, K, M, S]."""
+    if isinstance(values, Int8):
+        return _weighted(weights * values.scales[..., 0][:, :, None], values.values.astype(dtype), dtype)
+    return jnp.einsum("bkms,bksh->bkmh", weights.astype(dtype), values, preferred_element_type=jnp.float32)

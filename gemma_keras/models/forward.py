@@ -5,10 +5,9 @@ through the backbone (`block.attention.query_dense(x, training=...)`), so a laye
 is. Attention and RoPE are ours: keras-hub drops the soft cap on TPU, and scales queries by 1/sqrt(head_dim) whatever it
 is told (gemma_decoder_block.py passes `query_head_dim_normalize=True`), which is wrong for 27b.
 
-Axes: B batch, T query time, S cache slots, N query heads, K KV heads, H head dim, D model dim, V vocabulary, L layers.
+Axes: B batch, T time, N query heads, K KV heads, H head dim, D model dim, V vocabulary, L layers.
 """
 
-import dataclasses
 import functools
 import math
 import zlib
@@ -24,10 +23,14 @@ from keras_hub.models import GemmaBackbone
 from gemma_keras.models.architectures import NORM_EPSILON, ROPE_BASE, Architecture
 from gemma_keras.models.attention import attention, packed_attention
 from gemma_keras.models.compute_plan import ATTENDED, DOWN, GATE, ONE_DEVICE, UP, ComputePlan
+from gemma_keras.models.kv_cache import Context
+from gemma_keras.models.output_major import OutputMajor
+from gemma_keras.models.quantization import Int8
 from gemma_keras.models.sharding import gathered, vocabulary_lookup
 from gemma_keras.models.stacking import STACKS, is_stacked
 
 Params = dict[str, jax.Array]
+FreshLayer = tuple[jax.Array, jax.Array]
 EMBEDDINGS = "token_embedding/embeddings"
 
 
@@ -92,38 +95,6 @@ def _initial_weight(path: str, spec: jax.ShapeDtypeStruct, seed: int) -> jax.Arr
     return (jax.random.normal(key, spec.shape, jnp.float32) / math.sqrt(fan_in)).astype(spec.dtype)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Cache:
-    """Keys and values already computed, a slot a token.
-
-    `keys` and `values`: one [B, S, K, H] a layer; `positions` and `segments` i32[B, S] say what a slot holds (segment 0:
-    nothing); the next tokens of all rows go to slot `index` (i32 scalar) and those after it. Rows of different lengths
-    keep their own positions: padding has segment 0 and is never seen.
-    """
-
-    keys: tuple[jax.Array, ...]
-    values: tuple[jax.Array, ...]
-    positions: jax.Array
-    segments: jax.Array
-    index: jax.Array
-
-
-def init_cache(backbone: GemmaBackbone, batch: int, length: int, dtype: Any = None) -> Cache:
-    """An empty cache of `length` slots; `dtype` is by default that of the backbone's computations."""
-    architecture: Architecture = backbone.architecture
-    shape = (batch, length, architecture.num_key_value_heads, architecture.head_dim)
-    dtype = dtype or backbone.token_embedding.compute_dtype
-    layers = range(architecture.num_layers)
-    return Cache(
-        keys=tuple(jnp.zeros(shape, dtype) for _ in layers),
-        values=tuple(jnp.zeros(shape, dtype) for _ in layers),
-        positions=jnp.zeros((batch, length), jnp.int32),
-        segments=jnp.zeros((batch, length), jnp.int32),
-        index=jnp.zeros((), jnp.int32),
-    )
-
-
 def rope_angles(positions: jax.Array, head_dim: int) -> tuple[jax.Array, jax.Array]:
     """(cos, sin) f32[B, T, 1, H/2] of position · base^(-2i/H).
 
@@ -147,51 +118,46 @@ def forward(
     params: Params,
     tokens: jax.Array,
     positions: jax.Array,
-    segment_ids: jax.Array,
+    segment_ids: jax.Array | None = None,
     *,
     training: bool = False,
-    cache: Cache | None = None,
+    context: Context | None = None,
     plan: ComputePlan = ONE_DEVICE,
 ) -> Any:
-    """Hidden states [B, T, D] after the final norm, in the compute dtype; with a cache, the pair (hidden, new cache).
+    """Hidden states [B, T, D] after the final norm, in the compute dtype; with a context, the pair (hidden, fresh).
 
     `tokens`, `positions`, `segment_ids` i32[B, T]; segment 0 is padding, and a token sees its own segment only. Without a
-    cache, positions have to rise by one from token to token within a segment, as the batches of `data` do. `params`
+    context, positions have to rise by one from token to token within a segment, as the batches of `data` do. `params`
     maps the path of every weight, or of every stack of weights, to its value (cast to the variable's dtype); other variables
     of the backbone, such as seeds, may be among them. `training` is handed to the projections, for adapters with dropout.
     `plan` says on which devices and with which kernels; it changes the result by rounding only.
 
-    With a cache, keys and values of the T new tokens are stored at slots `cache.index` ... + T - 1 of every row, then all S
-    slots are attended to: the whole prompt in one call (T = its length), then one token a call. The caller sees to it that
-    the slots suffice.
+    With a context, the tokens go on where it ends, and see it besides each other: the prompt in one call or several, then a
+    token a call. `fresh` are their keys and values, for `KVCache.write`. Positions of -1 are padding then; there are no
+    segments.
     """
-    if cache is not None:
-        cache = dataclasses.replace(
-            cache,
-            positions=_write(cache.positions, positions, cache.index),
-            segments=_write(cache.segments, segment_ids, cache.index),
-        )
     with jax.named_scope("token_embedding"):
         x = plan.residual(_embed(backbone, params, tokens, plan))
     # Behind a barrier, lest every layer computes cosines of its own.
     angles = jax.lax.optimization_barrier(rope_angles(positions, backbone.architecture.head_dim))
 
-    def block(layer: int, params: Params, x: jax.Array, cache: Cache | None) -> tuple[jax.Array, Cache | None]:
+    def block(layer: int, params: Params, x: jax.Array) -> tuple[jax.Array, FreshLayer | None]:
         with _scope(backbone.transformer_layers[layer], params, plan):
-            return _decoder_block(backbone, layer, x, angles, positions, segment_ids, training, cache, plan)
+            project = functools.partial(_projected, params=params, training=training)
+            return _decoder_block(backbone, layer, x, angles, positions, segment_ids, project, context, plan)
 
+    fresh = []
     if is_stacked(params):
-        assert cache is None, "stacks are for training"
-        x = _scan_blocks(backbone, params, x, lambda layer, params, x: block(layer, params, x, None)[0], plan)
+        assert context is None, "stacks are for training"
+        x = _scan_blocks(backbone, params, x, lambda layer, params, x: block(layer, params, x)[0], plan)
     else:
         for layer in range(backbone.architecture.num_layers):
             run = functools.partial(block, layer)
-            x, cache = (plan.rematerialised(run) if cache is None else run)(params, x, cache)
+            x, own = (plan.rematerialised(run) if context is None else run)(params, x)
+            fresh.append(own)
     with _scope(backbone.layer_norm, params, plan):
         hidden = backbone.layer_norm(x)
-    if cache is None:
-        return hidden
-    return hidden, dataclasses.replace(cache, index=cache.index + tokens.shape[1])
+    return hidden if context is None else (hidden, tuple(fresh))
 
 
 def _scan_blocks(
@@ -235,13 +201,20 @@ def _scan_blocks(
 
 def _embed(backbone: GemmaBackbone, params: Params, tokens: jax.Array, plan: ComputePlan) -> jax.Array:
     """Embeddings [B, T, D] times sqrt(D), the factor rounded to the compute dtype."""
-    x = vocabulary_lookup(params[EMBEDDINGS], tokens, plan).astype(backbone.token_embedding.compute_dtype)
+    table, dtype = params[EMBEDDINGS], backbone.token_embedding.compute_dtype
+    if isinstance(table, Int8):
+        x = Int8(*(vocabulary_lookup(part, tokens, plan) for part in (table.values, table.scales))).astype(dtype)
+    else:
+        rows = table.matrix if isinstance(table, OutputMajor) else table
+        x = vocabulary_lookup(rows, tokens, plan).astype(dtype)
     return x * jnp.asarray(math.sqrt(x.shape[-1]), x.dtype)
 
 
 def _scope(layer: keras.layers.Layer, params: Params, plan: ComputePlan) -> keras.StatelessScope:
     """Gives a layer's variables their values. Entered within a block, so that what `plan` gathers is freed after it."""
-    mapping = [(variable, params[variable.path]) for variable in layer.variables if variable.path in params]
+    mapping = [
+        (variable, _plain(params[variable.path], variable)) for variable in layer.variables if variable.path in params
+    ]
     for missing in (weight.path for weight in layer.weights if weight.path not in params):
         raise KeyError(missing)
     if plan.mesh is not None:
@@ -250,9 +223,18 @@ def _scope(layer: keras.layers.Layer, params: Params, plan: ComputePlan) -> kera
     return keras.StatelessScope(state_mapping=mapping, initialize_variables=False)
 
 
-def _write(buffer: jax.Array, update: jax.Array, index: jax.Array) -> jax.Array:
-    """`update` put into slots `index` ... of `buffer`, both [B, slots, ...]."""
-    return jax.lax.dynamic_update_slice_in_dim(buffer, update.astype(buffer.dtype), index, axis=1)
+def _plain(value: jax.Array | Int8 | OutputMajor, variable: keras.Variable) -> jax.Array:
+    """A value as layers take it. XLA multiplies out 8-bit weights within the product that they enter."""
+    return value.astype(variable.dtype) if isinstance(value, Int8 | OutputMajor) else value
+
+
+def _projected(layer: keras.layers.Layer, x: jax.Array, *, params: Params, training: bool) -> jax.Array:
+    """`layer` applied to `x`; by its matrix, where the params have it in that form and no adapter is around it."""
+    if type(layer) in (keras.layers.EinsumDense, keras.layers.Dense):
+        kernel = params[layer.kernel.path]
+        if isinstance(kernel, OutputMajor):
+            return kernel.project(x)
+    return layer(x, training=training)
 
 
 def _decoder_block(
@@ -261,44 +243,41 @@ def _decoder_block(
     x: jax.Array,
     angles: tuple[jax.Array, jax.Array],
     positions: jax.Array,
-    segment_ids: jax.Array,
-    training: bool,
-    cache: Cache | None,
+    segment_ids: jax.Array | None,
+    project: Callable[..., jax.Array],
+    context: Context | None,
     plan: ComputePlan,
-) -> tuple[jax.Array, Cache | None]:
-    """Block `layer` of the backbone: attention, then feed-forward, each around a residual stream `x` [B, T, D]."""
+) -> tuple[jax.Array, FreshLayer | None]:
+    """Block `layer` of the backbone: attention, then feed-forward, each around a residual stream `x` [B, T, D].
+
+    `project(layer, x)` applies a projection. With a context, the keys and values [B, K, T, H] come with the result.
+    """
     block = backbone.transformer_layers[layer]
     post_norms = backbone.architecture.post_norms
     normed = block.pre_attention_norm(x)
-    query = plan.features(block.attention.query_dense(normed, training=training))
-    key = plan.features(block.attention.key_dense(normed, training=training))
-    value = plan.features(block.attention.value_dense(normed, training=training))
+    query = plan.features(project(block.attention.query_dense, normed))
+    key = plan.features(project(block.attention.key_dense, normed))
+    value = plan.features(project(block.attention.value_dense, normed))
     with jax.named_scope("rope"):
         query, key = apply_rope(query, angles), apply_rope(key, angles)
-    if cache is None:
+    fresh = None
+    settings = _attention_settings(backbone)
+    window = backbone.architecture.window(layer)
+    if context is None:
         heads = packed_attention(
-            query,
-            key,
-            value,
-            segment_ids,
-            kernel=plan.attention,
-            mesh=plan.mesh,
-            **_attention_settings(backbone, layer),
+            query, key, value, segment_ids, window=window, kernel=plan.attention, mesh=plan.mesh, **settings
         )
     else:
-        cache = _stored(cache, layer, key, value)
-        heads = attention(
-            query, cache.keys[layer], cache.values[layer], query_positions=positions, key_positions=cache.positions,
-            query_segments=segment_ids, key_segments=cache.segments, **_attention_settings(backbone, layer),
-        )  # fmt: skip
-    attended = checkpoint_name(plan.residual(block.attention.output_dense(heads, training=training)), ATTENDED)
+        fresh = (key.swapaxes(1, 2), value.swapaxes(1, 2))
+        heads = attention(query, context.sources(layer, *fresh, positions, window), **settings)
+    attended = checkpoint_name(plan.residual(project(block.attention.output_dense, heads)), ATTENDED)
     x = x + (block.post_attention_norm(attended) if post_norms else attended)
     normed = block.pre_ffw_norm(x)
-    gate = checkpoint_name(plan.features(block.gating_ffw(normed, training=training)), GATE)
-    up = checkpoint_name(plan.features(block.gating_ffw_2(normed, training=training)), UP)
-    fed = plan.residual(block.ffw_linear(_gated_gelu(gate, up), training=training))
+    gate = checkpoint_name(plan.features(project(block.gating_ffw, normed)), GATE)
+    up = checkpoint_name(plan.features(project(block.gating_ffw_2, normed)), UP)
+    fed = plan.residual(project(block.ffw_linear, _gated_gelu(gate, up)))
     fed = checkpoint_name(fed, DOWN)
-    return x + (block.post_ffw_norm(fed) if post_norms else fed), cache
+    return x + (block.post_ffw_norm(fed) if post_norms else fed), fresh
 
 
 @jax.checkpoint
@@ -307,31 +286,23 @@ def _gated_gelu(gate: jax.Array, up: jax.Array) -> jax.Array:
     return jax.nn.gelu(gate, approximate=True) * up
 
 
-def _attention_settings(backbone: GemmaBackbone, layer: int) -> dict[str, Any]:
+def _attention_settings(backbone: GemmaBackbone) -> dict[str, Any]:
     architecture: Architecture = backbone.architecture
     return {
         "scale": architecture.query_pre_attn_scalar**-0.5,
         "logit_soft_cap": architecture.attention_logit_soft_cap,
-        "window": architecture.window(layer),
     }
-
-
-def _stored(cache: Cache, layer: int, key: jax.Array, value: jax.Array) -> Cache:
-    """The cache with the new keys and values [B, T, K, H] of a layer at its slots."""
-    return dataclasses.replace(
-        cache,
-        keys=_set(cache.keys, layer, _write(cache.keys[layer], key, cache.index)),
-        values=_set(cache.values, layer, _write(cache.values[layer], value, cache.index)),
-    )
-
-
-def _set(items: tuple[jax.Array, ...], index: int, item: jax.Array) -> tuple[jax.Array, ...]:
-    return (*items[:index], item, *items[index + 1 :])
 
 
 def logits(backbone: GemmaBackbone, params: Params, hidden: jax.Array) -> jax.Array:
     """Logits f32[..., V] of `hidden` [..., D] over the tied embeddings, with the final soft cap."""
-    embeddings = params[EMBEDDINGS].astype(hidden.dtype)
-    values = jnp.einsum("...d,vd->...v", hidden, embeddings, preferred_element_type=jnp.float32)
+    table = params[EMBEDDINGS]
+    if isinstance(table, OutputMajor):
+        values = table.project(hidden, jnp.float32)
+    else:
+        embeddings = (table.values if isinstance(table, Int8) else table).astype(hidden.dtype)
+        values = jnp.einsum("...d,vd->...v", hidden, embeddings, preferred_element_type=jnp.float32)
+    if isinstance(table, Int8):
+        values = values * table.scales[:, 0]
     cap = backbone.architecture.final_logit_soft_cap
     return values if cap is None else cap * jnp.tanh(values / cap)

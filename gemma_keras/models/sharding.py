@@ -89,9 +89,12 @@ def axis_size(mesh: Mesh, axis: str | tuple[str, ...] | None) -> int:
     return math.prod(mesh.shape[name] for name in names if name is not None)
 
 
-def param_sharding(mesh: Mesh, path: str, shape: tuple[int, ...]) -> NamedSharding:
-    """Where a weight or a stack [L, ...] is stored, and every optimizer moment or average of its shape."""
-    stored = variable_axes(path)[0]
+def param_sharding(mesh: Mesh, path: str, shape: tuple[int, ...], *, in_use: bool = False) -> NamedSharding:
+    """Where a weight or a stack [L, ...] is stored, and every optimizer moment or average of its shape.
+
+    Inference stores weights as they are used (`in_use`), for gathering them would take longer than all else in a step.
+    """
+    stored = variable_axes(path)[1 if in_use else 0]
     return NamedSharding(mesh, _fitting(mesh, (None, *stored) if path.startswith(STACKS) else stored, shape))
 
 

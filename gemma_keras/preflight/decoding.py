@@ -1,64 +1,74 @@
-"""One decoding step over a mesh: every row's next token, with a cache of all earlier ones.
+"""The engine's own program of decoding, for a batch whose cache is full.
 
-Axes: B rows, S slots of the cache, K KV heads, H head dim, V vocabulary.
+Axes: B rows, S slots of the cache, V vocabulary.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
-from keras_hub.models import GemmaBackbone
+from jax.sharding import Mesh
 
 from gemma_keras.config.schema import Config
+from gemma_keras.inference.programs import Lane, decode, empty_lane, lane_shardings
 from gemma_keras.models.architectures import Architecture
-from gemma_keras.models.compute_plan import DATA, MODEL, ComputePlan
-from gemma_keras.models.forward import Cache, build_backbone, forward, init_cache, logits, variable_shapes
+from gemma_keras.models.compute_plan import ComputePlan
+from gemma_keras.models.forward import build_backbone, variable_shapes
+from gemma_keras.models.quantization import quantized, summed_axes
 from gemma_keras.models.sharding import param_sharding
 
 
 @dataclasses.dataclass(frozen=True)
 class DecodeProgram:
-    """A decoding step and the shapes of its arguments."""
+    """The program, the shapes of its arguments, and the bytes on one device that each step has to read."""
 
-    backbone: GemmaBackbone
     step: Callable[..., Any]
     arguments: tuple[Any, ...]
+    settings: dict[str, Any]
+    weight_bytes: int
+    cache_bytes: int
 
 
 def decode_program(config: Config, architecture: Architecture, plan: ComputePlan) -> DecodeProgram:
-    """A step for `train.batch_rows` rows, with room for a prompt of `data.sequence_length` and its answer."""
+    """Decoding for `train.batch_rows` rows, with slots for a prompt of `data.sequence_length` and its answer.
+
+    Its loop has no fixed length, so what is counted of it is one step.
+    """
     backbone = build_backbone(architecture, config.model.dtype)
     rows, slots = config.train.batch_rows, config.data.sequence_length + config.sampling.max_new_tokens
-
-    def step(params, cache: Cache, tokens, positions):
-        ones = jnp.ones_like(tokens)
-        hidden, cache = forward(backbone, params, tokens, positions, ones, cache=cache, plan=plan)
-        values = logits(backbone, params, hidden[:, 0])
-        return jnp.argmax(values, axis=-1).astype(jnp.int32), cache
-
-    params = {path: _placed(spec, _weight_place(plan, path, spec)) for path, spec in variable_shapes(backbone).items()}
-    cache = jax.eval_shape(lambda: init_cache(backbone, rows, slots))
-    cache = jax.tree.map(lambda spec: _placed(spec, _cache_place(plan, spec)), cache)
-    tokens = jax.ShapeDtypeStruct((rows, 1), jnp.int32)
-    tokens = _placed(tokens, _cache_place(plan, tokens))
-    return DecodeProgram(backbone, jax.jit(step, donate_argnums=1), (params, cache, tokens, tokens))
+    lane: Lane = jax.eval_shape(lambda: empty_lane(backbone, plan, rows, slots, 0, config.inference.cache))
+    params = {
+        path: _weight(plan, path, spec, config.inference.weights) for path, spec in variable_shapes(backbone).items()
+    }
+    if plan.mesh is not None:
+        lane = jax.tree.map(_placed, lane, lane_shardings(lane, plan.mesh))
+    return DecodeProgram(
+        step=decode, arguments=(params, lane, jax.ShapeDtypeStruct((), jnp.int32), None),
+        settings={"backbone": backbone, "plan": plan, "alternatives": None},
+        weight_bytes=_bytes_on_a_device(params), cache_bytes=_bytes_on_a_device(lane.cache),
+    )  # fmt: skip
 
 
-def _placed(spec: jax.ShapeDtypeStruct, sharding: NamedSharding | None) -> jax.ShapeDtypeStruct:
+def _placed(spec: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=sharding)
 
 
-def _weight_place(plan: ComputePlan, path: str, spec: jax.ShapeDtypeStruct) -> NamedSharding | None:
-    return param_sharding(plan.mesh, path, spec.shape) if plan.mesh is not None else None
-
-
-def _cache_place(plan: ComputePlan, spec: jax.ShapeDtypeStruct) -> NamedSharding | None:
-    """Keys and values [B, S, K, H] by rows and heads, everything else by rows, where they divide."""
+def _weight(plan: ComputePlan, path: str, spec: jax.ShapeDtypeStruct, kept: str) -> Any:
+    """A weight as inference holds it."""
+    axes = summed_axes(path) if kept == "int8" else None
+    weight = spec if axes is None else jax.eval_shape(lambda x: quantized(x, axes), spec)
     if plan.mesh is None:
-        return None
-    axes = (DATA, None, MODEL, None)[: spec.ndim]
-    fitting = (axis if axis and size % plan.mesh.shape[axis] == 0 else None for axis, size in zip(axes, spec.shape))
-    return NamedSharding(plan.mesh, PartitionSpec(*fitting))
+        return weight
+    mesh: Mesh = plan.mesh
+    return jax.tree.map(lambda part: _placed(part, param_sharding(mesh, path, part.shape, in_use=True)), weight)
+
+
+def _bytes_on_a_device(tree: Any) -> int:
+    total = 0
+    for spec in jax.tree.leaves(tree):
+        shape = spec.sharding.shard_shape(spec.shape) if spec.sharding is not None else spec.shape
+        total += math.prod(shape) * spec.dtype.itemsize
+    return total

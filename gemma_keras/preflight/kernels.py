@@ -85,6 +85,10 @@ def _in_hbm(arrays: tuple[Array, ...]) -> int:
 
 
 def _moved(instruction: Instruction, computation: Computation, module: Module) -> int:
+    if instruction.opcode == "copy-start":  # (to, from, context)
+        return _in_hbm(instruction.arrays[:2])
+    if instruction.opcode in ("slice-start", "dynamic-slice-start"):  # (from, to, ...), of which only the slice moves
+        return instruction.arrays[1].bytes + _in_hbm(instruction.arrays[1:2])
     operands = [computation.get(name) for name in instruction.operands]
     read = [_in_hbm(operand.arrays) if operand is not None else 0 for operand in operands]
     written = _in_hbm(instruction.arrays)

@@ -69,6 +69,7 @@ class PreflightReport:
         matmul_flops_per_token_over_n: without attention, divided by tokens and by the model's number of weights.
         tried: the policies that were compiled, with their GiB.
         kernels, collectives: a line each by name and by reason; counts and bytes are of one device and one step.
+        hbm_bytes_over_least: of decoding, bytes moved against those of weights and cache.
         largest_arrays: the shapes of the largest arrays on one device.
         largest_shapes: of the largest arrays in the traced program, all devices together.
     """
@@ -103,6 +104,7 @@ class PreflightReport:
     largest_arrays: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     largest_shapes: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
     hbm_bytes_per_step: int | None = None
+    hbm_bytes_over_least: float | None = None
     roofline: dict[str, Any] | None = None
     utilisation: float
     step_seconds: float | None = None
@@ -145,6 +147,22 @@ def advice(config: Config, mesh: dict[str, int], remat: str, shard_sequence: boo
         ideas.append("take fewer rows a step: --config.train.batch_rows")
     ideas.append("take shorter rows (--config.data.sequence_length), a smaller model, or more devices (--topology)")
     return ideas
+
+
+def decoding_advice(config: Config) -> list[str]:
+    """What to change when decoding does not fit, the cheapest change first."""
+    ideas = []
+    if config.inference.weights == "auto":
+        ideas.append("keep weights as 8-bit integers: --config.inference.weights=int8")
+    if config.inference.cache == "auto":
+        ideas.append("keep keys and values as 8-bit integers: --config.inference.cache=int8")
+    if config.train.batch_rows > 1:
+        ideas.append("take fewer rows at once: --config.train.batch_rows")
+    return [
+        *ideas,
+        "take shorter prompts or answers (--config.data.sequence_length, --config.sampling.max_new_tokens), a smaller model, or "
+        "more devices (--topology)",
+    ]
 
 
 def describe(report: PreflightReport) -> str:
@@ -221,6 +239,10 @@ def _time_lines(report: PreflightReport) -> list[str]:
         f"  estimated      {report.step_seconds:.3f} s a step, {report.tokens_per_second:,.0f} tokens/s, "
         f"{report.hours_per_million_tokens:.3f} hours a million tokens, at {report.utilisation:.0%} of the matmul peak",
     ]
+    if report.hbm_bytes_over_least is not None:
+        lines.append(
+            f"                 each step moves {report.hbm_bytes_over_least:.2f} times the bytes of weights and cache"
+        )
     if report.hours is not None:
         lines.append(f"                 {report.hours:.1f} hours for {report.steps:,} steps")
     return lines

@@ -25,9 +25,9 @@ from gemma_keras.preflight import collectives, hlo, kernels
 from gemma_keras.preflight.decoding import decode_program
 from gemma_keras.preflight.flops import MatmulFlops, largest_shapes, matmul_flops
 from gemma_keras.preflight.hardware import GIB, Hardware, hardware_of
-from gemma_keras.preflight.report import Memory, PreflightReport, Roofline, advice, describe
+from gemma_keras.preflight.report import Memory, PreflightReport, Roofline, advice, decoding_advice, describe
 from gemma_keras.preflight.topologies import topology_devices
-from gemma_keras.stages.programs import plan_for, policies_to_try, train_program
+from gemma_keras.stages.programs import inference_plan, plan_for, policies_to_try, train_program
 from gemma_keras.stages.workdir import write_json
 
 UNITS = {"": 1 / GIB, "K": 1 / 1024**2, "M": 1 / 1024, "G": 1.0, "T": 1024.0}
@@ -47,6 +47,7 @@ class Traced:
 
     trace: Any
     tokens: int
+    least_bytes: int | None = None  # that decoding has to read on each device: weights and cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Compiled:
     compiled: Any
     asked: float | None
     seconds: float
+    least_bytes: int | None
 
     def fits(self, hardware: Hardware) -> bool:
         """Whether the compiler took it, and its sum of arguments and temporaries is within the device's memory."""
@@ -76,7 +78,8 @@ def _train(config: Config, architecture: Architecture, plan: ComputePlan) -> Tra
 def _decode(config: Config, architecture: Architecture, plan: ComputePlan) -> Traced:
     program = decode_program(config, architecture, plan)
     step: Any = program.step
-    return Traced(step.trace(*program.arguments), config.train.batch_rows)
+    trace = step.trace(*program.arguments, **program.settings)
+    return Traced(trace, config.train.batch_rows, program.weight_bytes + program.cache_bytes)
 
 
 PROGRAMS: dict[str, Callable[[Config, Architecture, ComputePlan], Traced]] = {"train": _train, "decode": _decode}
@@ -158,7 +161,11 @@ def examine(
     hardware = hardware_of(devices[0].device_kind)
     jax.config.update("jax_enable_compilation_cache", False)  # so that `compile_seconds` is what it says
     tried: list[Compiled] = []
-    plan = plan_for(config, architecture, devices, "none")
+    plan = (
+        plan_for(config, architecture, devices, "none")
+        if program == "train"
+        else inference_plan(config, architecture, devices)
+    )
     policies = (
         policies_to_try(config, architecture, plan, hardware.memory_gib * GIB) if program == "train" else ["none"]
     )
@@ -170,6 +177,11 @@ def examine(
     mesh = dict(plan.mesh.shape) if plan.mesh is not None else {DATA: 1, MODEL: 1}
     count = mesh[DATA] * mesh[MODEL]
     scale = result.tokens * architecture.parameter_count
+    ideas = (
+        advice(config, mesh, result.plan.remat, result.plan.shard_sequence)
+        if program == "train"
+        else decoding_advice(config)
+    )
     return PreflightReport(
         program=program, architecture=architecture.name, parameters=architecture.parameter_count, topology=topology,
         device=hardware.name, devices=count, mesh=mesh, shard_sequence=result.plan.shard_sequence,
@@ -181,7 +193,7 @@ def examine(
         loops_of_unknown_length=result.flops.unknown_loops, largest_shapes=result.shapes, utilisation=utilisation,
         compile_seconds=result.seconds, versions=_versions(), steps=steps,
         **_compiled_figures(result, hardware, count, utilisation, steps),
-        advice=[] if result.fits(hardware) else advice(config, mesh, result.plan.remat, result.plan.shard_sequence),
+        advice=[] if result.fits(hardware) else ideas,
     )  # fmt: skip
 
 
@@ -198,7 +210,8 @@ def _compile(config: Config, architecture: Architecture, plan: ComputePlan, buil
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         asked = asked_gib(str(error))
-    return Compiled(plan, flops, shapes, traced.tokens, compiled, asked, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return Compiled(plan, flops, shapes, traced.tokens, compiled, asked, seconds, traced.least_bytes)
 
 
 def asked_gib(message: str) -> float | None:
@@ -239,6 +252,7 @@ def _compiled_figures(
         "collectives_by_kind": collectives.by_kind(found),
         "largest_arrays": [{"dtype": a.dtype, "shape": a.dims, "from": name} for a, name in arrays],
         "hbm_bytes_per_step": moved,
+        "hbm_bytes_over_least": moved / result.least_bytes if result.least_bytes else None,
         "roofline": dataclasses.asdict(roofline),
         "step_seconds": seconds,
         "tokens_per_second": result.tokens / seconds,

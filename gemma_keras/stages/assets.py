@@ -24,9 +24,10 @@ from gemma_keras.inference.chat import ChatModel
 from gemma_keras.models.architectures import Architecture, get_architecture
 from gemma_keras.models.forward import Params, build_backbone, initial_params
 from gemma_keras.models.loading import describe_weights, load_params
+from gemma_keras.models.quantization import quantize_params
 from gemma_keras.models.sharding import param_sharding
 from gemma_keras.models.stacking import stack_params
-from gemma_keras.stages.programs import TrainProgram, plan_for
+from gemma_keras.stages.programs import TrainProgram, inference_plan, plan_for
 from gemma_keras.text.templates import TEMPLATES
 from gemma_keras.text.tokenizer import Tokenizer
 
@@ -99,15 +100,18 @@ def load_assets(config: Config, tokenizer: Tokenizer, program: TrainProgram) -> 
     return Assets(tokenizer, backbone, program.matrices, stack_params(adapters, _places(mesh)), base)
 
 
-def _places(mesh: Mesh | None) -> Callable[[str, tuple[int, ...]], Sharding | None]:
-    return lambda path, shape: param_sharding(mesh, path, shape) if mesh is not None else None
+def _places(mesh: Mesh | None, *, in_use: bool = False) -> Callable[[str, tuple[int, ...]], Sharding | None]:
+    return lambda path, shape: param_sharding(mesh, path, shape, in_use=in_use) if mesh is not None else None
 
 
 def load_weights(
-    backbone: GemmaBackbone, folder: str, dtype: str, mesh: Mesh | None, *, on_host: bool = False
+    backbone: GemmaBackbone, folder: str, dtype: str, mesh: Mesh | None, *, on_host: bool = False, in_use: bool = False
 ) -> Params:
-    """The weights of a folder over a mesh, on the default device without one, or in the host's memory; tells how far it is."""
-    places = _places(mesh)
+    """The weights of a folder over a mesh, on the default device without one, or in the host's memory; tells how far it is.
+
+    `in_use`: stored as inference uses them.
+    """
+    places = _places(mesh, in_use=in_use)
     if on_host:
         host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
         places = lambda path, shape: host  # noqa: E731
@@ -139,8 +143,8 @@ class ByteProgress:
             print(f"{self.what}: {done / 1e9:.1f} of {total / 1e9:.1f} GB", file=sys.stderr, flush=True)
 
 
-def load_chat_model(config: Config, workdir: Path) -> ChatModel:
-    """The model in `model.weights`, ready to answer, over all devices.
+def load_chat_model(config: Config, workdir: Path, *, to_answer: bool = True) -> ChatModel:
+    """The model in `model.weights`, over all devices, as it answers fastest, or for whole rows as training has them.
 
     Raises:
         UserError: no weights are named, or they cannot be read.
@@ -150,10 +154,19 @@ def load_chat_model(config: Config, workdir: Path) -> ChatModel:
     tokenizer = resolve_tokenizer(config, workdir)
     architecture = resolve_architecture(config, tokenizer)
     backbone = build_backbone(architecture, config.model.dtype)
-    plan = plan_for(config, architecture, jax.devices(), remat="none")
-    params = load_weights(backbone, config.model.weights, config.model.dtype, plan.mesh)
-    template = TEMPLATES[config.data.template]
-    return ChatModel(tokenizer=tokenizer, backbone=backbone, params=params, template=template, plan=plan)
+    devices = jax.devices()
+    plan = (
+        inference_plan(config, architecture, devices)
+        if to_answer
+        else plan_for(config, architecture, devices, remat="none")
+    )
+    params = load_weights(backbone, config.model.weights, config.model.dtype, plan.mesh, in_use=to_answer)
+    if config.inference.weights == "int8":
+        params = quantize_params(params)
+    return ChatModel(
+        tokenizer=tokenizer, backbone=backbone, params=params, template=TEMPLATES[config.data.template], plan=plan,
+        inference=config.inference,
+    )  # fmt: skip
 
 
 def count(params: Params) -> int:

@@ -23,5 +23,5 @@ def run(config: Config, workdir: Path) -> None:
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # bytes that are no text, such as a paste from elsewhere
     print("Type a message; the end of input (Ctrl-D) or Ctrl-C ends the conversation.")
-    for answer in conversation(model, config.sampling):
-        print(answer, flush=True)
+    for _ in conversation(model, config.sampling, show=lambda text: print(text, end="", flush=True)):
+        print(flush=True)

@@ -19,7 +19,7 @@ def run(config: Config, workdir: Path) -> dict:
     config = dataclasses.replace(config, adapter=AdapterConfig(method="none"))
     files.begin(workdir, to_dict(config))
     data = resolve_data(config.data)
-    model = load_chat_model(config, workdir)
+    model = load_chat_model(config, workdir, to_answer=False)
     prepare(data, model.tokenizer, workdir / "data")
     figures = evaluate_model(model, PreparedSplit.load(workdir / "data" / "valid"), config.train.batch_rows)
     files.write_json(workdir / "result.json", figures)

@@ -207,6 +207,20 @@ def plan_for(config: Config, architecture: Architecture, devices: list[Any], rem
     return ComputePlan(mesh=mesh, shard_sequence=choice, attention=kernel, remat=remat)
 
 
+def inference_plan(config: Config, architecture: Architecture, devices: list[Any]) -> ComputePlan:
+    """The plan for generation: by default as many devices along "model" as the KV heads allow, so that each step reads the
+    least, of weights and of the cache.
+
+    Raises:
+        UserError: the mesh does not fit the devices or the heads.
+    """
+    heads = math.gcd(architecture.num_key_value_heads, len(devices))
+    model = config.parallel.model or (len(devices) // config.parallel.data if config.parallel.data else heads)
+    data = config.parallel.data or max(1, len(devices) // model)
+    _check_mesh(architecture, data, data, model, len(devices))
+    return ComputePlan(mesh=make_mesh(devices, data, model) if data * model > 1 else None, attention="blockwise")
+
+
 def _kernel_for(config: Config, device_kind: str) -> str:
     asked, suited = config.model.attention, choose_kernel(device_kind)
     if asked == "splash" and suited != "splash":

@@ -11,7 +11,7 @@ import numpy as np
 
 from gemma_keras.config.schema import SamplingConfig
 from gemma_keras.inference.chat import ChatModel
-from gemma_keras.inference.generation import Generator
+from gemma_keras.inference.requests import Request
 from gemma_keras.models.forward import forward, logits
 
 LOGIT_TOLERANCE = 2e-4  # float32, after the soft caps
@@ -72,12 +72,11 @@ def _logits(model: ChatModel, ids: list[int]) -> np.ndarray:
 def _greedy(model: ChatModel, ids: list[int]) -> list[int]:
     """Our greedy answer, with the stop token where it ended."""
     sampling = SamplingConfig(max_new_tokens=GREEDY_STEPS, temperature=0.0, repetition_penalty=1.0)
-    stop_ids = [model.tokenizer.end_of_turn_id, model.tokenizer.eos_id]
-    answer = Generator(backbone=model.backbone, params=model.params).generate([ids], sampling, stop_ids)[0]
+    ((answer,),) = model.engine.generate([Request(prompt=ids, sampling=sampling, stop_ids=model.stop_ids)])
     if not answer.stopped:
         return answer.tokens
     scores = _logits(model, ids + answer.tokens)[-1]
-    return [*answer.tokens, max(stop_ids, key=lambda stop: scores[stop])]
+    return [*answer.tokens, max(model.stop_ids, key=lambda stop: scores[stop])]
 
 
 def _equal_up_to_a_tie(model: ChatModel, ids: list[int], ours: list[int], theirs: list[int]) -> bool:

@@ -8,7 +8,8 @@ import pytest
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import SamplingConfig
 from gemma_keras.inference.chat import ChatModel, apply_chat_template, conversation, generate_response
-from gemma_keras.inference.generation import Generator
+from gemma_keras.inference.engine import Engine
+from gemma_keras.inference.requests import Request
 from gemma_keras.models.forward import build_backbone, initial_params
 from gemma_keras.text.templates import TEMPLATES
 from tests.models.conftest import small
@@ -40,9 +41,7 @@ def typed(*lines, end=EOFError):
 
 def test_reply_decodes_the_generated_tokens(model):
     ids, _ = model.template.encode(model.tokenizer, QUESTION, add_generation_prompt=True)
-    generator = Generator(backbone=model.backbone, params=model.params)
-    stop_ids = [model.tokenizer.end_of_turn_id, model.tokenizer.eos_id]
-    (expected,) = generator.generate([ids], SAMPLING, stop_ids)
+    ((expected,),) = model.engine.generate([Request(prompt=ids, sampling=SAMPLING, stop_ids=model.stop_ids)])
     reply = model.reply(QUESTION, SAMPLING)
     assert reply and reply == model.tokenizer.decode(expected.tokens).strip("\n\r")
 
@@ -64,8 +63,8 @@ def test_generate_response_answers_the_rendered_prompt(model):
     rendered = TEMPLATES["gemmalm_zh"].render(QUESTION, add_generation_prompt=True)
     for prompt in (apply_chat_template(QUESTION), rendered, "<bos>" + rendered):
         assert generate_response(model, model.tokenizer, prompt, max_new_tokens=12) == expected
-    generator = Generator(backbone=model.backbone, params=model.params)
-    assert generate_response(generator, model.tokenizer, rendered, max_new_tokens=12) == expected
+    engine = Engine(model.backbone, model.params)
+    assert generate_response(engine, model.tokenizer, rendered, max_new_tokens=12) == expected
 
 
 def test_a_conversation_keeps_its_history(model):
@@ -75,6 +74,14 @@ def test_a_conversation_keeps_its_history(model):
     assert answers[0] == model.reply(messages, SAMPLING)
     messages += [{"role": "model", "content": answers[0]}, {"role": "user", "content": "再说一次"}]
     assert answers[1] == model.reply(messages, dataclasses.replace(SAMPLING, seed=1))
+
+
+def test_answers_are_shown_while_they_are_generated(model):
+    shown = []
+    lines = ("你好", "很长" * 200, "再说一次")
+    answers = list(conversation(model, SAMPLING, typed(*lines), show=shown.append))
+    assert answers == list(conversation(model, SAMPLING, typed(*lines)))
+    assert len(shown) > 5 and "".join(shown).replace("\n", "") == "".join(answers).replace("\n", "")
 
 
 @pytest.mark.parametrize("end", [EOFError, KeyboardInterrupt])
@@ -104,4 +111,4 @@ def test_tokenizer_and_weights_must_belong_together(model):
     with pytest.raises(UserError, match=message):
         ChatModel(tokenizer=model.tokenizer, backbone=backbone, params={}, template=model.template)
     with pytest.raises(UserError, match=message):
-        generate_response(Generator(backbone=backbone, params={}), model.tokenizer, "你好")
+        generate_response(Engine(backbone, {}), model.tokenizer, "你好")

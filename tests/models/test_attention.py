@@ -14,8 +14,9 @@ import torch
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.models.attention import RESIDUALS, attention, choose_kernel, packed_attention
+from gemma_keras.models.attention import RESIDUALS, Source, attention, choose_kernel, packed_attention
 from gemma_keras.models.blockwise_attention import LOOP_FROM
+from gemma_keras.models.quantization import quantized
 
 
 def plain_attention(q, k, v, query_positions, key_positions, query_segments, key_segments, scale, cap, window):
@@ -71,24 +72,31 @@ def assert_equal(actual, expected, atol=1e-5):
         np.testing.assert_allclose(ours, theirs, atol=atol, rtol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("kernel", [None, "reference", "blockwise"])
+@pytest.mark.parametrize("kernel", ["reference", "blockwise"])
 @pytest.mark.parametrize("window", [None, 7])
 @pytest.mark.parametrize("cap", [None, 2.0])
 def test_attention_equals_its_definition(kernel, window, cap, rng):
     q, k, v, _ = arrays_of(rng, 2, 150, 4, 2, 8)
     positions, segments = packed(rng, 2, 150)
-    options = dict(scale=0.5, logit_soft_cap=cap, window=window)
-    if kernel is None:
-        ours = attention(
-            q, k, v, query_positions=positions, key_positions=positions, query_segments=segments, key_segments=segments,
-            **options,
-        )  # fmt: skip
-    else:
-        ours = packed_attention(q, k, v, jnp.asarray(segments), kernel=kernel, **options)
+    ours = packed_attention(q, k, v, jnp.asarray(segments), kernel=kernel, scale=0.5, logit_soft_cap=cap, window=window)
     expected = plain_attention(q, k, v, positions, positions, segments, segments, 0.5, cap, window)
     real = segments > 0
     np.testing.assert_allclose(np.asarray(ours)[real], expected[real], atol=2e-6)
     assert np.isfinite(ours).all()
+
+
+def test_keys_in_several_places_are_as_in_one(rng):
+    """Also as 8-bit integers, within their rounding."""
+    q, k, v, _ = arrays_of(rng, 2, 60, 4, 2, 8)
+    keys, values = k.swapaxes(1, 2), v.swapaxes(1, 2)
+    mask = jnp.asarray(rng.random((2, 60, 60)) < 0.3)
+    whole = attention(q, [Source(keys, values, mask)], scale=0.5, logit_soft_cap=2.0)
+    cuts = ((0, 1), (1, 37), (37, 60))
+    parts = [Source(keys[:, :, a:b], values[:, :, a:b], mask[:, :, a:b]) for a, b in cuts]
+    np.testing.assert_allclose(attention(q, parts, scale=0.5, logit_soft_cap=2.0), whole, atol=2e-6)
+    small = Source(quantized(keys, (3,)), quantized(values, (3,)), mask)
+    rounded = attention(q, [small], scale=0.5, logit_soft_cap=2.0)
+    assert 1e-6 < np.abs(rounded - whole).max() < 0.05
 
 
 def test_blockwise_equals_torch(rng):

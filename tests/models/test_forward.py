@@ -16,7 +16,6 @@ from gemma_keras.models.architectures import ARCHITECTURES, get_architecture, to
 from gemma_keras.models.forward import (
     build_backbone,
     forward,
-    init_cache,
     initial_params,
     logits,
     rope_angles,
@@ -151,31 +150,6 @@ def test_gradients_of_padded_rows_are_finite(rng):
 
     gradients = jax.jit(jax.grad(loss))(lively_params(architecture))
     assert all(np.isfinite(gradient).all() for gradient in gradients.values())
-
-
-@pytest.mark.parametrize("architecture", [small(), small_gemma1()], ids=["Gemma 2", "Gemma 1"])
-def test_prefill_and_decoding_equal_the_full_forward(architecture, rng):
-    """Prompts of 11 and 6 tokens padded to 11, then 9 tokens one at a time."""
-    backbone, params = build_backbone(architecture, "float32"), lively_params(architecture, gain=1)
-    lengths, steps = np.array([11, 6]), 9
-    rows = rng.integers(0, 97, (2, 11 + steps))
-    prompt = np.where(np.arange(11) < lengths[:, None], rows[:, :11], 0)
-    segments = (np.arange(11) < lengths[:, None]).astype(np.int32)
-    step = jax.jit(lambda cache, *batch: forward(backbone, params, *batch, cache=cache))
-
-    cache = init_cache(backbone, batch=2, length=11 + steps)
-    positions = np.broadcast_to(np.arange(11), (2, 11))
-    hidden, cache = step(cache, prompt, positions, segments)
-    decoded = [logits(backbone, params, hidden)[np.arange(2), lengths - 1]]
-    for number in range(steps - 1):
-        at = lengths + number
-        token = rows[np.arange(2), at][:, None]
-        hidden, cache = step(cache, token, at[:, None], np.ones((2, 1), np.int32))
-        decoded.append(logits(backbone, params, hidden)[:, 0])
-    assert int(cache.index) == 11 + steps - 1
-    for row, length in enumerate(lengths):
-        full = our_logits(architecture, *plain(rows[row : row + 1, : length + steps]), params=params)[0]
-        np.testing.assert_allclose(np.stack(decoded)[:, row], full[length - 1 : -1], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "mixed_bfloat16"])

@@ -1,0 +1,369 @@
+"""A running batch: samples join it, decode side by side, and leave it one by one.
+
+Axes: B rows, P rows at work, T tokens, V vocabulary.
+"""
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from keras_hub.models import GemmaBackbone
+
+from gemma_keras.config.errors import UserError
+from gemma_keras.inference import programs
+from gemma_keras.inference.constraints import Matcher
+from gemma_keras.inference.prefix_cache import PrefixCache
+from gemma_keras.inference.programs import CHUNK, Chunk, Rows
+from gemma_keras.inference.requests import Completion, Delta, Request, broken_logits
+from gemma_keras.inference.sampling import SamplingRows, Tallies
+from gemma_keras.inference.text_stream import TextStream
+from gemma_keras.models.compute_plan import DATA, ComputePlan
+from gemma_keras.models.forward import Params
+from gemma_keras.models.kv_cache import KVCache
+
+PREFILL_ROWS, PREFILL_TOKENS = 8, 512  # prompts and tokens of each that are read in one call
+
+
+@dataclasses.dataclass(eq=False, slots=True)
+class Task:
+    """One sample of a request under way."""
+
+    request: Request
+    number: int  # of the request in its call, for messages
+    seed: int
+    matcher: Matcher | None = None
+    stream: TextStream | None = None
+    tokens: list[int] = dataclasses.field(default_factory=list)
+    log_probs: list[float] = dataclasses.field(default_factory=list)
+    alternatives: list[list[tuple[int, float]]] = dataclasses.field(default_factory=list)
+    completion: Completion | None = None
+    error: UserError | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.completion is not None or self.error is not None
+
+    @property
+    def positions(self) -> int:
+        """Slots that its row needs."""
+        return len(self.request.prompt) + self.request.sampling.max_new_tokens
+
+    def end(self, reason: str, decode: Callable[[list[int]], str] | None) -> str:
+        """Completes the task; returns the text that its stream held back."""
+        rest, text = "", None
+        if self.stream is not None:
+            rest = self.stream.finish()
+            text = self.stream.text
+        elif decode is not None:
+            text = decode(self.tokens)
+        asked = self.request.log_probs
+        self.completion = Completion(
+            tokens=self.tokens, reason=reason, text=text, log_probs=None if asked is None else self.log_probs,
+            alternatives=self.alternatives if asked else None,
+        )  # fmt: skip
+        return rest
+
+
+class Batch:
+    """Rows that decode together. With `stepwise`, a token at a time under the masks of their matchers.
+
+    `params` is asked for at every call, so that a batch holds no weights. Sizes are powers of two and `bucket` lengths,
+    so that few programs are compiled; a batch grows while rows are running, and is sized anew when it is empty.
+    """
+
+    def __init__(
+        self, backbone: GemmaBackbone, plan: ComputePlan, *, max_rows: int, cache_dtype: str,
+        decode_text: Callable[[list[int]], str] | None, stepwise: bool = False,
+    ):  # fmt: skip
+        self.backbone, self.plan, self.stepwise = backbone, plan, stepwise
+        self.max_rows, self.cache_dtype, self._decode_text = max_rows, cache_dtype, decode_text
+        self.pending: deque[Task] = deque()
+        self.tasks: list[Task | None] = []
+        self._lane: Any = None  # a `Lane`, which each program takes and gives back; None before the first
+        self._shape = (0, 0, 0)  # rows, slots, biases
+        self._filled = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is running or waits."""
+        return bool(self.pending) or any(self.tasks)
+
+    def cancel(self, task: Task) -> None:
+        """Takes a task out, wherever it is."""
+        if task in self.pending:
+            self.pending.remove(task)
+        if task in self.tasks:
+            self._leave([self.tasks.index(task)])
+
+    def step(self, params: Params, prefixes: PrefixCache | None, steps: int) -> list[tuple[Task, Delta]]:
+        """Lets waiting tasks in, then decodes up to `steps` tokens; returns what each task got."""
+        self._let_in(params, prefixes)
+        if not any(self.tasks):
+            return []
+        steps = 1 if self.stepwise else min(steps, CHUNK)
+        if self._filled + steps > CHUNK:
+            self._flush()
+        asked = [
+            task.request.log_probs for task in self.tasks if task is not None and task.request.log_probs is not None
+        ]
+        alternatives = None if not asked else power_of_two(max(asked)) if max(asked) else 0
+        self._lane, chunk = programs.decode(
+            params, self._lane, np.int32(steps), self._masks(), backbone=self.backbone, plan=self.plan,
+            alternatives=alternatives,
+        )  # fmt: skip
+        return self._taken(jax.device_get(chunk))
+
+    def read_prompts(
+        self, params: Params, prefixes: PrefixCache | None, prompts: Sequence[Sequence[int]], copies: int
+    ) -> KVCache:
+        """A cache with all but the last token of each prompt in `copies` rows; the batch itself stays empty."""
+        assert not self.busy
+        least = self.plan.mesh.shape[DATA] if self.plan.mesh is not None else 1
+        rows = max(least, power_of_two(len(prompts) * copies))
+        self._shape = (rows, bucket(max(map(len, prompts))), 0)
+        self._lane = programs.empty_lane(self.backbone, self.plan, *self._shape, self.cache_dtype)
+        self.tasks = [None] * rows
+        leaders: dict[tuple[int, ...], int] = {}
+        source: list[int] = []
+        to: list[int] = []
+        for number, prompt in enumerate(prompts):
+            leader = leaders.setdefault(tuple(prompt), number * copies)
+            own = range(number * copies, (number + 1) * copies)
+            to += own
+            source += [leader] * copies
+        self._read(params, prefixes, leaders)
+        self._copy(source, to)
+        cache, self._lane, self.tasks = self._lane.cache, None, []
+        return cache
+
+    def _masks(self) -> np.ndarray | None:
+        if not self.stepwise:
+            return None
+        bits = np.full((len(self.tasks), -(-self.backbone.architecture.vocabulary_size // 32)), -1, np.int32)
+        for row, task in enumerate(self.tasks):
+            if task is not None and task.matcher is not None:
+                task.matcher.fill(bits[row])
+        return bits
+
+    def _taken(self, chunk: Chunk) -> list[tuple[Task, Delta]]:
+        """Hands the tokens of a chunk to the tasks; rows whose task is done are free again."""
+        self._filled = int(chunk.filled)
+        progress, free = [], []
+        for row, task in enumerate(self.tasks):
+            if task is None:
+                continue
+            tokens = [int(token) for token in chunk.tokens[row] if token >= 0]
+            self._note(task, chunk, row, len(tokens))
+            text, ended = self._follow(task, row, tokens, bool(chunk.stopped[row]))
+            if chunk.broken[row]:
+                task.error = broken_logits(task.number, len(task.tokens))
+            elif ended:
+                text += task.end(ended, self._decode_text)
+            if task.done:
+                free.append(row)
+            progress.append((task, Delta(tokens, text, task.completion)))
+        self._leave(free)
+        return progress
+
+    def _note(self, task: Task, chunk: Chunk, row: int, count: int) -> None:
+        asked = task.request.log_probs
+        if asked is not None and chunk.log_probs is not None:
+            task.log_probs += chunk.log_probs[row, :count].tolist()
+        if asked and chunk.top_ids is not None and chunk.top_log_probs is not None:
+            ids, values = chunk.top_ids[row, :count, :asked], chunk.top_log_probs[row, :count, :asked]
+            task.alternatives += [
+                list(zip(i, v, strict=True)) for i, v in zip(ids.tolist(), values.tolist(), strict=True)
+            ]
+
+    def _follow(self, task: Task, row: int, tokens: list[int], stopped: bool) -> tuple[str, str]:
+        """Adds new tokens to a task; the text that is certain, and why the task ended, if it did."""
+        if task.matcher is not None and tokens:
+            taken = task.matcher.accept(tokens[0])
+            if taken != tokens[0]:
+                change = (np.int32(row), np.int32(tokens[0]), np.int32(taken))
+                self._lane = programs.overrule(self._lane, *change, plan=self.plan)
+                tokens[0] = taken
+            if taken in task.request.stop_ids:
+                tokens, stopped = [], True
+            stopped = stopped or task.matcher.finished
+        task.tokens += tokens
+        text = task.stream.push(tokens) if task.stream is not None else ""
+        if task.stream is not None and task.stream.stopped:
+            return text, "stop_string"
+        if stopped:
+            return text, "stop"
+        return text, "length" if len(task.tokens) >= task.request.sampling.max_new_tokens else ""
+
+    def _leave(self, rows: Sequence[int]) -> None:
+        if not rows:
+            return
+        for row in rows:
+            self.tasks[row] = None
+        if any(self.tasks):
+            at = np.full(power_of_two(len(rows)), len(self.tasks), np.int32)
+            at[: len(rows)] = rows
+            self._lane = programs.release(self._lane, at, plan=self.plan)
+
+    def _flush(self) -> None:
+        if self._filled:
+            self._lane, self._filled = programs.flush(self._lane, plan=self.plan), 0
+
+    def _let_in(self, params: Params, prefixes: PrefixCache | None) -> None:
+        while self.pending:
+            self._make_room()
+            free = [row for row, task in enumerate(self.tasks) if task is None]
+            if not free:
+                return
+            self._flush()
+            self._admit(params, prefixes, free)
+
+    def _make_room(self) -> None:
+        """As many rows and slots as the waiting tasks want, as far as `max_rows` goes."""
+        running = sum(task is not None for task in self.tasks)
+        wanted = min(self.max_rows, running + len(self.pending))
+        least = self.plan.mesh.shape[DATA] if self.plan.mesh is not None else 1
+        rows = max(least, power_of_two(wanted))
+        soon = list(self.pending)[: rows - running]
+        slots = bucket(max(task.positions for task in [*soon, *filter(None, self.tasks)]))
+        if not running or self._lane is None:
+            biases = power_of_two(max(len(task.request.logit_bias) for task in self.pending)) if self._biased() else 0
+            shape = (rows, slots, biases)
+            if self._lane is None or shape != self._shape:
+                self._lane = programs.empty_lane(self.backbone, self.plan, *shape, self.cache_dtype)
+                self._shape = shape
+            self.tasks, self._filled = [None] * rows, 0
+            return
+        rows, slots = max(rows, self._shape[0]), max(slots, self._shape[1])
+        if (rows, slots) != self._shape[:2]:
+            self._flush()
+            self._lane = programs.resize(self._lane, rows=rows, slots=slots, plan=self.plan)
+            self.tasks += [None] * (rows - len(self.tasks))
+            self._shape = (rows, slots, self._shape[2])
+
+    def _biased(self) -> bool:
+        return any(task.request.logit_bias for task in self.pending)
+
+    def _admit(self, params: Params, prefixes: PrefixCache | None, free: list[int]) -> None:
+        """One wave of waiting tasks into free rows: each prompt is read once, whatever number of tasks has it.
+
+        A prompt whose beginning is just being read for another one waits for the next wave, which finds it kept.
+        """
+        leaders: dict[tuple[int, ...], int] = {}
+        entering: list[tuple[int, Task]] = []
+        copies: list[tuple[int, int]] = []
+        under_way: set[bytes] = set()
+        later: list[Task] = []
+        while self.pending and len(entering) < len(free):
+            task = self.pending.popleft()
+            row, prompt = free[len(entering)], tuple(task.request.prompt)
+            if len(task.request.logit_bias) > self._shape[2]:
+                later.append(task)  # until the batch is empty
+                continue
+            if prompt in leaders:
+                copies.append((leaders[prompt], row))
+            else:
+                keys = prefixes.keys(prompt) if prefixes is not None else []
+                unknown = keys[prefixes.known(keys) :][:1] if prefixes is not None else []
+                if under_way.intersection(unknown):
+                    later.append(task)
+                    continue
+                under_way.update(unknown)
+                leaders[prompt] = row
+            entering.append((row, task))
+            self.tasks[row] = task
+        self.pending.extendleft(reversed(later))
+        self._read(params, prefixes, leaders)
+        self._copy([source for source, _ in copies], [row for _, row in copies])
+        if entering:
+            at, rows = self._entries(entering)
+            self._lane = programs.admit(self._lane, at, rows, plan=self.plan)
+
+    def _copy(self, source: Sequence[int], to: Sequence[int]) -> None:
+        """Copies the cache of rows."""
+        moved = [(old, new) for old, new in zip(source, to, strict=True) if old != new]
+        if moved:
+            padding = [(0, len(self.tasks))] * (power_of_two(len(moved)) - len(moved))
+            old, new = np.array(moved + padding, np.int32).T
+            self._lane = programs.copy_rows(self._lane, old, new, plan=self.plan)
+
+    def _read(self, params: Params, prefixes: PrefixCache | None, leaders: dict[tuple[int, ...], int]) -> None:
+        """Puts prompts, all but their last tokens, into the cache of their rows."""
+        work: list[tuple[int, int, tuple[int, ...]]] = []
+        for prompt, row in leaders.items():
+            start = 0
+            if prefixes is not None:
+                self._lane, start = prefixes.restore(self._lane, row, prefixes.keys(prompt))
+            work.append((row, start, prompt[:-1]))
+        # Prompts of like lengths are read together.
+        work.sort(key=lambda entry: len(entry[2]) - entry[1], reverse=True)
+        for first in range(0, len(work), PREFILL_ROWS):
+            group = work[first : first + PREFILL_ROWS]
+            while group := [entry for entry in group if entry[1] < len(entry[2])]:
+                self._prefill(params, group)
+                group = [(row, start + PREFILL_TOKENS, prompt) for row, start, prompt in group]
+        if prefixes is not None:
+            for prompt, row in leaders.items():
+                prefixes.save(self._lane, row, prefixes.keys(prompt), len(prompt) - 1)
+
+    def _prefill(self, params: Params, group: Sequence[tuple[int, int, tuple[int, ...]]]) -> None:
+        pieces = [prompt[start : start + PREFILL_TOKENS] for _, start, prompt in group]
+        least = self.plan.mesh.shape[DATA] if self.plan.mesh is not None else 1
+        size = max(least, power_of_two(len(group)))
+        tokens = np.zeros((size, bucket(max(map(len, pieces)))), np.int32)
+        start, count = np.zeros((2, size), np.int32)
+        at = np.full(size, len(self.tasks), np.int32)
+        for index, ((row, begin, _), piece) in enumerate(zip(group, pieces, strict=True)):
+            tokens[index, : len(piece)] = piece
+            at[index], start[index], count[index] = row, begin, len(piece)
+        earlier = int(start.max())
+        prefix = min(bucket(earlier), self._shape[1]) if earlier else 0
+        self._lane = programs.prefill(
+            params, self._lane, tokens, start, count, at, backbone=self.backbone, plan=self.plan, prefix=prefix
+        )
+
+    def _entries(self, entering: Sequence[tuple[int, Task]]) -> tuple[np.ndarray, Rows]:
+        """Where to put the rows' values, and the values [P, ...]."""
+        size, vocabulary = power_of_two(len(entering)), self.backbone.architecture.vocabulary_size
+        at = np.full(size, len(self.tasks), np.int32)
+        length, last, limit = np.zeros((3, size), np.int32)
+        prompt, stops = np.zeros((2, size, vocabulary), bool)
+        ids = np.full((size, self._shape[2]), -1, np.int32)
+        values = np.zeros((size, self._shape[2]), np.float32)
+        for index, (row, task) in enumerate(entering):
+            request = task.request
+            at[index], length[index], last[index] = row, len(request.prompt) - 1, request.prompt[-1]
+            limit[index] = request.sampling.max_new_tokens
+            prompt[index, list(request.prompt)] = True
+            stops[index, list(request.stop_ids)] = True
+            ids[index, : len(request.logit_bias)] = list(request.logit_bias)
+            values[index, : len(request.logit_bias)] = list(request.logit_bias.values())
+        tasks = [task for _, task in entering]
+        tasks += [tasks[-1]] * (size - len(tasks))
+        sampling = SamplingRows.of([task.request.sampling for task in tasks])
+        sampling = sampling._replace(seed=np.array([task.seed for task in tasks], np.uint32))
+        rows: Any = Rows(
+            length=length, last=last, step=np.zeros(size, np.int32), limit=limit, running=np.ones(size, bool),
+            tallies=Tallies(prompt, np.zeros((size, vocabulary), np.int32)), stops=stops, bias_ids=ids, bias_values=values,
+            sampling=sampling,
+        )  # fmt: skip
+        return at, rows
+
+
+def bucket(length: int) -> int:
+    """The size a length is rounded up to: by at most a third above 32, and a multiple of 256 above 512.
+
+    >>> [bucket(length) for length in (1, 33, 65, 97, 193, 512, 513, 800)]
+    [32, 48, 96, 128, 256, 512, 768, 1024]
+    """
+    if length <= 32:
+        return 32
+    step = 256 if length > 512 else power_of_two(length) // 4
+    return -(-length // step) * step
+
+
+def power_of_two(number: int) -> int:
+    """The least power of two that is not below `number`, which is positive."""
+    return 1 << (number - 1).bit_length()

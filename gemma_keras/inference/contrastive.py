@@ -1,0 +1,164 @@
+"""Contrastive search (arXiv 2202.06417): likely tokens that differ from what came before.
+
+At each step the k likeliest tokens are tried: they go through the model side by side, all at the same position and without
+seeing each other, so that the cache is neither copied nor written. Token v is taken for the greatest
+
+    (1 - alpha) p(v) - alpha max_j cos(h_v, h_j)
+
+with h the hidden states after the final norm, and j over all tokens of the prompt and the answer. The state that a token was
+judged by then gives the probabilities of the next step.
+
+Axes: P prompts, T prompt tokens, S slots, k candidates, D model dim, V vocabulary, C new tokens.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from keras_hub.models import GemmaBackbone
+
+from gemma_keras.inference.programs import appended
+from gemma_keras.inference.requests import Request
+from gemma_keras.inference.sampling import SamplingRows, Tallies, penalize
+from gemma_keras.models.compute_plan import ComputePlan
+from gemma_keras.models.forward import Params, forward, logits
+from gemma_keras.models.kv_cache import Context, KVCache, init_cache
+
+
+class Found(NamedTuple):
+    """`tokens` i32[P, C] (-1: none), `stopped` bool[P] by a stop token, `broken` bool[P] logits that are not finite."""
+
+    tokens: jax.Array
+    stopped: jax.Array
+    broken: jax.Array
+
+
+class _Loop(NamedTuple):
+    """`states` f32[P, S, D]: hidden states of length 1, by position; `scores` f32[P, V]: logits of the next token."""
+
+    index: jax.Array
+    recent: KVCache
+    states: jax.Array
+    scores: jax.Array
+    counts: jax.Array
+    running: jax.Array
+    found: Found
+
+
+def candidate_scores(
+    probabilities: jax.Array, candidates: jax.Array, earlier: jax.Array, is_earlier: jax.Array, alpha: jax.Array
+) -> jax.Array:
+    """Scores f32[P, k] of candidates with `probabilities` f32[P, k] and hidden states `candidates` [P, k, D], against the
+    states `earlier` [P, S, D] where `is_earlier` bool[P, S]; `alpha` f32[P]."""
+    likeness = jnp.einsum("pkd,psd->pks", unit(candidates), unit(earlier))
+    most = jnp.max(jnp.where(is_earlier[:, None], likeness, -jnp.inf), axis=-1)
+    return (1 - alpha)[:, None] * probabilities - alpha[:, None] * most
+
+
+def unit(x: jax.Array) -> jax.Array:
+    """Vectors [..., D] of length 1, float32."""
+    x = x.astype(jnp.float32)
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+def contrastive_search(
+    backbone: GemmaBackbone, plan: ComputePlan, params: Params, requests: Sequence[Request], slots: int, rows: int
+) -> Found:
+    """The answers of `requests`, padded to `rows`; `slots` is the length that their prompts are padded to."""
+    vocabulary = backbone.architecture.vocabulary_size
+    tokens, count = np.zeros((rows, slots), np.int32), np.ones(rows, np.int32)
+    limit, k = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
+    alpha = np.zeros(rows, np.float32)
+    prompt, stops = np.zeros((2, rows, vocabulary), bool)
+    for row, request in enumerate(requests):
+        tokens[row, : len(request.prompt)] = request.prompt
+        count[row], limit[row] = len(request.prompt), request.sampling.max_new_tokens
+        alpha[row], k[row] = request.sampling.penalty_alpha, candidates_of(request)
+        prompt[row, list(request.prompt)] = True
+        stops[row, list(request.stop_ids)] = True
+    configs = [request.sampling for request in requests]
+    sampling = SamplingRows.of(configs + [configs[-1]] * (rows - len(configs)))
+    return jax.device_get(
+        _run(
+            params, tokens, count, limit, alpha, k, prompt, stops, sampling, backbone=backbone, plan=plan,
+            most=int(k.max()), new=int(limit.max()),
+        )
+    )  # fmt: skip
+
+
+def candidates_of(request: Request) -> int:
+    """The k of a request; 4 where it asks for all tokens."""
+    return request.sampling.top_k or 4
+
+
+@functools.partial(jax.jit, static_argnames=("backbone", "plan", "most", "new"))
+def _run(
+    params: Params,
+    tokens: jax.Array,
+    count: jax.Array,
+    limit: jax.Array,
+    alpha: jax.Array,
+    k: jax.Array,
+    prompt: jax.Array,
+    stops: jax.Array,
+    sampling: SamplingRows,
+    *,
+    backbone: GemmaBackbone,
+    plan: ComputePlan,
+    most: int,
+    new: int,
+) -> Found:
+    """All steps; arguments [P, ...] as in `contrastive_search`, `most` the greatest k and `new` the longest answer."""
+    rows, slots = tokens.shape
+    architecture, dtype = backbone.architecture, backbone.token_embedding.compute_dtype
+    each, places = jnp.arange(rows), jnp.arange(slots + new)
+    positions = jnp.where(places[:slots] < count[:, None], places[:slots], -1)
+    start = jnp.zeros_like(count)
+    hidden, fresh = forward(backbone, params, tokens, positions, context=Context(length=start), plan=plan)
+    cache = init_cache(architecture, rows, slots, dtype, plan, ring=False).write(fresh, start, count)
+
+    def step(state: _Loop) -> _Loop:
+        scores = penalize(state.scores, Tallies(prompt, state.counts), sampling)
+        probabilities, ids = jax.lax.top_k(jax.nn.softmax(scores, axis=-1), most)
+        context = Context(length=count, cache=cache, recent=state.recent, step=state.index, alone=True)
+        position = jnp.broadcast_to((count + state.index)[:, None], ids.shape)
+        hidden, fresh = forward(backbone, params, ids.astype(jnp.int32), position, context=context, plan=plan)
+        is_earlier = (places < count[:, None]) | ((places >= slots) & (places < slots + state.index))
+        judged = candidate_scores(probabilities, hidden, state.states, is_earlier, alpha)
+        chosen = jnp.argmax(jnp.where(jnp.arange(most) < k[:, None], judged, -jnp.inf), axis=-1)
+        token = ids[each, chosen].astype(jnp.int32)
+        kept = tuple(tuple(x[each, :, chosen][:, :, None] for x in pair) for pair in fresh)
+        own = hidden[each, chosen]
+        finite = jnp.isfinite(state.scores).all(axis=-1)
+        stop = state.running & finite & stops[each, token]
+        taken = state.running & finite & ~stop
+        found = state.found
+        return _Loop(
+            index=state.index + 1,
+            recent=appended(state.recent, kept, state.index),
+            states=jax.lax.dynamic_update_slice_in_dim(state.states, unit(own)[:, None], slots + state.index, axis=1),
+            scores=logits(backbone, params, own),
+            counts=state.counts.at[each, token].add(taken.astype(jnp.int32)),
+            running=taken & (state.index + 1 < limit),
+            found=Found(
+                found.tokens.at[:, state.index].set(jnp.where(taken, token, -1)),
+                found.stopped | stop,
+                found.broken | (state.running & ~finite),
+            ),
+        )
+
+    states = jnp.pad(unit(hidden), ((0, 0), (0, new), (0, 0)))
+    none = jnp.zeros(rows, bool)
+    begin = _Loop(
+        index=jnp.zeros((), jnp.int32),
+        recent=init_cache(architecture, rows, new, dtype, plan, ring=False),
+        states=states,
+        scores=logits(backbone, params, hidden[each, count - 1]),
+        counts=jnp.zeros(prompt.shape, jnp.int32),
+        running=limit > 0,
+        found=Found(jnp.full((rows, new), -1, jnp.int32), none, none),
+    )
+    return jax.lax.while_loop(lambda state: state.running.any(), step, begin).found

@@ -1,0 +1,114 @@
+"""Keys and values of prompts' beginnings, kept for prompts that begin alike: system prompts, few-shot blocks, conversations.
+
+Prompts are cut into blocks of `BLOCK` tokens. A block is found by its tokens and all tokens before it, so that what is kept
+for one prompt serves every other one as far as the two agree. The least recently used blocks make room for new ones.
+
+Axes: E blocks of the pool, P rows, n blocks of a prompt, S slots, K KV heads, H head dim.
+"""
+
+import functools
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from keras_hub.models import GemmaBackbone
+
+from gemma_keras.inference.programs import Lane, layers, placed
+from gemma_keras.models.compute_plan import ComputePlan
+from gemma_keras.models.kv_cache import KVCache, init_cache, placed_cache
+
+BLOCK = 64
+
+
+class PrefixCache:
+    """A pool of blocks in device memory, for `tokens` tokens in all."""
+
+    def __init__(self, backbone: GemmaBackbone, plan: ComputePlan, tokens: int, cache_dtype: str):
+        self._plan, self._most = plan, tokens // BLOCK
+        dtype = backbone.token_embedding.compute_dtype if cache_dtype == "auto" else cache_dtype
+        make = functools.partial(init_cache, backbone.architecture, self._most, BLOCK, dtype, plan, ring=False)
+        self._pool: KVCache = jax.jit(make)()
+        self._places: OrderedDict[bytes, int] = OrderedDict()  # the least recently used first
+        self._free = list(range(self._most))
+        self.hits = self.lookups = 0  # tokens found, tokens looked for
+
+    def keys(self, prompt: Sequence[int]) -> list[bytes]:
+        """A key for each whole block of a prompt. Its last token is not among them, for it has to be computed anyway."""
+        digest, keys = hashlib.blake2b(digest_size=16), []
+        ids = np.asarray(prompt[:-1], np.int32)
+        for start in range(0, len(ids) - BLOCK + 1, BLOCK):
+            digest.update(ids[start : start + BLOCK].tobytes())
+            keys.append(digest.digest())
+        return keys
+
+    def known(self, keys: Sequence[bytes]) -> int:
+        """How many of the first blocks are kept."""
+        return next((number for number, key in enumerate(keys) if key not in self._places), len(keys))
+
+    def restore(self, lane: Lane, row: int, keys: Sequence[bytes]) -> tuple[Lane, int]:
+        """Puts the known blocks into a row; returns their tokens, too."""
+        count = self.known(keys)
+        self.lookups += len(keys) * BLOCK
+        if not count:
+            return lane, 0
+        self.hits += count * BLOCK
+        blocks = np.zeros(1 << (count - 1).bit_length(), np.int32)
+        blocks[:count] = [self._touched(key) for key in keys[:count]]
+        tokens = np.array([count * BLOCK], np.int32)
+        return _restored(lane, self._pool, blocks, tokens, np.array([row], np.int32), plan=self._plan), count * BLOCK
+
+    def save(self, lane: Lane, row: int, keys: Sequence[bytes], length: int) -> None:
+        """Keeps the blocks of a row of `length` tokens that are not kept yet."""
+        if length > min(map(lane.cache.slots, range(len(lane.cache.keys)))):
+            return  # a ring has lost its beginning
+        missing = [number for number, key in enumerate(keys) if key not in self._places][: self._most]
+        if not missing:
+            return
+        for key in keys:
+            if key in self._places:
+                self._touched(key)
+        places = np.full(1 << (len(missing) - 1).bit_length(), self._most, np.int32)
+        numbers = np.zeros_like(places)
+        numbers[: len(missing)] = missing
+        for index, number in enumerate(missing):
+            places[index] = self._place()
+            self._places[keys[number]] = int(places[index])
+        self._pool = _saved(self._pool, lane.cache, np.int32(row), numbers, places, plan=self._plan)
+
+    def _touched(self, key: bytes) -> int:
+        self._places.move_to_end(key)
+        return self._places[key]
+
+    def _place(self) -> int:
+        return self._free.pop() if self._free else self._places.popitem(last=False)[1]
+
+
+@functools.partial(jax.jit, static_argnames="plan", donate_argnames="lane")
+def _restored(
+    lane: Lane, pool: KVCache, blocks: jax.Array, count: jax.Array, row: jax.Array, *, plan: ComputePlan
+) -> Lane:
+    """The lane with `count` i32[1] tokens of `blocks` i32[n] at the start of `row` i32[1]."""
+
+    def joined(x: jax.Array) -> jax.Array:
+        """[n, K, 64, H] as [1, K, 64 n, H]."""
+        return x[blocks].swapaxes(0, 1).reshape(1, x.shape[1], -1, x.shape[3])
+
+    fresh = layers(jax.tree.map(joined, pool))
+    return placed(lane._replace(cache=lane.cache.write(fresh, jnp.zeros_like(count), count, row)), plan)
+
+
+@functools.partial(jax.jit, static_argnames="plan", donate_argnames="pool")
+def _saved(
+    pool: KVCache, cache: KVCache, row: jax.Array, numbers: jax.Array, places: jax.Array, *, plan: ComputePlan
+) -> KVCache:
+    """The pool with the blocks `numbers` i32[n] of a row at `places` i32[n]; places beyond the pool are left out."""
+
+    def put(old: jax.Array, stored: jax.Array) -> jax.Array:
+        whole = stored.shape[2] // BLOCK * BLOCK
+        own = stored[row, :, :whole].reshape(stored.shape[1], -1, BLOCK, stored.shape[3]).swapaxes(0, 1)
+        return old.at[places].set(own[jnp.minimum(numbers, len(own) - 1)], mode="drop")
+
+    return placed_cache(jax.tree.map(put, pool, cache), plan)

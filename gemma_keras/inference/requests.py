@@ -1,0 +1,147 @@
+"""What is asked of the engine, and what it answers."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from gemma_keras.config.errors import UserError
+from gemma_keras.config.schema import SamplingConfig
+from gemma_keras.inference.constraints import Constraint
+from gemma_keras.inference.sampling import check_sampling
+from gemma_keras.inference.text_stream import StopStrings
+
+MOST_ALTERNATIVES = 20
+MOST_BIASES = 1024
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One prompt and how it is to be continued.
+
+    Attributes:
+        prompt: token ids, bos included.
+        sampling: its settings; the draws of sample j depend on `sampling.seed`, `stream` and j only.
+        stream: tells apart prompts of one call that share a seed.
+        samples: continuations of the same prompt, which is read once.
+        stop_ids: tokens that end an answer, left out of it.
+        stop_strings: texts that end an answer, left out of its text.
+        constraint: what the answer has to be; it then always is, within `sampling.max_new_tokens`.
+        logit_bias: added to the logits of tokens before anything else.
+        log_probs: None; or how many alternatives are reported besides each token's log-probability, 0 for none.
+    """
+
+    prompt: Sequence[int]
+    sampling: SamplingConfig
+    stream: int = 0
+    samples: int = 1
+    stop_ids: Sequence[int] = ()
+    stop_strings: StopStrings | None = None
+    constraint: Constraint | None = None
+    logit_bias: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    log_probs: int | None = None
+
+    @property
+    def search(self) -> str:
+        """The loop that answers it: "sampling" (greedy too), "beam" or "contrastive"."""
+        if self.sampling.num_beams > 1:
+            return "beam"
+        return "contrastive" if self.sampling.penalty_alpha else "sampling"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """One continuation.
+
+    Attributes:
+        tokens: new token ids, without the stop token.
+        reason: why it ended: "stop" (a stop token, or the end of a constraint), "stop_string" or "length".
+        text: `tokens` decoded, up to the stop string; None without a tokenizer.
+        log_probs: natural log-probability of each token under the model itself (no temperature, no penalty), if asked for.
+        alternatives: for each token the most likely (id, log-probability), if asked for.
+    """
+
+    tokens: list[int]
+    reason: str
+    text: str | None = None
+    log_probs: list[float] | None = None
+    alternatives: list[list[tuple[int, float]]] | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the answer came to its own end."""
+        return self.reason != "length"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Delta:
+    """What a step added to an answer: its tokens, and the text that is certain now; `completion` with the last one."""
+
+    tokens: list[int]
+    text: str
+    completion: Completion | None = None
+
+
+def check_request(request: Request, number: int, vocabulary: int, most_positions: int) -> None:
+    """Raises `UserError` for what cannot be generated; `number` is the prompt's in its call."""
+    check_sampling(request.sampling)
+    prompt, new_tokens = request.prompt, request.sampling.max_new_tokens
+    if not len(prompt):
+        raise UserError(f"prompt {number} is empty; give at least one token, such as bos.")
+    for what, ids in (("", prompt), ("stop id ", request.stop_ids), ("biased id ", request.logit_bias)):
+        wrong = [token for token in ids if not 0 <= token < vocabulary]
+        if wrong:
+            raise UserError(
+                f"prompt {number} has the {what or 'token id '}{wrong[0]}, the model knows 0 to {vocabulary - 1}; "
+                "use the tokenizer that belongs to the weights."
+            )
+    if len(prompt) + new_tokens > most_positions:
+        raise UserError(
+            f"prompt {number} has {len(prompt)} tokens, which with {new_tokens} new ones exceeds the model's"
+            f" {most_positions} positions; shorten it or lower sampling.max_new_tokens."
+        )
+    _check_search(request)
+    if request.samples < 1:
+        raise UserError(f"samples is {request.samples}; give a value of at least 1.")
+    if request.log_probs is not None and not 0 <= request.log_probs <= MOST_ALTERNATIVES:
+        raise UserError(f"log_probs is {request.log_probs}; give 0 to {MOST_ALTERNATIVES} alternatives.")
+    if len(request.logit_bias) > MOST_BIASES:
+        raise UserError(f"logit_bias has {len(request.logit_bias)} tokens; give at most {MOST_BIASES}.")
+    finite = all(abs(value) <= 100 for value in request.logit_bias.values())
+    if not finite:
+        raise UserError("logit_bias has a value beyond 100; give values from -100 (never) to 100 (always).")
+
+
+def broken_logits(number: int, new_tokens: int) -> UserError:
+    """The error for logits that are not finite."""
+    return UserError(
+        f"the model's logits for prompt {number} are not finite after {new_tokens} new tokens: its weights are broken or too "
+        "large for their dtype; check the checkpoint or use float32."
+    )
+
+
+def _check_search(request: Request) -> None:
+    """Beam search and contrastive search draw nothing, and know neither masks nor bias."""
+    sampling = request.sampling
+    if sampling.num_beams < 1 or not 0 <= sampling.penalty_alpha <= 1:
+        raise UserError(
+            f"sampling.num_beams is {sampling.num_beams} and sampling.penalty_alpha {sampling.penalty_alpha}; give at least 1 "
+            "beam, and a weight from 0 to 1."
+        )
+    if request.search == "sampling":
+        return
+    if sampling.num_beams > 1 and sampling.penalty_alpha:
+        raise UserError("sampling has both num_beams and penalty_alpha; choose beam search or contrastive search.")
+    asked = {
+        "a constraint": request.constraint is not None,
+        "stop strings": request.stop_strings is not None,
+        "logit_bias": bool(request.logit_bias),
+        "log_probs": request.log_probs is not None,
+        "min_p": sampling.min_p > 0,
+    }
+    unknown = [name for name, wanted in asked.items() if wanted]
+    if unknown:
+        raise UserError(f"{request.search} search does not work with {', '.join(unknown)}; leave it out, or sample.")
+    most = sampling.num_beams if request.search == "beam" else 1
+    if request.samples > most:
+        raise UserError(
+            f"{request.search} search has {most} answers, {request.samples} samples were asked for; lower samples."
+        )

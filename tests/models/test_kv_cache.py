@@ -1,0 +1,127 @@
+"""Prompts read in pieces and tokens read one by one give the hidden states of one forward pass over the whole."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gemma_keras.models.compute_plan import ONE_DEVICE
+from gemma_keras.models.forward import build_backbone, forward
+from gemma_keras.models.kv_cache import Context, KVCache, held_positions, init_cache
+from gemma_keras.models.quantization import Int8
+from tests.models.conftest import lively_params, small, small_gemma1
+
+LENGTHS = np.array([23, 14, 30])
+
+
+def empty(architecture, rows, slots, dtype=jnp.float32, **options):
+    return init_cache(architecture, rows, slots, dtype, ONE_DEVICE, **options)
+
+
+def read(architecture, params, tokens, pieces, *, slots=40, rows=5, dtype=jnp.float32, gain=1):
+    """Hidden states of rows that are read piece by piece into the rows 4, 0 and 2 of a cache."""
+    backbone = build_backbone(architecture, "float32")
+    cache, at = empty(architecture, rows, slots, dtype), jnp.array([4, 0, 2])
+    step = jax.jit(partial(forward, backbone))
+    states = []
+    for first, last in pieces:
+        start = jnp.minimum(first, LENGTHS)
+        count = jnp.clip(LENGTHS - first, 0, last - first)
+        places = jnp.arange(last - first)
+        positions = jnp.where(places < count[:, None], start[:, None] + places, -1)
+        context = Context(length=start, cache=cache.take(at, slots) if first else None)
+        hidden, fresh = step(params, tokens[:, first:last], positions, context=context)
+        cache = cache.write(fresh, start, count, at)
+        states.append(hidden)
+    return np.concatenate(states, axis=1), cache
+
+
+def full(architecture, params, tokens):
+    """Hidden states of one forward pass without a cache."""
+    positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
+    return np.asarray(forward(build_backbone(architecture, "float32"), params, tokens, positions, np.ones_like(tokens)))
+
+
+PIECES = {
+    "at once": [(0, 30)],
+    "two": [(0, 17), (17, 30)],
+    "one by one": [(0, 9), *((place, place + 1) for place in range(9, 30))],
+    "beyond the window": [(0, 25), (25, 27), (27, 30)],
+}
+
+
+@pytest.mark.parametrize("architecture", [small(), small_gemma1()], ids=["Gemma 2", "Gemma 1"])
+@pytest.mark.parametrize("pieces", PIECES)
+def test_pieces_equal_the_whole(architecture, pieces, rng):
+    params, tokens = lively_params(architecture, gain=1), rng.integers(0, 97, (3, 30))
+    expected = full(architecture, params, tokens)
+    found, cache = read(architecture, params, tokens, PIECES[pieces])
+    for row, length in enumerate(LENGTHS):
+        np.testing.assert_allclose(found[row, :length], expected[row, :length], atol=2e-5, rtol=0)
+    assert not np.asarray(cache.keys[1])[[1, 3]].any()  # the rows of others
+    assert cache.slots(0) == min(40, architecture.window(0) or 40) and cache.slots(1) == 40
+
+
+def test_eight_bits_are_close(rng):
+    architecture = small()
+    params, tokens = lively_params(architecture, gain=1), rng.integers(0, 97, (3, 30))
+    exact, _ = read(architecture, params, tokens, PIECES["two"])
+    rounded, cache = read(architecture, params, tokens, PIECES["two"], dtype="int8")
+    assert isinstance(cache.keys[0], Int8)
+    for row, length in enumerate(LENGTHS):
+        difference = np.abs(exact[row, 17:length] - rounded[row, 17:length])
+        assert length <= 17 or 0 < difference.mean() < 0.05 * np.abs(exact).mean()
+
+
+def test_a_chunk_of_recent_tokens_is_seen(rng):
+    """The cache, 5 tokens that are not in it yet, and the next one."""
+    architecture = small()
+    backbone, params = build_backbone(architecture, "float32"), lively_params(architecture, gain=1)
+    tokens = rng.integers(0, 97, (3, 40))
+    _, cache = read(architecture, params, tokens, PIECES["at once"])
+    cache = cache.take(jnp.array([4, 0, 2]), 40)
+    recent = empty(architecture, 3, 8, ring=False)
+    told = [np.concatenate([tokens[row, :length], tokens[row, 30:36]]) for row, length in enumerate(LENGTHS)]
+    for step in range(6):
+        new = np.array([row[length + step] for row, length in zip(told, LENGTHS, strict=True)])
+        context = Context(length=jnp.asarray(LENGTHS), cache=cache, recent=recent, step=jnp.int32(step))
+        hidden, fresh = forward(backbone, params, new[:, None], (LENGTHS + step)[:, None], context=context)
+        count = jnp.full(3, 1)
+        recent = recent.write(fresh, jnp.full(3, step), count)
+    for row, length in enumerate(LENGTHS):
+        expected = full(architecture, params, told[row][None])[0, length + 5]
+        np.testing.assert_allclose(hidden[row, 0], expected, atol=2e-5, rtol=0)
+
+
+def test_candidates_do_not_see_each_other(rng):
+    architecture = small()
+    backbone, params = build_backbone(architecture, "float32"), lively_params(architecture, gain=1)
+    tokens = rng.integers(0, 97, (3, 30))
+    _, cache = read(architecture, params, tokens, PIECES["at once"])
+    context = Context(length=jnp.asarray(LENGTHS), cache=cache.take(jnp.array([4, 0, 2]), 40), alone=True)
+    candidates = rng.integers(0, 97, (3, 4))
+    hidden, _ = forward(backbone, params, candidates, np.repeat(LENGTHS[:, None], 4, axis=1), context=context)
+    for row, length in enumerate(LENGTHS):
+        for place, candidate in enumerate(candidates[row]):
+            whole = np.append(tokens[row, :length], candidate)[None]
+            np.testing.assert_allclose(hidden[row, place], full(architecture, params, whole)[0, -1], atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("slots", [1, 7, 50])
+def test_a_slot_holds_the_last_position_that_fell_on_it(slots):
+    for length in (0, 1, 6, 7, 8, 23):
+        expected = np.full(slots, -1)
+        expected[np.arange(length) % slots] = np.arange(length)  # the last one wins
+        found = np.asarray(held_positions(jnp.array([length]), slots)[0])
+        np.testing.assert_array_equal(np.where(found < 0, -1, found), expected)
+
+
+def test_writing_beyond_a_ring_keeps_the_last_tokens(rng):
+    cache = KVCache((jnp.zeros((2, 1, 4, 2)),), (jnp.zeros((2, 1, 4, 2)),))
+    new = jnp.asarray(rng.normal(size=(2, 1, 9, 2)), jnp.float32)
+    written = cache.write(((new, -new),), jnp.array([0, 3]), jnp.array([9, 2]))
+    order = [8, 5, 6, 7]  # positions 5 to 8 at slots 1, 2, 3, 0
+    np.testing.assert_array_equal(written.keys[0][0, 0], new[0, 0][np.array(order)])
+    np.testing.assert_array_equal(written.values[0][1, 0], [-new[1, 0, 1], [0, 0], [0, 0], -new[1, 0, 0]])
