@@ -1,0 +1,45 @@
+"""Adaptive solving: the model scores how complex a question is, and the score chooses the solver."""
+
+from gemma_keras.inference.language_model import LanguageModel
+from gemma_keras.solvers import parsing
+from gemma_keras.solvers.base import Solver
+from gemma_keras.solvers.enhanced import EnhancedSolver
+from gemma_keras.solvers.least_to_most import LeastToMost
+from gemma_keras.solvers.normal import Normal
+from gemma_keras.solvers.steps import Settings, Steps
+from gemma_keras.solvers.trace import Adapted, Question
+
+SIMPLE, HARD = 0.3, 0.7
+"""Scores below the first are answered at once, those from the second on by the enhanced solver."""
+
+
+class Adaptive(Solver):
+    """Below 0.3 the normal solver, below 0.7 least to most, else the enhanced one. A score that is none counts as 0.5."""
+
+    name = "adaptive"
+
+    def __init__(self, model: LanguageModel, settings: Settings | None = None):
+        super().__init__(model, settings)
+        self._simple = Normal(model, self.settings)
+        self._medium = LeastToMost(model, self.settings)
+        self._hard = EnhancedSolver(model, self.settings)
+
+    def begin(self, question: Question) -> tuple[Adapted, Steps]:
+        work = Adapted()
+        return work, self._score_and_solve(question, work)
+
+    def _score_and_solve(self, question: Question, work: Adapted) -> Steps:
+        settings = self.settings
+        work.reply = yield from settings.ask(
+            "complexity", settings.solver.judge_temperature, settings.constrained(parsing.SCORE), question=question.text
+        )
+        work.complexity = parsing.complexity(work.reply)
+        solver = self._chosen(work.complexity)
+        work.solver = solver.name
+        work.work, steps = solver.begin(question)
+        yield from steps
+
+    def _chosen(self, complexity: float) -> Solver:
+        if complexity < SIMPLE:
+            return self._simple
+        return self._medium if complexity < HARD else self._hard

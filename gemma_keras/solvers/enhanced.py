@@ -1,0 +1,54 @@
+"""Least to most with verification: of every sub-answer and of the final answer, or of the final answer alone."""
+
+from gemma_keras.solvers.base import Solver
+from gemma_keras.solvers.least_to_most import least_to_most, listed, summary
+from gemma_keras.solvers.self_verification import verify
+from gemma_keras.solvers.steps import Settings, Steps, together
+from gemma_keras.solvers.trace import Check, Enhanced, Question
+
+
+class EnhancedSolver(Solver):
+    """Least to most; every sub-answer is verified and improved, the final answer made anew from them, and that verified.
+
+    Sub-answers are verified side by side, each in the light of those before it as they were first given. Where
+    verification changes none, the final answer is not made anew.
+    """
+
+    name = "enhanced"
+
+    def begin(self, question: Question) -> tuple[Enhanced, Steps]:
+        work = Enhanced()
+        return work, _enhance(self.settings, self.settings.wording(question), work, verify_steps=True)
+
+
+class SimplifiedEnhanced(Solver):
+    """Least to most, and its final answer verified and improved."""
+
+    name = "simplified_enhanced"
+
+    def begin(self, question: Question) -> tuple[Enhanced, Steps]:
+        work = Enhanced()
+        return work, _enhance(self.settings, self.settings.wording(question), work, verify_steps=False)
+
+
+def _enhance(settings: Settings, question: str, work: Enhanced, *, verify_steps: bool) -> Steps:
+    yield from least_to_most(settings, question, work.decomposed)
+    if verify_steps:
+        yield from together(_step_checks(settings, question, work))
+        if any(step.check and step.check.rewrites for step in work.decomposed.steps):
+            work.rebuilt = yield from summary(settings, question, work.decomposed.steps)
+    work.check = Check(original=work.answer)
+    yield from verify(settings, question, work.check)
+
+
+def _step_checks(settings: Settings, question: str, work: Enhanced) -> list[Steps]:
+    """What verifies each step. The texts are made before the first of them changes an answer."""
+    checks = []
+    steps = work.decomposed.steps
+    for number, step in enumerate(steps):
+        asked = settings.prompts.text(
+            "step_in_context", question=question, sub_question=step.question, steps=listed(settings, steps[:number])
+        )
+        step.check = Check(original=step.first_answer)
+        checks.append(verify(settings, asked, step.check))
+    return checks

@@ -1,0 +1,203 @@
+"""Prompts of the solvers: what they ask for, with `{placeholders}`, in Chinese or English or from a file.
+
+A file holds, in TOML or JSON, prompts by their names in `Prompts`; those that it leaves out stay as they are. A prompt
+is a text (one message of the user) or a list of messages:
+
+    judge = "问题：{question} ..."
+
+    [[plan]]
+    role = "system"
+    content = "..."
+
+Each must have the placeholders that `PLACEHOLDERS` lists, and no others. Any other brace stands for itself. What the
+answers must look like (a numbered list, four lines of a verdict, "答案：" or "Answer:" before a result) is read by
+`solvers.parsing` and cannot be changed here.
+"""
+
+import dataclasses
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gemma_keras.config.errors import UserError
+from gemma_keras.text.templates import ROLES, Message
+
+_PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Prompts:
+    """One prompt for each kind of call; those in the second group are pieces that stand inside others.
+
+    Attributes:
+        answer: the question itself.
+        plan: for 3 to 5 sub-questions as a numbered list.
+        plan_strictly: the same, after an answer in which none could be found.
+        plan_json: the same, as an object with the list `sub_questions`.
+        first_step: the first sub-question.
+        next_step: another one, with the answers to all before it.
+        summary: the answer that follows from those to the sub-questions.
+        judge: a verdict on an answer.
+        rewrite: an answer that follows a verdict.
+        complexity: a score from 0 to 1.
+        letter: the option that an answer chooses.
+        statement: question and answer as one sentence.
+        masked: the number that stands at X, given the conclusion.
+        verdict: whether a conclusion is right, for a question without numbers.
+        step: a sub-question and its answer, as `{steps}` of other prompts lists them.
+        step_in_context: a sub-question, as verdicts and rewrites see it.
+        options: a question with options.
+        final_line: a question whose answers will be compared.
+    """
+
+    answer: list[Message]
+    plan: list[Message]
+    plan_strictly: list[Message]
+    plan_json: list[Message]
+    first_step: list[Message]
+    next_step: list[Message]
+    summary: list[Message]
+    judge: list[Message]
+    rewrite: list[Message]
+    complexity: list[Message]
+    letter: list[Message]
+    statement: list[Message]
+    masked: list[Message]
+    verdict: list[Message]
+
+    step: str
+    step_in_context: str
+    options: str
+    final_line: str
+
+    def messages(self, name: str, **values: str) -> list[Message]:
+        """The messages of a prompt with its placeholders filled in."""
+        prompt: list[Message] = getattr(self, name)
+        return [{"role": message["role"], "content": _filled(message["content"], values)} for message in prompt]
+
+    def text(self, name: str, **values: str) -> str:
+        """A piece with its placeholders filled in."""
+        return _filled(getattr(self, name), values).strip()
+
+    def to_json(self) -> str:
+        """All prompts in the form of a file."""
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=2)
+
+
+PLACEHOLDERS: dict[str, frozenset[str]] = {
+    name: frozenset(names.split())
+    for name, names in {
+        "answer": "question",
+        "plan": "question",
+        "plan_strictly": "question",
+        "plan_json": "question",
+        "first_step": "question sub_question",
+        "next_step": "question steps number sub_question",
+        "summary": "question steps",
+        "judge": "question answer",
+        "rewrite": "question answer verdict",
+        "complexity": "question",
+        "letter": "question answer letters",
+        "statement": "question answer",
+        "masked": "question statement",
+        "verdict": "question statement",
+        "step": "number sub_question answer",
+        "step_in_context": "question steps sub_question",
+        "options": "question options",
+        "final_line": "question",
+    }.items()
+}
+PIECES = ("step", "step_in_context", "options", "final_line")
+
+
+def builtin_prompts(language: str) -> Prompts:
+    """The package's own prompts in Chinese ("zh") or English ("en")."""
+    return _builtin()[language]
+
+
+def load_prompts(language: str, path: str = "") -> Prompts:
+    """The package's own prompts, with those of a file in their place.
+
+    Raises:
+        UserError: the file is missing or malformed, or a prompt lacks a placeholder or has one that it must not.
+    """
+    prompts = builtin_prompts(language)
+    if not path:
+        return prompts
+    return dataclasses.replace(prompts, **replacements(_read(Path(path)), path))
+
+
+def replacements(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """Prompts by name, in the form of `Prompts`, from a file's contents.
+
+    Raises:
+        UserError: as `load_prompts`.
+    """
+    checked: dict[str, Any] = {}
+    for name, value in values.items():
+        where = f"the prompt {name!r} of {origin}"
+        if name not in PLACEHOLDERS:
+            raise UserError(f"{where} has no use; give one of {', '.join(PLACEHOLDERS)}.")
+        if name in PIECES:
+            if not isinstance(value, str):
+                raise UserError(f"{where} is a {type(value).__name__}; give a text, which will stand inside others.")
+            checked[name] = value
+        else:
+            checked[name] = _messages(value, where)
+        _check_placeholders(checked[name], PLACEHOLDERS[name], where)
+    return checked
+
+
+def _builtin() -> dict[str, Prompts]:
+    from gemma_keras.solvers.prompts.chinese import CHINESE  # these modules build on this one
+    from gemma_keras.solvers.prompts.english import ENGLISH
+
+    return {"zh": CHINESE, "en": ENGLISH}
+
+
+def _filled(text: str, values: Mapping[str, str]) -> str:
+    """All placeholders at once, so that a question which spells one is left alone."""
+    return _PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), text)
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except OSError as error:
+        raise UserError(
+            f"solver.prompts={path} cannot be read ({error.strerror}); give a TOML or JSON file."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        kind = "TOML" if path.suffix == ".toml" else "JSON"
+        raise UserError(f"solver.prompts={path} is no {kind} ({error}); correct it.") from error
+    if not isinstance(values, dict):
+        raise UserError(f"solver.prompts={path} holds a {type(values).__name__}; give prompts by name.")
+    return values
+
+
+def _messages(value: Any, where: str) -> list[Message]:
+    messages = [{"role": "user", "content": value}] if isinstance(value, str) else value
+    form = "give a text, or a list of messages with role and content of which the last is the user's."
+    if not isinstance(messages, list) or not messages:
+        raise UserError(f"{where} is a {type(value).__name__}; {form}")
+    for message in messages:
+        sound = isinstance(message, dict) and message.keys() == {"role", "content"} and message["role"] in ROLES
+        if not sound or not isinstance(message["content"], str):
+            raise UserError(f"{where} has the message {message!r}; {form}")
+    if messages[-1]["role"] != "user":
+        raise UserError(f"{where} ends with a turn of the {messages[-1]['role']}; {form}")
+    return [dict(message) for message in messages]
+
+
+def _check_placeholders(prompt: str | list[Message], expected: frozenset[str], where: str) -> None:
+    texts = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
+    found = frozenset(name for text in texts for name in _PLACEHOLDER.findall(text))
+    for wrong, verb in ((expected - found, "lacks"), (found - expected, "must not have")):
+        if wrong:
+            names = ", ".join(f"{{{name}}}" for name in sorted(wrong))
+            needed = ", ".join(f"{{{name}}}" for name in sorted(expected))
+            raise UserError(f"{where} {verb} {names}; it takes just {needed}.")

@@ -1,0 +1,203 @@
+"""A trace as a page to read: Markdown, in Chinese or English."""
+
+from gemma_keras.solvers.trace import (
+    Adapted,
+    Backward,
+    Candidate,
+    Check,
+    Cost,
+    Decomposed,
+    Enhanced,
+    Escalated,
+    Trace,
+    Verdict,
+    Verified,
+    Voted,
+    Work,
+    route,
+)
+
+_CHINESE = {
+    "question": "问题",
+    "solver": "求解方式",
+    "complexity": "复杂度",
+    "attempt": "没有读出子问题的一次拆解",
+    "step": "子问题",
+    "draft": "初步回答",
+    "summary": "汇总",
+    "rebuilt": "根据改进后的步骤重新汇总",
+    "accepted": "审阅：无需修改",
+    "criticised": "审阅：需要修改",
+    "rewrite": "改写",
+    "checked": "对最终回答的审阅",
+    "samples": "抽样",
+    "vote": "结论",
+    "failed": "失败",
+    "majority": "多数结论",
+    "share": "占比",
+    "candidate": "候选答案",
+    "statement": "结论陈述",
+    "recovered": "还原成功",
+    "lost": "还原失败",
+    "score": "得分",
+    "answer": "答案",
+    "letter": "选项",
+    "failure": "未能完成",
+    "stopped": "预算用尽而停止",
+    "calls": "次数",
+    "tokens": "token 数",
+    "seconds": "时间",
+    "cost": "调用 {calls} 次，输入 {prompt:,} 个 token，输出 {new:,} 个 token，{seconds:.1f} 秒",
+    "cut": "，其中 {cut} 个回答因达到长度上限被截断",
+    "colon": "：",
+}
+_ENGLISH = {
+    "question": "Question",
+    "solver": "Solver",
+    "complexity": "Complexity",
+    "attempt": "A decomposition without sub-questions",
+    "step": "Sub-question",
+    "draft": "First answer",
+    "summary": "Summary",
+    "rebuilt": "Summary of the improved steps",
+    "accepted": "Verdict: nothing to change",
+    "criticised": "Verdict: to be changed",
+    "rewrite": "Rewritten",
+    "checked": "Verdicts on the final answer",
+    "samples": "Samples",
+    "vote": "conclusion",
+    "failed": "failed",
+    "majority": "Majority",
+    "share": "share",
+    "candidate": "Candidate",
+    "statement": "Statement",
+    "recovered": "recovered",
+    "lost": "not recovered",
+    "score": "score",
+    "answer": "Answer",
+    "letter": "Option",
+    "failure": "Not finished",
+    "stopped": "Stopped at the end of the budget of",
+    "calls": "calls",
+    "tokens": "tokens",
+    "seconds": "seconds",
+    "cost": "{calls} calls, {prompt:,} tokens of prompts, {new:,} of answers, {seconds:.1f} s",
+    "cut": "; {cut} answers were cut off at the greatest length",
+    "colon": ": ",
+}
+LABELS = {"zh": _CHINESE, "en": _ENGLISH}
+
+
+def render(trace: Trace, language: str = "zh") -> str:
+    """The whole trace as Markdown: question, steps with their verdicts, answer, cost."""
+    return "\n\n".join(_Page(LABELS[language]).blocks(trace)) + "\n"
+
+
+class _Page:
+    """Writes the blocks of one trace with the labels of one language."""
+
+    def __init__(self, labels: dict[str, str]):
+        self._labels = labels
+
+    def blocks(self, trace: Trace) -> list[str]:
+        question = trace.question
+        options = "\n".join(f"- {letter}. {choice}" for letter, choice in zip(question.letters, question.choices))
+        blocks = [f"## {self._pair('question', question.text)}", *([options] if options else [])]
+        blocks.append(self._bold("solver", route(trace.work, trace.solver)))
+        blocks += self._work(trace.work)
+        if trace.failure:
+            blocks.append(self._bold("failure", trace.failure))
+        if trace.stopped:
+            blocks.append(self._bold("stopped", self._labels[trace.stopped]))
+        blocks.append(f"### {self._labels['answer']}")
+        blocks.append(trace.answer or "—")
+        if trace.letter:
+            blocks.append(self._bold("letter", trace.letter))
+        return [*blocks, f"*{self.cost(trace.cost)}*"]
+
+    def cost(self, cost: Cost) -> str:
+        text = self._labels["cost"].format(
+            calls=cost.calls, prompt=cost.prompt_tokens, new=cost.new_tokens, seconds=cost.seconds
+        )
+        return text + (self._labels["cut"].format(cut=cost.cut) if cost.cut else "")
+
+    def _work(self, work: Work) -> list[str]:
+        """The steps between question and answer; none for a single answer."""
+        match work:
+            case Decomposed():
+                return self._decomposed(work)
+            case Verified(check=check) if check:
+                return [f"### {self._labels['draft']}", check.original, *self._check(check)]
+            case Enhanced():
+                return self._enhanced(work)
+            case Adapted(complexity=complexity) if complexity is not None:
+                score = self._bold("complexity", f"{complexity:g}")
+                return [score, *(self._work(work.work) if work.work else [])]
+            case Voted():
+                return self._voted(work)
+            case Escalated():
+                return [block for stage in work.stages for block in self._voted(stage)]
+            case Backward():
+                return [*self._voted(work.voted), *(block for one in work.candidates for block in self._candidate(one))]
+        return []
+
+    def _decomposed(self, work: Decomposed) -> list[str]:
+        blocks = []
+        unread = work.attempts[:-1] if work.steps else work.attempts
+        for attempt in unread:
+            blocks += [f"### {self._labels['attempt']}", _quoted(attempt)]
+        for number, step in enumerate(work.steps, 1):
+            blocks += [f"### {self._pair('step', step.question, number)}", step.first_answer or "—"]
+            blocks += self._check(step.check) if step.check else []
+        return blocks
+
+    def _enhanced(self, work: Enhanced) -> list[str]:
+        blocks = self._decomposed(work.decomposed)
+        for name, text in (("summary", work.decomposed.summary), ("rebuilt", work.rebuilt)):
+            blocks += [f"### {self._labels[name]}", text] if text else []
+        return [*blocks, f"### {self._labels['checked']}", *self._check(work.check)] if work.check else blocks
+
+    def _check(self, check: Check) -> list[str]:
+        blocks = []
+        for index, verdict in enumerate(check.verdicts):
+            blocks.append(self._verdict(verdict))
+            if index < len(check.rewrites):
+                blocks += [f"**{self._labels['rewrite']}**", check.rewrites[index]]
+        return blocks
+
+    def _verdict(self, verdict: Verdict) -> str:
+        label = self._labels["accepted" if verdict.accepted else "criticised"]
+        return f"**{label}**\n\n{_quoted(verdict.text)}"
+
+    def _voted(self, work: Voted) -> list[str]:
+        lines = []
+        for number, sample in enumerate(work.samples, 1):
+            outcome = self._pair("failed", sample.failure) if sample.failure else self._pair("vote", sample.vote or "—")
+            lines.append(f"{number}. {outcome}")
+        share = f"{self._labels['share']} {work.votes()[work.vote]}/{work.planned}"
+        majority = self._bold("majority", f"{work.vote or '—'} ({share})")
+        return [f"### {self._labels['samples']} ({work.solver})", "\n".join(lines), majority]
+
+    def _candidate(self, candidate: Candidate) -> list[str]:
+        lines = [
+            f"- {_one_line(one.question)} — {one.expected} — {self._labels['recovered' if one.found else 'lost']}"
+            for one in candidate.recoveries
+        ]
+        score = f"{self._labels['score']} {candidate.score}/{len(candidate.recoveries)}"
+        heading = f"### {self._pair('candidate', candidate.vote)} ({score})"
+        return [heading, self._bold("statement", candidate.statement), "\n".join(lines)]
+
+    def _pair(self, label: str, text: str, number: int | None = None) -> str:
+        counted = f"{self._labels[label]} {number}" if number is not None else self._labels[label]
+        return f"{counted}{self._labels['colon']}{_one_line(text)}"
+
+    def _bold(self, label: str, text: str) -> str:
+        return f"**{self._labels[label]}**{self._labels['colon']}{_one_line(text)}"
+
+
+def _quoted(text: str) -> str:
+    return "\n".join(f"> {line}" for line in (text or "—").split("\n"))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,98 @@
+"""Several answers to the same question, compared: self-consistency (arXiv 2203.11171), and escalation by it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from gemma_keras.inference.language_model import LanguageModel
+from gemma_keras.solvers import parsing
+from gemma_keras.solvers.base import Solver
+from gemma_keras.solvers.letters import chosen_letter
+from gemma_keras.solvers.steps import Settings, SolverFailure, Steps, together
+from gemma_keras.solvers.trace import Escalated, Question, Sample, Voted
+
+
+class SelfConsistency(Solver):
+    """Samples answers of another solver; the most frequent final answer counts.
+
+    Final answers are compared as `parsing.vote` reads them; of a question with options, by their letters.
+    """
+
+    name = "self_consistency"
+
+    def __init__(self, model: LanguageModel, settings: Settings | None = None, *, sampled: Solver):
+        super().__init__(model, settings)
+        self._sampled = sampled
+
+    def begin(self, question: Question) -> tuple[Voted, Steps]:
+        work = Voted(solver=self._sampled.name, planned=self.settings.solver.samples)
+        return work, sample(self.settings, self._sampled, question, work)
+
+
+class Escalation(Solver):
+    """Adaptive-Solver's answer consistency (arXiv 2310.01446): solvers in turn, until enough samples of one agree.
+
+    Each solver's answers are sampled. Where the share of the majority reaches `solver.threshold`, its answer counts, and
+    nothing more is asked; where none does, the majority of the solver whose samples agree most counts.
+    """
+
+    name = "escalation"
+
+    def __init__(self, model: LanguageModel, settings: Settings | None = None, *, pipeline: Sequence[Solver]):
+        super().__init__(model, settings)
+        self._pipeline = pipeline
+
+    def begin(self, question: Question) -> tuple[Escalated, Steps]:
+        work = Escalated(threshold=self.settings.solver.threshold)
+        return work, self._escalate(question, work)
+
+    def _escalate(self, question: Question, work: Escalated) -> Steps:
+        for solver in self._pipeline:
+            stage = Voted(solver=solver.name, planned=self.settings.solver.samples)
+            work.stages.append(stage)
+            try:
+                yield from sample(self.settings, solver, question, stage)
+            except SolverFailure:
+                if solver is self._pipeline[-1] and not work.answer:
+                    raise
+            if stage.vote and stage.share >= work.threshold:
+                return
+
+
+def sample(settings: Settings, solver: Solver, question: Question, work: Voted) -> Steps:
+    """Fills `work` with as many answers as it plans, side by side.
+
+    Raises:
+        SolverFailure: no sample has an answer.
+    """
+    asked = with_final_line(settings, question)
+    parts = []
+    for _ in range(work.planned):
+        part, steps = solver.begin(asked)
+        work.samples.append(Sample(work=part))
+        parts.append(_vote(settings, question, work.samples[-1], steps))
+    yield from together(parts)
+    if not work.vote:
+        reasons = {one.failure for one in work.samples if one.failure} or {"their answers are empty"}
+        raise SolverFailure(
+            f"none of {work.planned} samples of {solver.name} has an answer: {'; '.join(sorted(reasons))}"
+        )
+
+
+def with_final_line(settings: Settings, question: Question) -> Question:
+    """The question with the request for a final answer on a line of its own; that of options has it anyway."""
+    if question.choices:
+        return question
+    return replace(question, text=settings.prompts.text("final_line", question=question.text))
+
+
+def _vote(settings: Settings, question: Question, one: Sample, steps: Steps) -> Steps:
+    try:
+        yield from steps
+    except SolverFailure as failure:
+        one.failure = str(failure)
+        return
+    answer = one.work.answer
+    if question.choices:
+        one.vote = yield from chosen_letter(settings, question, answer)
+    else:
+        one.vote = parsing.vote(answer)

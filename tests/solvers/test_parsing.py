@@ -1,0 +1,186 @@
+"""What replies say, in the forms that models write them."""
+
+import json
+import random
+import re
+
+import pytest
+
+from gemma_keras.inference.constraints import Grammars
+from gemma_keras.solvers import parsing
+
+
+@pytest.mark.parametrize(
+    ("reply", "found"),
+    [
+        ("1. 甲\n2. 乙\n3. 丙", ["甲", "乙", "丙"]),
+        ("好的，子问题如下：\n\n1、甲\n  2）乙\n（3）丙\n\n希望有帮助。", ["甲", "乙", "丙"]),
+        ("第一步：甲\n第二步：乙", ["甲", "乙"]),
+        ("子问题1：甲？\n子问题 2：乙？", ["甲？", "乙？"]),
+        ("Sub-question 1: a?\nQ2: b?\nStep 3) c", ["a?", "b?", "c"]),
+        ("**1. 甲**\n**2.** 乙\n- 3. 丙", ["甲", "乙", "丙"]),
+        ("① 甲\n②乙", ["甲", "乙"]),
+        ("一、甲\n二、乙", ["甲", "乙"]),
+        ("1. 甲\n2. 甲\n3. 乙", ["甲", "乙"]),
+        ("1. 甲\n2. \n3. 乙", ["甲", "乙"]),
+        ("1. 甲\n2. 乙\n\n问题：另一题\n1. 丙\n2. 丁", ["甲", "乙"]),
+        ("1.5 千克\n3:30 出发\n2024、2025 年", []),
+        ('```json\n{"sub_questions": ["甲", " 乙 ", "", 3]}\n```', ["甲", "乙"]),
+        ('{"sub_questions": "甲"}', []),
+        ('{"sub_questions": ["\\ud800"]}', []),
+        ("{}\n1. 甲", ["甲"]),
+        ("没有编号", []),
+        ("", []),
+    ],
+)
+def test_sub_questions(reply, found):
+    assert parsing.sub_questions(reply) == found
+
+
+@pytest.mark.parametrize(
+    ("reply", "value"),
+    [
+        ("0.4", 0.4),
+        ("我认为是 0.85 分", 0.85),
+        ("７０％", 0.7),
+        ("8/10", 0.8),
+        ("1/0 或 0.2", 0.2),
+        ("0", 0.0),
+        (".25", 0.25),
+        ("1.5", 1.0),
+        ("-0.5", 0.0),
+        ("v2 很难", 0.5),
+        ("", 0.5),
+    ],
+)
+def test_complexity(reply, value):
+    assert parsing.complexity(reply) == value
+
+
+@pytest.mark.parametrize(
+    ("reply", "accepted"),
+    [
+        ("准确性：通过\n完整性：通过\n逻辑性：通过\n建议：无", True),
+        ("1. **准确性**：通过，无误。\n2. **完整性**：通过\n3. **逻辑性**：通过\n4. **建议**：无需修改。", True),
+        ("Accuracy: pass\nCompleteness: pass\nLogic: pass\nSuggestions: None.", True),
+        ("Suggestions: N/A", True),
+        ("建议：", True),
+        ("无需修改。", True),
+        ("", True),
+        ("准确性：不通过，算错了\n完整性：通过\n逻辑性：通过\n建议：无", False),
+        ("Accuracy: pass\nCompleteness: fail, no unit\nLogic: pass\nSuggestions: none", False),
+        ("准确性：通过\n完整性：通过\n逻辑性：通过\n建议：写出单位", False),
+        ("建议：无，但可以写上单位", False),
+        ("建议：\n- 写上单位", False),
+        ("准确性：通过\n完整性：通过\n逻辑性：通过", False),
+        ("回答得不错，值得表扬", False),
+    ],
+)
+def test_whether_a_verdict_asks_for_nothing(reply, accepted):
+    verdict = parsing.verdict(reply)
+    assert verdict.accepted is accepted and verdict.text == reply
+
+
+def test_parts_of_a_verdict():
+    verdict = parsing.verdict(
+        "先看：\n准确性：不通过\n3 + 4 应为 7\n完整性：通过\n逻辑性: 通过\n修改建议：改正\n并写单位"
+    )
+    assert (verdict.accuracy, verdict.completeness, verdict.logic) == ("不通过\n3 + 4 应为 7", "通过", "通过")
+    assert verdict.suggestions == "改正\n并写单位"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("答案：1,200 元", "一共 1200.0 元", True),
+        ("答案：１２", "Answer: 12.", True),
+        ("答案是：5 个苹果", "The final answer is **5**", True),
+        ("答案：50%", "答案：0.5", True),
+        ("答案：1/4", "答案：0.25", True),
+        ("先算 3 + 4 = 7，再乘 2，得 14", "14", True),
+        ("答案：3 个苹果和 4 个梨", "答案：4 个梨", False),
+        ("答案：3 个苹果和 4 个梨。", "答案：3个苹果和4个梨", True),
+        ("答案：李 白", "答案：李白。", True),
+        ("答案：Paris", "答案：paris", True),
+        ("答案：12\n答案：13", "13", True),
+        ("答案：\n13", "13", True),
+        ("答案：-3", "答案：3", False),
+        ("答案：10", "答案：1", False),
+        ("1,2,3", "3", True),
+    ],
+)
+def test_votes(one, other, same):
+    assert (parsing.vote(one) == parsing.vote(other)) is same
+
+
+def test_nothing_is_no_vote():
+    assert parsing.vote("") == parsing.vote("。。。") == ""
+
+
+@pytest.mark.parametrize(
+    ("reply", "letter"),
+    [
+        ("B", "B"),
+        ("A 不对，所以选 C。\n答案：C", "C"),
+        ("答案：Ｄ", "D"),
+        ("Answer: b? No, answer: B", "B"),
+        ("应选Ｃ", ""),
+        ("ABBA 乐队", ""),
+        ("答案：E。选 A", "A"),
+    ],
+)
+def test_options(reply, letter):
+    assert parsing.option(reply, "ABCD") == letter
+
+
+def test_masked_questions():
+    question = "小明有 1,200 元，花了 3.5 元买 A4 纸，又买 2 支笔，剩多少？"
+    assert parsing.masked_questions(question, 9) == [
+        (question.replace("1,200", "X"), "1,200"),
+        (question.replace("3.5", "X"), "3.5"),
+        (question.replace("2 支", "X 支"), "2"),
+    ]
+    assert parsing.masked_questions("为什么？", 9) == []
+
+
+@pytest.mark.parametrize(
+    ("reply", "affirmed"),
+    [("答案：正确", True), ("推理没有错误，答案：正确", True), ("答案：错误", False), ("不正确", False), ("Answer: wrong", False),
+     ("True", True), ("", False)],
+)  # fmt: skip
+def test_affirmations(reply, affirmed):
+    assert parsing.affirmed(reply) is affirmed
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_whatever_matches_a_constraint_is_read(tokenizer, language):
+    """Random texts that the constraints allow, token by token, within a budget that is often short."""
+    rng = random.Random(0)
+    grammars = Grammars(tokenizer, [tokenizer.eos_id])
+    forms = (parsing.plan_list(language), parsing.plan_json(language), parsing.SCORE)
+    for form in forms:
+        for _ in range(3):
+            text = drawn(grammars, form, tokenizer, rng)
+            if form is parsing.SCORE:
+                assert parsing.complexity(text) == float(text)
+                continue
+            plan = parsing.sub_questions(text)
+            assert 1 <= len(plan) <= 5, text
+            listed = (
+                json.loads(text)["sub_questions"] if text.startswith("{") else re.findall(r"^\d\. (.*)$", text, re.M)
+            )
+            assert 3 <= len(listed) <= 5
+
+
+def drawn(grammars, form, tokenizer, rng) -> str:
+    """A text under a constraint, every allowed token being as likely."""
+    import numpy as np
+
+    matcher = grammars.matcher(form, 150)
+    tokens: list[int] = []
+    while not matcher.finished:
+        bits = np.zeros(-(-tokenizer.vocabulary_size // 32), np.uint32)
+        matcher.fill(bits)
+        allowed = np.flatnonzero(np.unpackbits(bits.view(np.uint8), bitorder="little"))
+        tokens.append(matcher.accept(int(rng.choice(allowed))))
+    return tokenizer.decode(tokens)

@@ -1,0 +1,110 @@
+"""Prompts: what the package's own say, and files that take their place."""
+
+import dataclasses
+import json
+
+import pytest
+
+from gemma_keras.config.errors import UserError
+from gemma_keras.solvers import parsing
+from gemma_keras.solvers.prompts import PIECES, PLACEHOLDERS, Prompts, builtin_prompts, load_prompts, replacements
+from gemma_keras.text.templates import TEMPLATES
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_own_prompts_are_complete(language):
+    prompts = builtin_prompts(language)
+    values = json.loads(prompts.to_json())
+    assert values.keys() == PLACEHOLDERS.keys() == {field.name for field in dataclasses.fields(Prompts)}
+    assert Prompts(**replacements(values, "own")) == prompts
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_every_template_takes_them(language, template):
+    prompts = builtin_prompts(language)
+    for name in PLACEHOLDERS.keys() - set(PIECES):
+        assert "几点？" in template.render(prompts.messages(name, question="几点？"), add_generation_prompt=True)
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_the_examples_are_what_the_parsers_read(language):
+    prompts = builtin_prompts(language)
+    by_name = {name: prompts.messages(name, question="q") for name in ("plan", "plan_json")}
+    for messages in by_name.values():
+        assert [message["role"] for message in messages] == ["system", "user", "model", "user", "model", "user"]
+    for listed, as_object in zip(by_name["plan"][2::2], by_name["plan_json"][2::2]):
+        plan = parsing.sub_questions(listed["content"])
+        assert plan == parsing.sub_questions(as_object["content"]) and 3 <= len(plan) <= 5
+    (strictly,) = prompts.messages("plan_strictly", question="q")
+    assert len(parsing.sub_questions(strictly["content"])) == 3
+    verdict = parsing.verdict(prompts.messages("judge", question="q", answer="a")[0]["content"])
+    assert verdict.accuracy and verdict.completeness and verdict.logic and verdict.suggestions
+    options = prompts.text("options", question="q", options="A. x")
+    assert parsing.option(f"{options}B", "AB") == "B"
+
+
+def test_what_a_question_spells_is_left_alone():
+    prompts = builtin_prompts("zh")
+    (message,) = prompts.messages("judge", question="{answer} {x} {", answer="{question}")
+    assert "问题：{answer} {x} {\n\n回答：{question}" in message["content"]
+    assert prompts.messages("answer", question="q") == [{"role": "user", "content": "q"}]
+
+
+def test_a_file_takes_the_place_of_some(tmp_path):
+    toml = tmp_path / "prompts.toml"
+    toml.write_text('answer = "请答：{question}"\nstep = "{number} {sub_question} {answer}"\n\n'
+                    '[[summary]]\nrole = "system"\ncontent = "汇总 {x y}"\n'
+                    '[[summary]]\nrole = "user"\ncontent = "{question} {steps}"\n', encoding="utf-8")  # fmt: skip
+    prompts, own = load_prompts("zh", str(toml)), builtin_prompts("zh")
+    assert prompts.messages("answer", question="q") == [{"role": "user", "content": "请答：q"}]
+    assert prompts.messages("summary", question="q", steps="s") == [
+        {"role": "system", "content": "汇总 {x y}"},
+        {"role": "user", "content": "q s"},
+    ]
+    assert prompts.step == "{number} {sub_question} {answer}" and prompts.judge == own.judge
+
+    path = tmp_path / "prompts.json"
+    path.write_text(prompts.to_json(), encoding="utf-8-sig")
+    assert load_prompts("en", str(path)) == prompts
+    assert load_prompts("en") == builtin_prompts("en") != own
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"anwser": "{question}"}, "the prompt 'anwser' of p.json has no use; give one of answer, plan"),
+        ({"judge": "{question}"}, "lacks {answer}; it takes just {answer}, {question}"),
+        ({"answer": "{question} {reply}"}, "must not have {reply}; it takes just {question}"),
+        ({"answer": 3}, "is a int; give a text, or a list of messages"),
+        ({"answer": []}, "is a list; give a text"),
+        ({"answer": [{"role": "user"}]}, "has the message {'role': 'user'}"),
+        ({"answer": [{"role": "assistant", "content": "{question}"}]}, "has the message"),
+        ({"answer": [{"role": "user", "content": 1}]}, "has the message"),
+        ({"answer": [{"role": "model", "content": "{question}"}]}, "ends with a turn of the model"),
+        ({"step": [{"role": "user", "content": ""}]}, "is a list; give a text, which will stand inside others"),
+    ],
+)
+def test_mistakes_in_prompts(values, sentence):
+    with pytest.raises(UserError) as error:
+        replacements(values, "p.json")
+    assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("p.json", "{", "p.json is no JSON"),
+        ("p.toml", "a =", "p.toml is no TOML"),
+        ("p.json", "[]", "holds a list; give prompts by name"),
+        ("p.json", None, "cannot be read (No such file or directory)"),
+        ("p.json", b"\xff", "is no JSON"),
+    ],
+)
+def test_files_that_cannot_be_read(tmp_path, name, text, sentence):
+    path = tmp_path / name
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError) as error:
+        load_prompts("zh", str(path))
+    assert sentence in str(error.value) and str(path) in str(error.value)
