@@ -9,139 +9,42 @@ shortest and the longest text that leads there. So it may miss the shortest end;
 import bisect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from llguidance import LLMatcher
 
-_NOT_SPELLED = 1 << 30
-_FEW = 16  # allowed tokens that are all tried
-_LITERALS = 48  # characters of a grammar's source that are tried
+from gemma_keras.inference.pieces import EMPTY, FEW, Closing, Pieces
+
+_NO_LIMIT = 1 << 30
+_LITERALS = 48  # texts that a grammar spells out and that are tried
+_DETOURS = 1000  # parts of an end that are left out by way of trial
 _KNOWN = 4  # ends that are kept of states that allow the same tokens
+_STATES = 4096  # sets of allowed tokens of which ends are kept
 
 Path = tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Closing:
-    """Bytes that end an answer; the shortest spelling of `text[i:]` has `counts[i]` tokens, the first `tokens[i]`."""
-
-    text: bytes
-    tokens: tuple[int, ...]
-    counts: tuple[int, ...]
-
-    def after(self, offset: int) -> "Closing":
-        """The same end without its first `offset` bytes."""
-        return Closing(self.text[offset:], self.tokens[offset:], self.counts[offset:])
-
-
-EMPTY = Closing(b"", (), (0,))
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
     """How hard a search tries.
 
-    `width` texts of one number of tokens are kept, about `visits` texts are read in all, `fine` samples go by single
-    first bytes, and with `any_end` the first end that is found will do.
+    `width` texts of one number of tokens are kept, `fine` samples go by single first bytes, and with `any_end` the first
+    end that is found will do. `cost` is the most that is spent: one for each text, and for some tokens that are read
+    again to come back to it.
     """
 
     width: int
-    visits: int
+    cost: int
     fine: bool = False
     any_end: bool = False
 
 
-QUICK = Effort(width=8, visits=400, any_end=True)
-THOROUGH = Effort(width=24, visits=4_000)
-WIDE = Effort(width=48, visits=20_000, fine=True)
-DEEP = Effort(width=1, visits=20_000, any_end=True)  # for ends of hundreds of tokens
-
-
-class Pieces:
-    """The pieces of a vocabulary as bytes: spellings of bytes, and few tokens that stand for many.
-
-    Args:
-        pieces: the bytes of each id.
-        special: ids that are no text.
-        single_bytes: ids that spell a byte, used where no other piece has the same text.
-    """
-
-    def __init__(self, pieces: Sequence[bytes], special: Iterable[int] = (), single_bytes: Iterable[int] = ()):
-        self.pieces = pieces
-        left_out, bytewise = set(special), set(single_bytes)
-        ids = [token for token, piece in enumerate(pieces) if piece and token not in left_out]
-        # The last one of several ids with the same bytes is kept.
-        self._ids = {pieces[token]: token for token in sorted(ids, key=lambda token: token not in bytewise)}
-        self._longest = max(map(len, self._ids), default=0)
-        self._coarse = _Order(pieces, ids, _KINDS, parts=True)
-        self._fine = _Order(pieces, ids, range(256), parts=False)
-
-    def closing(self, text: bytes) -> Closing | None:
-        """`text` with its shortest spellings; None where no tokens spell it.
-
-        >>> Pieces([b"a", b"b", b"ab"]).closing(b"bab")
-        Closing(text=b'bab', tokens=(1, 2, 1), counts=(2, 1, 1, 0))
-        """
-        tokens, counts = [-1] * len(text), [_NOT_SPELLED] * len(text) + [0]
-        for start in reversed(range(len(text))):
-            for end in range(start + 1, min(start + self._longest, len(text)) + 1):
-                token = self._ids.get(text[start:end])
-                if token is not None and counts[end] < counts[start] - 1:
-                    tokens[start], counts[start] = token, counts[end] + 1
-        return None if counts[0] >= _NOT_SPELLED else Closing(text, tuple(tokens), tuple(counts))
-
-    def spelling(self, closing: Closing) -> list[int]:
-        """Ids of `closing.text`, as few as possible."""
-        ids: list[int] = []
-        offset = 0
-        while offset < len(closing.text):
-            ids.append(closing.tokens[offset])
-            offset += len(self.pieces[ids[-1]])
-        return ids
-
-    def samples(self, mask: bytes, fine: bool) -> list[int]:
-        """Of the allowed tokens, the shortest and the longest of each kind of first byte; all of them where few are.
-
-        `mask` has one bit a token. Kinds are digits, small letters, capital letters, what is not ASCII, and any other
-        byte by itself; with `fine`, each byte by itself. Parts of characters count only where nothing else is allowed,
-        or with `fine`.
-        """
-        return (self._fine if fine else self._coarse).samples(mask)
-
-
-def _kind(byte: int) -> int:
-    character = chr(byte)
-    if byte >= 0x80:
-        return 0x80
-    return ord(
-        "0" if character.isdigit() else "a" if character.islower() else "A" if character.isupper() else character
-    )
-
-
-_KINDS = tuple(map(_kind, range(256)))
-_PART = 256  # the kind of a part of a character
-
-
-class _Order:
-    """Tokens ordered by the kind of their first byte, then by length."""
-
-    def __init__(self, pieces: Sequence[bytes], ids: Sequence[int], kinds: Sequence[int], parts: bool):
-        def kind(piece: bytes) -> int:
-            return _PART if parts and len(piece) == 1 and piece[0] >= 0x80 else kinds[piece[0]]
-
-        order = sorted(ids, key=lambda token: (kind(pieces[token]), len(pieces[token])))
-        self._order = np.array(order, np.int32)
-        self._kinds = np.array([kind(pieces[token]) for token in order], np.int32)
-
-    def samples(self, mask: bytes) -> list[int]:
-        allowed = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")
-        places = np.flatnonzero(allowed[self._order])
-        if len(places) > _FEW:
-            kinds = self._kinds[places]
-            changes = np.flatnonzero(np.diff(kinds))
-            ends = np.unique(np.concatenate([[0], changes, changes + 1, [len(places) - 1]]))
-            places = places[ends[kinds[ends] != _PART] if kinds[0] != _PART else ends]
-        return self._order[places].tolist()
+QUICK = Effort(width=4, cost=1_000, any_end=True)
+THOROUGH = Effort(width=24, cost=10_000)
+WIDE = Effort(width=48, cost=40_000, fine=True)
+DEEP = Effort(width=1, cost=20_000, any_end=True)  # for ends of hundreds of tokens
+_READ_AGAIN = 8  # tokens that cost as much as a text
 
 
 class Search:
@@ -163,27 +66,29 @@ class Search:
     ):
         self._matcher, self._pieces, self._literals, self._tail = matcher, pieces, literals, tail
         self._path: Path = ()
+        self._cost = 0
+        self._longest_forced = 0
+        self._seen: set[int] = set()
 
     def run(self, most: int, effort: Effort) -> Closing | None:
         """The shortest end that is found, of at most `most` tokens."""
-        visits, best = effort.visits, None
-        levels: dict[int, list[Path]] = {0: [()]}
+        best: Closing | None = None
+        self._longest_forced = most * self._pieces.longest
+        levels: dict[int, list[_Text]] = {0: [_Text()]}
         for level in range(most):
             if not levels or level >= most:
                 break
-            for path, mask in self._distinct(levels.pop(level, []), effort.width):
-                if visits <= 0 or not self._move(path):
+            for text, mask in self._distinct(levels.pop(level, []), effort.width):
+                if self._cost >= effort.cost or not self._move(text.path):
                     return best
-                for step in self._steps(mask, effort.fine):
-                    visits -= 1
-                    child = path + step
-                    if not self._move(child):
+                for child in self._children(text, mask, effort.fine):
+                    if not self._move(child.path):
                         return best
                     end = b"" if self._matcher.is_accepting() else self._tail(self._matcher)
                     if end is None:
-                        levels.setdefault(len(child), []).append(child)
+                        levels.setdefault(len(child.path), []).append(child)
                         continue
-                    found = self._pieces.closing(self._bytes(child) + end)
+                    found = self._pieces.closing(self._bytes(child.path) + end)
                     if found is not None and found.counts[0] <= most:
                         best, most = found, found.counts[0] - 1
                         if effort.any_end:
@@ -195,41 +100,83 @@ class Search:
 
     def _move(self, path: Path) -> bool:
         """Lets the matcher have read `path`; False where it broke, as it does at llguidance's limits."""
-        common = 0
-        for ours, theirs in zip(self._path, path, strict=False):
-            if ours != theirs:
-                break
-            common += 1
+        common = _common(self._path, path)
         back = len(self._path) - common
         self._path = path
+        self._cost += 1 + (len(path) - common) // _READ_AGAIN
         if back and not self._matcher.rollback(back):
             return False
         return all(map(self._matcher.consume_token, path[common:]))
 
-    def _steps(self, mask: bytes, fine: bool) -> list[Path]:
+    def _children(self, text: "_Text", mask: bytes, fine: bool) -> list["_Text"]:
         """What to try next: all bytes that the grammar forces, or else some of the tokens that it allows."""
         forced = _whole_characters(self._matcher.compute_ff_bytes())
+        if len(forced) > self._longest_forced:
+            return []
         closing = self._pieces.closing(forced) if forced else None
         if closing is not None:
-            return [tuple(self._pieces.spelling(closing))]
-        spelled_out = [path for path in self._literals if self._matcher.validate_tokens(list(path)) == len(path)]
-        return list(dict.fromkeys([*spelled_out, *((token,) for token in self._pieces.samples(mask, fine))]))
+            return [text.longer(tuple(self._pieces.spelling(closing)), len(forced), narrow=True)]
+        narrow = _ones(mask) <= FEW
+        literals = [path for path in self._literals if self._matcher.validate_tokens(list(path)) == len(path)]
+        samples = [(token,) for token in self._pieces.samples(mask, fine) if (token,) not in literals]
+        children = [text.longer(path, len(self._bytes(path)), narrow, literal=path) for path in literals]
+        return children + [text.longer(path, len(self._bytes(path)), narrow) for path in samples]
 
-    def _distinct(self, paths: list[Path], width: int) -> list[tuple[Path, bytes]]:
-        """Paths with their masks: the shortest and the longest text of each mask, those that allow least if too many."""
-        groups: dict[bytes, list[Path]] = {}
-        for path in paths:
-            if self._move(path):
-                groups.setdefault(self._matcher.compute_bitmask(), []).append(path)
+    def _distinct(self, texts: list["_Text"], width: int) -> list[tuple["_Text", bytes]]:
+        """The shortest and the longest text of each mask, with it; if too many, those that seem nearest to an end.
+
+        Texts that end with a literal count apart: within `.*end` it changes the state, but not what is allowed.
+        """
+        groups: dict[tuple[bytes, Path], list[_Text]] = {}
+        for text in texts:
+            if self._move(text.path):
+                groups.setdefault((self._matcher.compute_bitmask(), text.literal), []).append(text)
             if self._matcher.is_error():
                 return []
         kept = []
-        for mask, group in groups.items():
-            group.sort(key=lambda path: len(self._bytes(path)))
-            kept += [(path, mask) for path in dict.fromkeys((group[0], group[-1]))]
+        for (mask, _), group in groups.items():
+            group.sort(key=lambda text: text.size)
+            kept += [(text, mask) for text in dict.fromkeys((group[0], group[-1]))]
         if len(kept) > width:
-            kept.sort(key=lambda item: int.from_bytes(item[1], "little").bit_count())
+            # Loops come back to masks that were seen before; structure shows where little is allowed.
+            kept.sort(key=lambda item: (hash(item[1]) in self._seen, -item[0].narrow, _ones(item[1])))
+        self._seen.update(hash(mask) for mask, _ in groups)
         return kept[:width]
+
+
+class _Text(NamedTuple):
+    """A text that is looked at.
+
+    `path` are its tokens, `size` its bytes, `narrow` how many of these came where little was allowed;
+    `literal` is the one that it ends with.
+    """
+
+    path: Path = ()
+    size: int = 0
+    narrow: int = 0
+    literal: Path = ()
+
+    def longer(self, step: Path, size: int, narrow: bool, literal: Path = ()) -> "_Text":
+        return _Text(self.path + step, self.size + size, self.narrow + size * narrow, literal)
+
+
+def _common(one: Path, other: Path) -> int:
+    """The number of tokens at the start that are the same, by bisection: comparing slices is quick.
+
+    >>> _common((1, 2, 3, 4), (1, 2, 5))
+    2
+    """
+    if one[:-1] == other[: len(one) - 1]:
+        return len(one) - 1 + (one[-1:] == other[len(one) - 1 : len(one)]) if one else 0
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if one[:middle] == other[:middle] else (low, middle - 1)
+    return low
+
+
+def _ones(mask: bytes) -> int:
+    return int.from_bytes(mask, "little").bit_count()
 
 
 def _whole_characters(text: bytes) -> bytes:
@@ -282,27 +229,46 @@ class Ends:
     Args:
         pieces: of the tokenizer.
         stop_id: the id that matchers take for a stop.
-        literals: characters that the grammar spells out; few are used.
+        literals: texts that the grammar spells out; the first ones are used.
     """
 
-    def __init__(self, pieces: Pieces, stop_id: int, literals: str):
+    def __init__(self, pieces: Pieces, stop_id: int, literals: Sequence[str]):
         self._pieces, self._stop_id = pieces, stop_id
-        closings = [pieces.closing(character.encode()) for character in list(dict.fromkeys(literals))[:_LITERALS]]
+        closings = [pieces.closing(literal.encode()) for literal in literals[:_LITERALS]]
         self._literals = [tuple(pieces.spelling(closing)) for closing in closings if closing is not None]
         self._known: dict[int, list[Closing]] = {}
         self._in_vain: dict[int, int] = {}
 
-    def shortest(self, matcher: LLMatcher, enough: int) -> Closing | None:
-        """The shortest end that is found by all means, or one of at most `enough` tokens."""
+    def shortest(self, matcher: LLMatcher, enough: int, most: int) -> Closing | None:
+        """The shortest end of at most `most` tokens that is found by all means, or one of at most `enough`."""
         best: Closing | None = EMPTY if matcher.is_accepting() else None
-        for effort in (QUICK, THOROUGH, WIDE, DEEP):
+        for effort in (QUICK, DEEP, THOROUGH, WIDE):
             if best is not None and best.counts[0] <= enough:
                 break
-            most = _NOT_SPELLED if best is None else best.counts[0] - 1
-            best = Search(matcher.deep_copy(), self._pieces, self._literals).run(most, effort) or best
+            found = Search(matcher.deep_copy(), self._pieces, self._literals).run(most, effort)
+            most = most if found is None else found.counts[0] - 1
+            best = best if found is None else self._without_detours(matcher.deep_copy(), found)
         return best
 
-    def end(self, matcher: LLMatcher, hints: Sequence[Closing], most: int) -> Closing | None:
+    def _without_detours(self, matcher: LLMatcher, closing: Closing) -> Closing:
+        """`closing` without the parts between whose ends the matcher may pass at once, such as items of a list."""
+        start, tries = 0, _DETOURS
+        while start < len(closing.text):
+            allowed = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
+            later = np.array(closing.tokens[start + 1 :], np.int32)
+            # Offsets that no spelling reaches have the token -1.
+            for skip in np.flatnonzero(allowed[later] & (later >= 0))[::-1].tolist():
+                tries -= 1
+                if tries < 0:
+                    return closing
+                if self.fits(matcher, closing.after(start + 1 + skip)):
+                    closing = self._pieces.closing(closing.text[:start] + closing.text[start + 1 + skip :]) or closing
+                    break
+            matcher.consume_token(closing.tokens[start])
+            start += len(self._pieces.pieces[closing.tokens[start]])
+        return closing
+
+    def end(self, matcher: LLMatcher, hints: Sequence[Closing], most: int, efforts: Sequence[Effort]) -> Closing | None:
         """An end of at most `most` tokens of what `matcher` has read, perhaps one of `hints`; None if none is found."""
         if matcher.is_accepting():
             return EMPTY
@@ -311,23 +277,25 @@ class Ends:
             return found
         # States that allow the same tokens often have the same ends, but not always: each is checked.
         key = hash(matcher.compute_bitmask())
-        known = self._known.setdefault(key, [])
+        known = self._known.get(key, [])
         found = self._first_that_fits(matcher, known, most)
         if found is not None or most <= self._in_vain.get(key, 0) or matcher.is_error():
             return found
-        for effort in (QUICK, THOROUGH, DEEP):
+        for effort in efforts:
             search = Search(matcher.deep_copy(), self._pieces, self._literals, lambda reader: self._tail(reader, hints))
             found = search.run(most, effort)
             if found is not None:
-                known.append(found)
-                known.sort(key=lambda closing: closing.counts[0])
-                del known[_KNOWN:]
+                self._known[key] = sorted([*known, found], key=lambda closing: closing.counts[0])[:_KNOWN]
+                if len(self._known) > _STATES:
+                    del self._known[next(iter(self._known))]
                 return found
         self._in_vain[key] = most
+        if len(self._in_vain) > _STATES:
+            del self._in_vain[next(iter(self._in_vain))]
         return None
 
     def _tail(self, matcher: LLMatcher, hints: Sequence[Closing]) -> bytes | None:
-        fitting = self._first_that_fits(matcher, hints, _NOT_SPELLED)
+        fitting = self._first_that_fits(matcher, hints, _NO_LIMIT - 1)
         return None if fitting is None else fitting.text
 
     def _first_that_fits(self, matcher: LLMatcher, closings: Sequence[Closing], most: int) -> Closing | None:

@@ -9,50 +9,27 @@ Axes: B rows, V vocabulary, W = ceil(V / 32) words of 32 bits; bit t % 32 of wor
 """
 
 import collections
-import re
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+from llguidance import LLExecutor, LLMatcher, LLTokenizer, TokenizerWrapper
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.inference.closing import Closing, Ends, Options, Pieces
-from gemma_keras.inference.text_stream import is_byte, piece_bytes
+from gemma_keras.inference.closing import DEEP, QUICK, Effort, Ends, Options
+from gemma_keras.inference.grammar import Choice, Constraint, JsonSchema, Regex, compiled, described, literals
+from gemma_keras.inference.pieces import Closing, Pieces, is_byte, piece_bytes
 from gemma_keras.text.tokenizer import Tokenizer
 
-# JSON in one line, with blanks where Python's json writes them or without; more could go on for ever.
-_JSON_LAYOUT: Any = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
+__all__ = ["Choice", "Constraint", "Grammars", "JsonSchema", "Matcher", "Regex", "allowed", "taken"]
+
 _COMPILED = 256  # constraints that are kept compiled
 _PREFIXES = 1024  # matchers that are kept for `allowed` and `taken`
-_PATTERNS = re.compile(r'"pattern"\s*:\s*"((?:[^"\\]|\\.)*)"')
-_ESCAPES = re.compile(r"\\u([0-9A-Fa-f]{4})|\\[ux]\{([0-9A-Fa-f]+)\}|\\x([0-9A-Fa-f]{2})")
+_SHARE = 4  # an end of 1 / _SHARE of the tokens is short enough
+_BEYOND, _LEAST_LIMIT = 4, 1024  # ends are looked for of _BEYOND times the tokens, or of _LEAST_LIMIT
+_ROOM = 16  # tokens, besides twice the known end, that make it worth while to search long
+_THREADED = 16  # masks that are computed by several threads
 _NEAR = 4  # bytes at the start of a known end that a token may have made superfluous
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The answer is one of `options`."""
-
-    options: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Regex:
-    """The whole answer matches `pattern`, in the syntax of Rust's `regex`: no look-around, no back-references."""
-
-    pattern: str
-
-
-@dataclass(frozen=True, slots=True)
-class JsonSchema:
-    """The answer is JSON in one line that fits `schema`, itself JSON; keys come in the order of the schema."""
-
-    schema: str
-
-
-Constraint = Choice | Regex | JsonSchema
 
 
 class Grammars:
@@ -90,7 +67,7 @@ class Grammars:
             UserError: a pattern or schema that cannot be used, no options, or no answer that is short enough.
         """
         if constraint not in self._compiled:
-            self._compiled[constraint] = _Grammar(self, constraint, _compiled(constraint, self._tokenizer))
+            self._compiled[constraint] = _Grammar(self, constraint, compiled(constraint, self._tokenizer))
             if len(self._compiled) > _COMPILED:
                 self._compiled.popitem(last=False)
         self._compiled.move_to_end(constraint)
@@ -98,18 +75,21 @@ class Grammars:
 
     def fill(self, matchers: Sequence["Matcher | None"], bits: np.ndarray) -> None:
         """`Matcher.fill` of many rows at once, on several cores; `bits` i32[B, W], all tokens where there is no matcher."""
-        together = []
+        live = [
+            (matcher.reader, row)
+            for row, matcher in enumerate(matchers)
+            if matcher is not None and not (matcher.finished or matcher.broken)
+        ]
+        filled: set[int] = set()
+        # Few masks are computed before threads are awake.
+        if len(live) >= _THREADED:
+            self._executor.unsafe_compute_mask_ptr(live, _address(bits), bits.shape[1] * 4, len(bits))
+            filled.update(row for reader, row in live if not reader.is_error())
         for row, matcher in enumerate(matchers):
             if matcher is None:
                 bits.view(np.int32)[row] = -1
-            elif matcher.finished or matcher.broken:
+            elif row not in filled:
                 matcher.fill(bits[row])
-            else:
-                together.append((matcher.reader, row))
-        self._executor.unsafe_compute_mask_ptr(together, bits.ctypes.data, bits.shape[1] * 4, len(bits))
-        for reader, row in together:
-            if reader.is_error():
-                matchers[row].fill(bits[row])  # type: ignore[union-attr]
 
     def after(self, constraint: Constraint, max_new_tokens: int, tokens: Sequence[int]) -> "Matcher":
         """A matcher that has taken `tokens`, made from that of the longest beginning that is kept; read only.
@@ -174,6 +154,13 @@ def taken(
     return decided
 
 
+def _address(bits: np.ndarray) -> int:
+    """Where llguidance writes, which does not look at what lies there."""
+    if not bits.flags.c_contiguous or bits.dtype.itemsize != 4:
+        raise ValueError(f"masks are contiguous 32-bit integers, not {bits.dtype} with strides {bits.strides}")
+    return bits.ctypes.data
+
+
 class _Vocabulary:
     """What `TokenizerWrapper` asks of a tokenizer."""
 
@@ -182,8 +169,13 @@ class _Vocabulary:
         self.tokens = pieces.pieces
         self.special_token_ids = sorted(special)
         self.eos_token_id, self.bos_token_id = eos_id, tokenizer.bos_id
+        # Asked wherever a grammar forces a text, mostly for the same texts.
+        self._spelled = functools.lru_cache(maxsize=1 << 14)(self._spell)
 
     def __call__(self, text: bytes) -> list[int]:
+        return self._spelled(text)
+
+    def _spell(self, text: bytes) -> list[int]:
         """Ids of `text`, the tokenizer's own where they spell it exactly; U+2581, for one, would become a blank."""
         ids = self._tokenizer.encode_content(text.decode("utf-8", "replace"))
         if self._special.isdisjoint(ids) and b"".join(self.tokens[token] for token in ids) == text:
@@ -197,12 +189,12 @@ class _Grammar:
 
     def __init__(self, grammars: Grammars, constraint: Constraint, start: LLMatcher):
         self.start, self.pieces, self.stop_ids = start, grammars.pieces, grammars.stop_ids
-        self.ends = Ends(self.pieces, self.stop_ids[0], _literals(constraint))
-        self._name = _name(constraint)
+        self.ends = Ends(self.pieces, self.stop_ids[0], literals(constraint))
+        self._name = described(constraint)
         encoded = [option.encode() for option in constraint.options] if isinstance(constraint, Choice) else []
         self._options = Options(encoded, self.pieces) if encoded else None
-        self._shortest: Closing | None = None
-        self._is_shortest = False
+        self._first: Closing | None = None
+        self._searched = 0
 
     def first_end(self, max_new_tokens: int) -> Closing:
         """An answer of at most `max_new_tokens` tokens.
@@ -210,25 +202,36 @@ class _Grammar:
         Raises:
             UserError: none was found.
         """
-        found = self._shortest
-        if not self._is_shortest and (found is None or found.counts[0] > max_new_tokens):
-            found = self._shortest = self._find_first(max_new_tokens)
-            self._is_shortest = found is None or found.counts[0] > max_new_tokens
-        if found is None or found.counts[0] > max_new_tokens:
-            least = "none was found" if found is None else f"the shortest found has {found.counts[0]}"
+        if self._first is None or self._first.counts[0] > max_new_tokens:
+            self._look(max_new_tokens)
+        if self._first is None or self._first.counts[0] > max_new_tokens:
+            least = "none was found" if self._first is None else f"the shortest found has {self._first.counts[0]}"
             raise UserError(
                 f"an answer of at most {max_new_tokens} tokens was asked for {self._name}, but {least}; "
                 "raise max_new_tokens or loosen the constraint."
             )
-        return found
+        return self._first
 
-    def _find_first(self, enough: int) -> Closing | None:
-        return self._options.end(b"", enough) if self._options else self.ends.shortest(self.start, enough)
+    def _look(self, max_new_tokens: int) -> None:
+        """Looks for an answer, or a shorter one, unless all was done for that before."""
+        limit = max(_LEAST_LIMIT, _BEYOND * max_new_tokens)
+        if self._searched >= (limit if self._first is None else 1):
+            return
+        # A long end would soon keep the answer from going on, so that a shorter one is worth some time.
+        enough = max_new_tokens // _SHARE
+        options = self._options
+        found = options.end(b"", enough) if options else self.ends.shortest(self.start, enough, limit)
+        if found is not None and (self._first is None or found.counts[0] < self._first.counts[0]):
+            self._first = found
+        if self._first is None or self._first.counts[0] > enough:
+            self._searched = limit
 
-    def end(self, reader: LLMatcher, text: bytes, hints: Sequence[Closing], most: int) -> Closing | None:
+    def end(
+        self, reader: LLMatcher, text: bytes, hints: Sequence[Closing], most: int, efforts: Sequence[Effort]
+    ) -> Closing | None:
         """An end of at most `most` tokens of `text`, which `reader` has read; None where none is found."""
         if self._options is None:
-            return self.ends.end(reader, hints, most)
+            return self.ends.end(reader, hints, most, efforts)
         found = self._options.end(text, most)
         return found if found is not None and found.counts[0] <= most else None
 
@@ -260,7 +263,7 @@ class Matcher:
     def fill(self, bits: np.ndarray) -> None:
         """Writes the tokens that may come next into `bits` i32[W] or u32[W], stop ids where the answer may end."""
         if not (self.finished or self.broken):
-            self.reader.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
+            self.reader.unsafe_compute_mask_ptr(_address(bits), bits.nbytes)
             self.broken = self.reader.is_error()
         if self.finished or self.broken:
             words = bits.view(np.uint32)
@@ -279,16 +282,19 @@ class Matcher:
         token = int(token)
         if self.finished:
             raise ValueError(f"token {token} was given after the answer's end")
-        if token in self._grammar.stop_ids and not self._may_stop():
-            raise ValueError(f"the stop id {token} was given where the answer may not end")
-        if token not in self._grammar.stop_ids and not self._goes_on(token):
+        stops, pieces = self._grammar.stop_ids, self._grammar.pieces
+        may_be = self._may_stop() if token in stops else pieces.is_text(token)
+        if not may_be:
+            raise ValueError(f"token {token} was given, which may not come next")
+        if token not in stops and not self._goes_on(token):
             token = self._known()[0]
             self._follow(token)
-        if token in self._grammar.stop_ids:
+        if token in stops:
             self.finished = True
             return token
-        self._text += self._grammar.pieces.pieces[token]
+        self._text += pieces.pieces[token]
         self._left -= 1
+        self.broken = self.broken or self.reader.is_error()
         self.finished = not self._left or (not self._closing.text if self.broken else self.reader.is_stopped())
         return token
 
@@ -321,13 +327,17 @@ class Matcher:
 
     def _changes_course(self, token: int, piece: bytes, left: int) -> bool:
         """Takes `token` if another end than the known one is found after it that fits."""
-        if self.reader.validate_tokens([token]) != 1:
-            raise ValueError(f"token {token} was given, which the constraint does not allow")
-        if not self.reader.consume_token(token):
+        may_come = self.reader.validate_tokens([token]) == 1
+        self.broken = self.reader.is_error()
+        if not may_come and not self.broken:
+            raise ValueError(f"token {token} was given, which may not come next")
+        if self.broken or not self.reader.consume_token(token):
             self.broken = True
             return False
         hints = [self._closing.after(offset) for offset in self._offsets(piece)]
-        closing = self._grammar.end(self.reader, self._text + piece, hints, left)
+        # Where there is little room, that no end is found is no surprise.
+        efforts = (QUICK, DEEP) if left > 2 * self._closing.counts[0] + _ROOM else (QUICK,)
+        closing = self._grammar.end(self.reader, self._text + piece, hints, left, efforts)
         if closing is not None and not self.reader.is_error():
             self._closing = closing
             return True
@@ -340,64 +350,3 @@ class Matcher:
         overlaps = [size for size in range(min(len(piece), len(text)), 0, -1) if piece.endswith(text[:size])]
         near = range(min(_NEAR, len(text)))
         return [offset for offset in dict.fromkeys([*overlaps, len(piece), *near]) if offset < len(text)]
-
-
-def _compiled(constraint: Constraint, tokenizer: LLTokenizer) -> LLMatcher:
-    """llguidance's matcher of `constraint` at its start."""
-    if isinstance(constraint, Choice) and not constraint.options:
-        raise UserError("a choice without options was given; give at least one.")
-    texts = constraint.options if isinstance(constraint, Choice) else (_text(constraint),)
-    if any(re.search("[\ud800-\udfff]", text) for text in texts):
-        raise UserError(f"{_name(constraint)} holds half of a surrogate pair, which is no text; remove it.")
-    try:
-        matcher = LLMatcher(tokenizer, _source(constraint), log_level=0, limits=LLParserLimits(verbose_errors=False))
-        message = matcher.get_error()
-    except ValueError as error:
-        message = str(error)
-    if message:
-        raise UserError(f"{_name(constraint)} cannot be used: {_reason(message)}")
-    return matcher
-
-
-def _source(constraint: Constraint) -> str:
-    if isinstance(constraint, JsonSchema):
-        return LLMatcher.grammar_from_json_schema(constraint.schema, defaults=_JSON_LAYOUT)
-    return LLMatcher.grammar_from_regex(_text(constraint))
-
-
-def _text(constraint: Constraint) -> str:
-    """The schema, or the pattern of the answers."""
-    if isinstance(constraint, Choice):
-        return "|".join(re.sub(r"[^0-9A-Za-z\x80-\U0010ffff]", _escaped, option) for option in constraint.options)
-    return constraint.pattern if isinstance(constraint, Regex) else constraint.schema
-
-
-def _escaped(character: re.Match[str]) -> str:
-    return f"\\x{{{ord(character[0]):x}}}"
-
-
-def _literals(constraint: Constraint) -> str:
-    """Characters that patterns of the constraint may spell out, escaped ones among them."""
-    if isinstance(constraint, Choice):
-        return ""
-    text = constraint.pattern if isinstance(constraint, Regex) else "".join(_PATTERNS.findall(constraint.schema))
-    escaped = [int(code, 16) for groups in _ESCAPES.findall(text) for code in groups if code]
-    return text + "".join(chr(code) for code in escaped if code < 0xD800 or 0xDFFF < code < 0x110000)
-
-
-def _name(constraint: Constraint) -> str:
-    if isinstance(constraint, Choice):
-        return f"a choice of {len(constraint.options)}"
-    kind, text = ("the pattern" if isinstance(constraint, Regex) else "the JSON schema"), _text(constraint)
-    return f"{kind} {text if len(text) <= 80 else text[:80] + '...'}"
-
-
-def _reason(message: str) -> str:
-    """What a message of llguidance says, without places in a grammar that the user never sees.
-
-    >>> _reason('at 1(8): invalid regex "(a" (in regex): regex parse error:\\n  (a\\n  ^\\nerror: unclosed group\\n')
-    'unclosed group'
-    """
-    lines = message.splitlines()
-    told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return told[0] if told else re.sub(r"^at \d+\(\d+\): ", "", lines[0])

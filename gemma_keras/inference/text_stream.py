@@ -10,6 +10,7 @@ import collections
 from collections.abc import Iterable
 
 from gemma_keras.config.errors import UserError
+from gemma_keras.inference.pieces import is_byte, piece_bytes
 from gemma_keras.text.tokenizer import Tokenizer
 
 _REPLACE_EACH_BYTE = "gemma_keras.replace_each_byte"
@@ -25,17 +26,6 @@ def _replace_each_byte(error: UnicodeError) -> tuple[str, int]:
 
 codecs.register_error(_REPLACE_EACH_BYTE, _replace_each_byte)
 _Utf8Decoder = codecs.getincrementaldecoder("utf-8")
-
-
-def piece_bytes(tokenizer: Tokenizer, token: int) -> bytes:
-    """What `token` adds to the UTF-8 of a text; for a control id its literal, which `decode` leaves out."""
-    piece: str = tokenizer._model.id_to_piece(token)
-    return bytes([int(piece[3:5], 16)]) if is_byte(tokenizer, token) else piece.replace("\u2581", " ").encode()
-
-
-def is_byte(tokenizer: Tokenizer, token: int) -> bool:
-    """Whether `token` is a piece that spells one byte, such as `<0xE4>`."""
-    return tokenizer._model.is_byte(token)
 
 
 class StopStrings:
