@@ -289,8 +289,11 @@ def _first_beyond(reached: jax.Array, target: jax.Array) -> jax.Array:
 def _uniform_below(limits: jax.Array, seeds: jax.Array, step: jax.Array) -> jax.Array:
     """An integer u32[B] from 0 to below `limits` u32[B], drawn with each row's seed and step."""
 
-    def one(seed: jax.Array, number: jax.Array, limit: jax.Array) -> jax.Array:
-        key = jax.random.fold_in(jax.random.key(seed), number)
-        return jax.random.randint(key, (), 0, limit, dtype=jnp.uint32)
+    def bits_of(seed: jax.Array, number: jax.Array) -> jax.Array:
+        return jax.random.bits(jax.random.fold_in(jax.random.key(seed), number), dtype=jnp.uint32)
 
-    return jax.vmap(one)(seeds, step, limits)
+    # bits * limit / 2^32, by halves of 16 bits: there are no 64-bit integers.
+    bits = jax.vmap(bits_of)(seeds, step)
+    high, low, limit_high, limit_low = bits >> 16, bits & 0xFFFF, limits >> 16, limits & 0xFFFF
+    middle = high * limit_low + (low * limit_low >> 16)
+    return high * limit_high + (middle >> 16) + (low * limit_high + (middle & 0xFFFF) >> 16)
