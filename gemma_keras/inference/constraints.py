@@ -10,6 +10,7 @@ Axes: B rows, V vocabulary, W = ceil(V / 32) words of 32 bits; bit t % 32 of wor
 
 import collections
 import functools
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,7 +29,7 @@ _PREFIXES = 1024  # matchers that are kept for `allowed` and `taken`
 _SHARE = 4  # an end of 1 / _SHARE of the tokens is short enough
 _BEYOND, _LEAST_LIMIT = 4, 1024  # ends are looked for of _BEYOND times the tokens, or of _LEAST_LIMIT
 _ROOM = 16  # tokens, besides twice the known end, that make it worth while to search long
-_THREADED = 16  # masks that are computed by several threads
+_THREADED_ROWS, _THREADED_CORES = 16, 4  # from here on, threads compute masks sooner than a loop
 _NEAR = 4  # bytes at the start of a known end that a token may have made superfluous
 
 
@@ -57,6 +58,7 @@ class Grammars:
         wrapper = TokenizerWrapper(_Vocabulary(tokenizer, self.pieces, special, self.stop_ids[0]))
         self._tokenizer = LLTokenizer(wrapper, eos_token=list(self.stop_ids))
         self._executor = LLExecutor()
+        self.threaded_rows = _THREADED_ROWS if (os.cpu_count() or 1) >= _THREADED_CORES else 1 << 30
         self._compiled: collections.OrderedDict[Constraint, _Grammar] = collections.OrderedDict()
         self._by_prefix: collections.OrderedDict[tuple, Matcher] = collections.OrderedDict()
 
@@ -81,8 +83,7 @@ class Grammars:
             if matcher is not None and not (matcher.finished or matcher.broken)
         ]
         filled: set[int] = set()
-        # Few masks are computed before threads are awake.
-        if len(live) >= _THREADED:
+        if len(live) >= self.threaded_rows:
             self._executor.unsafe_compute_mask_ptr(live, _address(bits), bits.shape[1] * 4, len(bits))
             filled.update(row for reader, row in live if not reader.is_error())
         for row, matcher in enumerate(matchers):

@@ -323,8 +323,10 @@ def test_copies_go_their_own_way(grammars, tokenizer):
     assert [matcher.accept(a), matcher.accept(b)] == [a, b]
 
 
+@pytest.mark.parametrize("threaded", [True, False])
 @pytest.mark.parametrize("rows", [5, 40])
-def test_masks_of_a_batch_are_those_of_its_rows(rows, grammars, tokenizer):
+def test_masks_of_a_batch_are_those_of_its_rows(rows, threaded, grammars, tokenizer, monkeypatch):
+    monkeypatch.setattr(grammars, "threaded_rows", 1 if threaded else 1000)
     kinds = [Choice(OPTIONS), Regex(r"[^\n]+"), schema_of("flat"), Regex("a")]
     matchers = [grammars.matcher(kinds[row % 4], 64) if row % 5 else None for row in range(rows)]
     for row, matcher in enumerate(matchers):
