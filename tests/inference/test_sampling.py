@@ -180,6 +180,16 @@ def test_every_random_number_hits_the_token_whose_share_it_falls_into(monkeypatc
     assert tokens.tolist() == [1] + 2 * [3] + 5 * [4] + 8 * [7]
 
 
+def test_random_numbers_are_exact_shares_of_their_limits():
+    seeds, steps = np.arange(200, dtype=np.uint32), np.arange(200) % 7
+    limits = np.random.default_rng(0).integers(1, 2**32, 200, np.uint32)
+    limits[:3] = 1, 2**32 - 1, 2**31
+    keys = [jax.random.fold_in(jax.random.key(seed), step) for seed, step in zip(seeds, steps)]
+    bits = [int(jax.random.bits(key, dtype=jnp.uint32)) for key in keys]
+    numbers = module._uniform_below(limits, seeds, steps)
+    assert numbers.tolist() == [number * int(limit) >> 32 for number, limit in zip(bits, limits)]
+
+
 def test_draw_depends_on_seed_and_step_not_on_the_place_in_the_batch():
     rng = np.random.default_rng(0)
     logits = np.repeat(rng.normal(0, 1, (1, 1000)), 6, axis=0).astype(np.float32)
