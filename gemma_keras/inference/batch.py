@@ -123,7 +123,7 @@ class Batch:
         assert not self.busy
         least = self.plan.mesh.shape[DATA] if self.plan.mesh is not None else 1
         rows = max(least, power_of_two(len(prompts) * copies))
-        self._shape = (rows, bucket(max(map(len, prompts))), 0)
+        self._shape = (rows, slot_bucket(max(map(len, prompts))), 0)
         self._lane = programs.empty_lane(self.backbone, self.plan, *self._shape, self.cache_dtype)
         self.tasks = [None] * rows
         leaders: dict[tuple[int, ...], int] = {}
@@ -151,7 +151,7 @@ class Batch:
     def _taken(self, chunk: Chunk) -> list[tuple[Task, Delta]]:
         """Hands the tokens of a chunk to the tasks; rows whose task is done are free again."""
         self._filled = int(chunk.filled)
-        progress, free = [], []
+        progress, ended_here = [], []
         for row, task in enumerate(self.tasks):
             if task is None:
                 continue
@@ -163,9 +163,11 @@ class Batch:
             elif ended:
                 text += task.end(ended, self._decode_text)
             if task.done:
-                free.append(row)
+                self.tasks[row] = None
+                if task.stream is not None or task.matcher is not None:
+                    ended_here.append(row)
             progress.append((task, Delta(tokens, text, task.completion)))
-        self._leave(free)
+        self._leave(ended_here)
         return progress
 
     def _note(self, task: Task, chunk: Chunk, row: int, count: int) -> None:
@@ -195,17 +197,19 @@ class Batch:
             return text, "stop_string"
         if stopped:
             return text, "stop"
-        return text, "length" if len(task.tokens) >= task.request.sampling.max_new_tokens else ""
+        if len(task.tokens) < task.request.sampling.max_new_tokens:
+            return text, ""
+        return text, "length" if task.matcher is None else "stop"  # what is constrained is whole at its limit, too
 
     def _leave(self, rows: Sequence[int]) -> None:
+        """Frees rows, and stops those that the device would let go on."""
         if not rows:
             return
         for row in rows:
             self.tasks[row] = None
-        if any(self.tasks):
-            at = np.full(power_of_two(len(rows)), len(self.tasks), np.int32)
-            at[: len(rows)] = rows
-            self._lane = programs.release(self._lane, at, plan=self.plan)
+        at = np.full(power_of_two(len(rows)), len(self.tasks), np.int32)
+        at[: len(rows)] = rows
+        self._lane = programs.release(self._lane, at, plan=self.plan)
 
     def _flush(self) -> None:
         if self._filled:
@@ -227,14 +231,14 @@ class Batch:
         least = self.plan.mesh.shape[DATA] if self.plan.mesh is not None else 1
         rows = max(least, power_of_two(wanted))
         soon = list(self.pending)[: rows - running]
-        slots = bucket(max(task.positions for task in [*soon, *filter(None, self.tasks)]))
+        slots = slot_bucket(max(task.positions for task in [*soon, *filter(None, self.tasks)]))
         if not running or self._lane is None:
             biases = power_of_two(max(len(task.request.logit_bias) for task in self.pending)) if self._biased() else 0
             shape = (rows, slots, biases)
             if self._lane is None or shape != self._shape:
                 self._lane = programs.empty_lane(self.backbone, self.plan, *shape, self.cache_dtype)
-                self._shape = shape
-            self.tasks, self._filled = [None] * rows, 0
+                self._shape, self._filled = shape, 0
+            self.tasks = [None] * rows
             return
         rows, slots = max(rows, self._shape[0]), max(slots, self._shape[1])
         if (rows, slots) != self._shape[:2]:
@@ -361,6 +365,16 @@ def bucket(length: int) -> int:
     if length <= 32:
         return 32
     step = 256 if length > 512 else power_of_two(length) // 4
+    return -(-length // step) * step
+
+
+def slot_bucket(length: int) -> int:
+    """The slots that a length is given: a multiple of 128, above 1,024 of 512. Each number is a program of its own.
+
+    >>> [slot_bucket(length) for length in (1, 192, 1024, 1025)]
+    [128, 256, 1024, 1536]
+    """
+    step = 128 if length <= 1024 else 512
     return -(-length // step) * step
 
 

@@ -92,9 +92,12 @@ class ChatModel:
         ]
         completions = [samples[0] for samples in self.engine.generate(requests)]
         return [
-            Reply(_answer(completion).text, len(ids), len(completion.tokens), completion.stopped)
-            for ids, completion in zip(prompts, completions, strict=True)
-        ]
+            Reply(
+                _answer(completion).text if ask.constraint is None else completion.text or "",
+                len(ids), len(completion.tokens), completion.stopped,
+            )
+            for ask, ids, completion in zip(asks, prompts, completions, strict=True)
+        ]  # fmt: skip
 
     def _prompts(self, conversations: Sequence[Messages]) -> list[list[int]]:
         encoded = self.template.encode_batch(self.tokenizer, conversations, add_generation_prompt=True)

@@ -19,7 +19,7 @@ from llguidance import LLExecutor, LLMatcher, LLTokenizer, TokenizerWrapper
 from gemma_keras.config.errors import UserError
 from gemma_keras.inference.closing import DEEP, QUICK, Effort, Ends, Options
 from gemma_keras.inference.grammar import Choice, Constraint, JsonSchema, Regex, compiled, described, literals
-from gemma_keras.inference.pieces import Closing, Pieces, is_byte, piece_bytes
+from gemma_keras.inference.pieces import Closing, Pieces
 from gemma_keras.text.tokenizer import Tokenizer
 
 __all__ = ["Choice", "Constraint", "Grammars", "JsonSchema", "Matcher", "Regex", "allowed", "taken"]
@@ -53,8 +53,8 @@ class Grammars:
             )
         self.stop_ids = tuple(sorted(set(map(int, stop_ids))))
         special = tokenizer.control_ids.union(self.stop_ids)
-        single_bytes = [token for token in range(size) if is_byte(tokenizer, token)]
-        self.pieces = Pieces([piece_bytes(tokenizer, token) for token in range(size)], special, single_bytes)
+        single_bytes = [token for token in range(size) if tokenizer.is_byte(token)]
+        self.pieces = Pieces([tokenizer.piece_bytes(token) for token in range(size)], special, single_bytes)
         wrapper = TokenizerWrapper(_Vocabulary(tokenizer, self.pieces, special, self.stop_ids[0]))
         self._tokenizer = LLTokenizer(wrapper, eos_token=list(self.stop_ids))
         self._executor = LLExecutor()

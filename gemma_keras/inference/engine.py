@@ -14,7 +14,7 @@ from keras_hub.models import GemmaBackbone
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import SamplingConfig
-from gemma_keras.inference.batch import Batch, Task, bucket, power_of_two
+from gemma_keras.inference.batch import Batch, Task, power_of_two, slot_bucket
 from gemma_keras.inference.beam import beam_search
 from gemma_keras.inference.constraints import Grammars
 from gemma_keras.inference.contrastive import candidates_of, contrastive_search
@@ -135,7 +135,7 @@ class Engine:
         most = max((candidates_of(request) for request in requests.values()), default=1)
         for numbers in _groups(requests, max(1, self.max_rows // most)):
             group = [requests[number] for number in numbers]
-            slots, rows = bucket(max(len(request.prompt) for request in group)), power_of_two(len(group))
+            slots, rows = slot_bucket(max(len(request.prompt) for request in group)), power_of_two(len(group))
             found = contrastive_search(self.backbone, self.plan, self.params, group, slots, rows)
             for row, number in enumerate(numbers):
                 tokens = [int(token) for token in found.tokens[row] if token >= 0]

@@ -8,21 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gemma_keras.text.tokenizer import Tokenizer
-
 _NOT_SPELLED = 1 << 30
 FEW = 16  # allowed tokens that are all tried
-
-
-def piece_bytes(tokenizer: Tokenizer, token: int) -> bytes:
-    """What `token` adds to the UTF-8 of a text; for a control id its literal, which `decode` leaves out."""
-    piece: str = tokenizer._model.id_to_piece(token)
-    return bytes([int(piece[3:5], 16)]) if is_byte(tokenizer, token) else piece.replace("\u2581", " ").encode()
-
-
-def is_byte(tokenizer: Tokenizer, token: int) -> bool:
-    """Whether `token` is a piece that spells one byte, such as `<0xE4>`."""
-    return tokenizer._model.is_byte(token)
 
 
 @dataclass(frozen=True, slots=True)

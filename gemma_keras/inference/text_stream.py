@@ -10,7 +10,6 @@ import collections
 from collections.abc import Iterable
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.inference.pieces import is_byte, piece_bytes
 from gemma_keras.text.tokenizer import Tokenizer
 
 _REPLACE_EACH_BYTE = "gemma_keras.replace_each_byte"
@@ -131,10 +130,10 @@ class TextStream:
     def _decoded(self, token: int) -> str:
         """The characters that `token` completes."""
         tokenizer = self._tokenizer
-        if token not in tokenizer.control_ids and is_byte(tokenizer, token):
-            return self._bytes.decode(piece_bytes(tokenizer, token))
+        if token not in tokenizer.control_ids and tokenizer.is_byte(token):
+            return self._bytes.decode(tokenizer.piece_bytes(token))
         cut_off = self._bytes.decode(b"", final=True)
-        return cut_off if token in tokenizer.control_ids else cut_off + piece_bytes(tokenizer, token).decode()
+        return cut_off if token in tokenizer.control_ids else cut_off + tokenizer.piece_bytes(token).decode()
 
     def _release(self, new: str, last: bool = False) -> str:
         """Adds `new` to the text that is held, and returns what of it can no longer belong to a stop string."""

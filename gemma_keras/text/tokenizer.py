@@ -102,6 +102,15 @@ class Tokenizer:
         text.append(self._model.decode(run))
         return "".join(text)
 
+    def piece_bytes(self, token: int) -> bytes:
+        """What an id adds to the UTF-8 of a text; of a control id its literal, which `decode` leaves out."""
+        piece: str = self._model.id_to_piece(token)
+        return bytes([int(piece[3:5], 16)]) if self.is_byte(token) else piece.replace("\u2581", " ").encode()
+
+    def is_byte(self, token: int) -> bool:
+        """Whether an id is a piece that spells one byte, such as `<0xE4>`."""
+        return self._model.is_byte(token)
+
     def _encode(self, texts: list[str]) -> list[np.ndarray]:
         # A short list is not worth the start of a thread pool.
         threads = (os.cpu_count() or 1) if len(texts) > 64 else 1

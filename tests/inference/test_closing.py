@@ -12,7 +12,7 @@ from gemma_keras.inference import closing, grammar, pieces
 from gemma_keras.inference.closing import DEEP, QUICK, THOROUGH, WIDE, Ends, Options, Search
 from gemma_keras.inference.constraints import Choice, Grammars, JsonSchema, Regex
 from gemma_keras.inference.grammar import literals
-from gemma_keras.inference.pieces import Closing, Pieces, is_byte, piece_bytes
+from gemma_keras.inference.pieces import Closing, Pieces
 
 BYTES = [bytes([byte]) for byte in range(256)]
 STOP = 300
@@ -78,8 +78,8 @@ def test_spellings_are_the_shortest():
 
 def test_learnt_pieces_are_preferred_to_bytes(tokenizer):
     size = tokenizer.vocabulary_size
-    single = [token for token in range(size) if is_byte(tokenizer, token)]
-    vocabulary = Pieces([piece_bytes(tokenizer, token) for token in range(size)], tokenizer.control_ids, single)
+    single = [token for token in range(size) if tokenizer.is_byte(token)]
+    vocabulary = Pieces([tokenizer.piece_bytes(token) for token in range(size)], tokenizer.control_ids, single)
     for text in ("a", "\n", " ", "你"):
         assert vocabulary.spelling(vocabulary.closing(text.encode())) == tokenizer.encode_content(text)
     assert all(map(vocabulary.is_text, single)) and not any(map(vocabulary.is_text, [*tokenizer.control_ids, -1, size]))

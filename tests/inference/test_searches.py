@@ -115,7 +115,7 @@ def test_searches_refuse_what_they_do_not_know(engine):
 
 @pytest.mark.parametrize("sampling", [BEAMS, CONTRASTIVE], ids=["beam", "contrastive"])
 def test_broken_logits_are_told(engine, sampling):
-    params = dict(engine.params)
+    params = varied_params(SMALLEST)
     params[EMBEDDINGS] = params[EMBEDDINGS].at[7].set(float("nan"))
     with pytest.raises(UserError, match="logits for prompt 0 are not finite after 0 new tokens"):
         Engine(engine.backbone, params).generate([Request(prompt=[5, 6], sampling=sampling)])

@@ -5,7 +5,6 @@ import random
 import pytest
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.inference.pieces import is_byte
 from gemma_keras.inference.text_stream import StopStrings, TextStream
 
 TEXTS = ["春天的花有哪些？", "龘😀靐 é\u2581b", "<eos>\n\n  \t", "aaabaaab", "\ufffd\x00�"]
@@ -41,7 +40,7 @@ def beginning(text: str, stops: tuple[str, ...]) -> int:
 
 def test_parts_add_up_to_the_decoded_text(tokenizer):
     rng = random.Random(0)
-    single = [token for token in range(tokenizer.vocabulary_size) if is_byte(tokenizer, token)]
+    single = [token for token in range(tokenizer.vocabulary_size) if tokenizer.is_byte(token)]
     for _ in range(3000):
         share = rng.choice([0, 0.3, 0.9])
         tokens = [

@@ -1,4 +1,4 @@
-"""Prompts read in pieces and tokens read one by one give the hidden states of one forward pass over the whole."""
+"""Prompts read in pieces and tokens read one by one give the logits of one forward pass over the whole."""
 
 from functools import partial
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gemma_keras.models.compute_plan import ONE_DEVICE
-from gemma_keras.models.forward import build_backbone, forward
+from gemma_keras.models.forward import build_backbone, forward, logits
 from gemma_keras.models.kv_cache import Context, KVCache, held_positions, init_cache
 from gemma_keras.models.quantization import Int8
 from tests.models.conftest import lively_params, small, small_gemma1
@@ -21,11 +21,11 @@ def empty(architecture, rows, slots, dtype=jnp.float32, **options):
 
 
 def read(architecture, params, tokens, pieces, *, slots=40, rows=5, dtype=jnp.float32, gain=1):
-    """Hidden states of rows that are read piece by piece into the rows 4, 0 and 2 of a cache."""
+    """Logits of rows that are read piece by piece into the rows 4, 0 and 2 of a cache."""
     backbone = build_backbone(architecture, "float32")
     cache, at = empty(architecture, rows, slots, dtype), jnp.array([4, 0, 2])
     step = jax.jit(partial(forward, backbone))
-    states = []
+    values = []
     for first, last in pieces:
         start = jnp.minimum(first, LENGTHS)
         count = jnp.clip(LENGTHS - first, 0, last - first)
@@ -34,14 +34,15 @@ def read(architecture, params, tokens, pieces, *, slots=40, rows=5, dtype=jnp.fl
         context = Context(length=start, cache=cache.take(at, slots) if first else None)
         hidden, fresh = step(params, tokens[:, first:last], positions, context=context)
         cache = cache.write(fresh, start, count, at)
-        states.append(hidden)
-    return np.concatenate(states, axis=1), cache
+        values.append(logits(backbone, params, hidden))
+    return np.concatenate(values, axis=1), cache
 
 
 def full(architecture, params, tokens):
-    """Hidden states of one forward pass without a cache."""
+    """Logits of one forward pass without a cache."""
+    backbone = build_backbone(architecture, "float32")
     positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
-    return np.asarray(forward(build_backbone(architecture, "float32"), params, tokens, positions, np.ones_like(tokens)))
+    return np.asarray(logits(backbone, params, forward(backbone, params, tokens, positions, np.ones_like(tokens))))
 
 
 PIECES = {
@@ -59,7 +60,7 @@ def test_pieces_equal_the_whole(architecture, pieces, rng):
     expected = full(architecture, params, tokens)
     found, cache = read(architecture, params, tokens, PIECES[pieces])
     for row, length in enumerate(LENGTHS):
-        np.testing.assert_allclose(found[row, :length], expected[row, :length], atol=2e-5, rtol=0)
+        np.testing.assert_allclose(found[row, :length], expected[row, :length], atol=1e-5, rtol=0)
     assert not np.asarray(cache.keys[1])[[1, 3]].any()  # the rows of others
     assert cache.slots(0) == min(40, architecture.window(0) or 40) and cache.slots(1) == 40
 
@@ -92,7 +93,7 @@ def test_a_chunk_of_recent_tokens_is_seen(rng):
         recent = recent.write(fresh, jnp.full(3, step), count)
     for row, length in enumerate(LENGTHS):
         expected = full(architecture, params, told[row][None])[0, length + 5]
-        np.testing.assert_allclose(hidden[row, 0], expected, atol=2e-5, rtol=0)
+        np.testing.assert_allclose(logits(backbone, params, hidden)[row, 0], expected, atol=1e-5, rtol=0)
 
 
 def test_candidates_do_not_see_each_other(rng):
@@ -106,7 +107,12 @@ def test_candidates_do_not_see_each_other(rng):
     for row, length in enumerate(LENGTHS):
         for place, candidate in enumerate(candidates[row]):
             whole = np.append(tokens[row, :length], candidate)[None]
-            np.testing.assert_allclose(hidden[row, place], full(architecture, params, whole)[0, -1], atol=2e-5, rtol=0)
+            np.testing.assert_allclose(
+                logits(backbone, params, hidden)[row, place],
+                full(architecture, params, whole)[0, -1],
+                atol=1e-5,
+                rtol=0,
+            )
 
 
 @pytest.mark.parametrize("slots", [1, 7, 50])

@@ -44,6 +44,15 @@ def test_2b_on_v5e_8(preflight):
     compiled(preflight, "gemma2_2b", rows=16, length=1024)
 
 
+def test_decoding_of_9b_moves_little_more_than_weights_and_cache(preflight):
+    """Eight rows, 2,048 slots each."""
+    report = preflight.report(
+        "gemma2_9b", "--program=decode", "--config.sampling.max_new_tokens=1024", rows=8, length=1024, timeout=1800
+    )
+    assert report["fits"] and report["mesh"] == {"data": 1, "model": 8}
+    assert report["hbm_bytes_over_least"] <= 1.15
+
+
 @pytest.mark.parametrize(("data", "model"), [(1, 8), (2, 4), (4, 2), (8, 1)])
 def test_meshes_of_9b(preflight, data, model):
     mesh = (f"--config.parallel.data={data}", f"--config.parallel.model={model}")
