@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import SamplingConfig, SolverConfig
 from gemma_keras.inference.language_model import Ask, Reply
-from gemma_keras.solvers.prompts import Prompts
+from gemma_keras.solvers.prompts import Prompts, replacements
 from gemma_keras.solvers.steps import Settings
 
 NAMES = {
@@ -28,13 +28,13 @@ NAMES = {
     "masked": "M {question}|{statement}",
     "verdict": "V {question}|{statement}",
 }
-PROMPTS = Prompts(
-    **{name: [{"role": "user", "content": text}] for name, text in NAMES.items()},
-    step="{number}:{sub_question}={answer}",
-    step_in_context="{sub_question} of {question} [{steps}]",
-    options="{question} ({options})",
-    final_line="{question} finally",
-)
+PIECES = {
+    "step": "{number}:{sub_question}={answer}",
+    "step_in_context": "{sub_question} of {question} [{steps}]",
+    "options": "{question} ({options})",
+    "final_line": "{question} finally",
+}
+PROMPTS = Prompts(**replacements(NAMES | PIECES, "the script"))
 
 PASS = "准确性：通过\n完整性：通过\n逻辑性：通过\n建议：无"
 FAIL = "准确性：不通过\n完整性：通过\n逻辑性：通过\n建议：写上单位"

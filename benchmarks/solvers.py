@@ -1,0 +1,159 @@
+"""What it saves to solve many questions side by side; and the calls, tokens and seconds of every solver.
+
+A model with random weights says nothing that a solver could go by. So it answers every call, at its full cost, but where a
+solver reads a plan, a score or a verdict, the text of a fixed script takes the place of its words. Scores go round 0.1,
+0.5 and 0.9, so that a third of the questions goes to each of the solvers that `adaptive` chooses among; every other
+verdict asks for changes. Kept prefixes are dropped before every measurement; compiling is not counted.
+
+    python -m benchmarks.solvers [--questions=16] [--new_tokens=64] [--rounds=3] [--size=small] [--json=FILE]
+"""
+
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+
+from gemma_keras import runtime
+
+QUESTIONS = flags.DEFINE_integer("questions", 16, "questions that are solved")
+NEW_TOKENS = flags.DEFINE_integer("new_tokens", 64, "tokens of an answer at most")
+ROUNDS = flags.DEFINE_integer("rounds", 3, "measurements of each way, by turns")
+SIZE = flags.DEFINE_string("size", "small", "small (the model of train_step), tiny or 43m")
+JSON = flags.DEFINE_string("json", "", "file for all figures")
+
+MOST_SHARE = 0.3
+PLAN = "1. 第一步要算什么？\n2. 第二步要算什么？\n3. 最后要算什么？"
+VERDICTS = (
+    "准确性：通过\n完整性：不通过，没有写单位\n逻辑性：通过\n建议：写上单位",
+    "准确性：通过\n完整性：通过\n逻辑性：通过\n建议：无",
+)
+
+
+class Steered:
+    """A model that answers every call, of whose answers some are replaced; counts what it is asked."""
+
+    def __init__(self, model, prompts):
+        self.model = model
+        self.calls = self.rounds = 0
+        self._openings = {
+            _opening(prompts, "plan"): lambda text: PLAN,
+            _opening(prompts, "complexity"): lambda text: ("0.1", "0.5", "0.9")[_number(text) % 3],
+            _opening(prompts, "judge"): lambda text: VERDICTS[len(text) % 2],
+        }
+
+    def answer(self, asks: Sequence[Any]) -> list[Any]:
+        from gemma_keras.inference.language_model import Reply
+
+        self.calls += len(asks)
+        self.rounds += 1
+        replies = self.model.answer(asks)
+        return [
+            Reply(self._said(ask, reply.text), reply.prompt_tokens, reply.new_tokens, reply.ended)
+            for ask, reply in zip(asks, replies)
+        ]
+
+    def _said(self, ask: Any, text: str) -> str:
+        for opening, script in self._openings.items():
+            if ask.messages[0]["content"].startswith(opening):
+                return script(ask.messages[-1]["content"])
+        return text
+
+
+def _opening(prompts: Any, name: str) -> str:
+    """What a prompt's first message says before its first placeholder."""
+    return getattr(prompts, name)[0]["content"].split("{question}")[0]
+
+
+def _number(text: str) -> int:
+    """The number of a question, from any text that shows it."""
+    return int(text.split("第 ")[1].split(" ")[0])
+
+
+def build_model():
+    """The engine on random weights of a named shape, with the builtin tokenizer."""
+    from benchmarks.workload import architecture_of
+    from gemma_keras import builtin
+    from gemma_keras.inference.chat import ChatModel
+    from gemma_keras.models.forward import build_backbone, initial_params
+    from gemma_keras.text.templates import TEMPLATES
+    from gemma_keras.text.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer(builtin.TOKENIZER)
+    architecture = architecture_of(SIZE.value).replace(vocabulary_size=tokenizer.vocabulary_size)
+    backbone = build_backbone(architecture, "float32")
+    params = initial_params(backbone, seed=0)
+    return ChatModel(tokenizer=tokenizer, backbone=backbone, params=params, template=TEMPLATES["gemmalm_zh"])
+
+
+def measure(name: str, model, settings, batches: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Seconds, calls and rounds of batches of questions, one batch after the other, and their traces."""
+    from gemma_keras.solvers.registry import make_solver
+
+    steered = Steered(model, settings.prompts)
+    solver = make_solver(name, steered, settings)
+    model.engine.reset()
+    start = time.perf_counter()
+    traces = list(itertools.chain.from_iterable(solver.solve(batch) for batch in batches))
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "calls": steered.calls, "rounds": steered.rounds, "traces": traces}
+
+
+def compare(model, settings, questions: list[str]) -> dict[str, Any]:
+    """`adaptive` on all questions in one batch against one by one."""
+    ways: dict[str, list[list[str]]] = {"one by one": [[question] for question in questions], "one batch": [questions]}
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    figures: dict[str, Any] = {}
+    for number in range(ROUNDS.value + 1):
+        for way, batches in ways.items():
+            measured = measure("adaptive", model, settings, batches)
+            seconds[way] += [measured["seconds"]] if number else []  # the first time compiles
+            tokens = sum(trace.cost.new_tokens for trace in measured["traces"])
+            figures[way] = {"calls": measured["calls"], "rounds": measured["rounds"], "new_tokens": tokens}
+    for way, measurements in seconds.items():
+        figures[way] |= {"seconds": statistics.median(measurements), "all_seconds": measurements}
+    shares = [batch / single for single, batch in zip(seconds["one by one"], seconds["one batch"])]
+    return {**figures, "share": statistics.median(shares), "shares": shares}
+
+
+def main(argv: list[str]) -> None:
+    runtime.configure()
+    from gemma_keras.config.schema import SamplingConfig, SolverConfig
+    from gemma_keras.solvers.analysis import analyze, cost_table
+    from gemma_keras.solvers.registry import NAMES
+    from gemma_keras.solvers.steps import Settings
+
+    sampling = SamplingConfig(max_new_tokens=NEW_TOKENS.value, repetition_penalty=1.0)
+    settings = Settings(solver=SolverConfig(samples=3), sampling=sampling)
+    questions = [
+        f"这是第 {number} 题：一共有 {3 * number + 20} 本书，借走 6 本，还剩多少本？"
+        for number in range(QUESTIONS.value)
+    ]
+    model = build_model()
+    found = compare(model, settings, questions)
+    print(
+        f"{len(questions)} questions, {NEW_TOKENS.value} new tokens a call at most, {SIZE.value}, {runtime.device_summary()}"
+    )
+    print("| adaptive | seconds | calls | batches | new tokens |\n|---|---|---|---|---|")
+    for way in ("one by one", "one batch"):
+        row = found[way]
+        print(f"| {way} | {row['seconds']:.1f} | {row['calls']} | {row['rounds']} | {row['new_tokens']:,} |")
+    print(f"one batch takes {found['share']:.3f} of one by one (at most {MOST_SHARE} is wanted)\n")
+    traces = []
+    for name in NAMES:
+        measure(name, model, settings, [questions])
+        traces += measure(name, model, settings, [questions])["traces"]
+    analysis = analyze(traces)
+    print(f"every solver on the {len(questions)} questions in one batch:\n{cost_table(analysis)}")
+    if JSON.value:
+        costs = {name: {"questions": count, "tokens": cost.tokens, "calls": cost.calls, "seconds": cost.seconds}
+                 for name, (count, cost) in analysis.routes.items()}  # fmt: skip
+        Path(JSON.value).write_text(json.dumps(found | {"solvers": costs}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,258 @@
+"""Questions in, answers and traces out: `answers.jsonl`, `traces.jsonl`, `traces.md`, `prompts.json`, `result.json`."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from gemma_keras.config.errors import UserError
+from gemma_keras.config.schema import Config, SamplingConfig, require
+from gemma_keras.config.serialization import to_dict
+from gemma_keras.data.pace import print_progress
+from gemma_keras.inference.language_model import Ask, LanguageModel, Reply
+from gemma_keras.solvers.analysis import Analysis, analyze, cost_table, interval, is_right, verification_line
+from gemma_keras.solvers.codec import from_plain, to_plain
+from gemma_keras.solvers.prompts import load_prompts
+from gemma_keras.solvers.question_file import Asked, parse_questions, read_questions
+from gemma_keras.solvers.registry import make_solver
+from gemma_keras.solvers.rendering import render
+from gemma_keras.solvers.steps import Settings
+from gemma_keras.solvers.trace import Question, Trace
+from gemma_keras.stages import workdir as files
+from gemma_keras.stages.assets import load_chat_model
+
+# What a call takes of the sampling section (`Ask`).
+_TAKEN = ("max_new_tokens", "temperature", "top_p", "repetition_penalty", "seed")
+# What may change between a run and the one that goes on with it: the answers stay the same.
+_FREE = ("input", "show", "batch_questions")
+
+
+def run(config: Config, workdir: Path) -> dict:
+    """Solves the questions of `config.questions`, `solver.input` or standard input with `model.weights`.
+
+    Each question's trace and answer are written as soon as they are there; the same command again goes on with the
+    questions that are missing.
+
+    Raises:
+        UserError: a mistake in the configuration or the questions, a workdir of other questions or settings, or not one
+            question that could be answered.
+    """
+    _check_sampling(config.sampling)
+    prompts = load_prompts(config.solver.language, config.solver.prompts)
+    settings = Settings(solver=config.solver, sampling=config.sampling, prompts=prompts)
+    asked = _questions(config)
+    files.begin(workdir, to_dict(config))
+    ledger = _Ledger(workdir, asked, config.solver.language)
+    files.check_inputs(workdir, _inputs(config, settings), resuming=bool(ledger.traces))
+    (workdir / "prompts.json").write_text(prompts.to_json() + "\n", encoding="utf-8")
+    left = [number for number in range(len(asked)) if number not in ledger.traces]
+    if len(left) < len(asked):
+        print_progress(f"{len(asked) - len(left)} of {len(asked)} questions are answered in {workdir} already")
+    if left:
+        model = _Watched(load_chat_model(config, workdir), ledger)
+        solver = make_solver(config.solver.name, model, settings)
+        try:
+            with ledger.writing():
+                solver.solve(
+                    [asked[number].question for number in left],
+                    lambda index, trace: _done(ledger, left[index], trace, config),
+                )
+        except KeyboardInterrupt:
+            print_progress(f"{len(ledger.traces)} of {len(asked)} questions are answered in {workdir}")
+            raise
+    return _finish(config, workdir, ledger)
+
+
+def _done(ledger: "_Ledger", number: int, trace: Trace, config: Config) -> None:
+    ledger.add(number, trace)
+    if config.solver.show == "trace":
+        print(render(trace, config.solver.language), flush=True)
+    elif config.solver.show == "answer":
+        print(f"> {trace.question.text}\n{trace.answer or f'[{trace.failure or trace.stopped}]'}\n", flush=True)
+
+
+def _finish(config: Config, workdir: Path, ledger: "_Ledger") -> dict:
+    """Puts the files into the order of the questions, writes and prints the summary."""
+    traces = ledger.sort()
+    analysis = analyze(traces)
+    result: dict[str, Any] = {"solver": config.solver.name, **_summary(analysis), **_accuracy(traces, ledger.asked)}
+    files.write_json(workdir / "result.json", result)
+    print(cost_table(analysis))
+    if analysis.verification.checks:
+        print(verification_line(analysis.verification))
+    if analysis.failed or analysis.stopped:
+        print(f"not finished: {analysis.failed} failed, {analysis.stopped} stopped at the end of a budget")
+    if "right" in result:
+        low, high = result["right_interval"]
+        share = f"{result['right'] / result['known']:.1%}; 95 % interval {low:.1%} to {high:.1%}"
+        print(f"right: {result['right']} of {result['known']} ({share})")
+    if not analysis.answered:
+        why = next((trace.failure for trace in traces if trace.failure), "the budget ended before the first answer")
+        raise UserError(
+            f"none of the {len(traces)} questions has an answer: {why}. Change what is at fault, and give another --workdir."
+        )
+    return result
+
+
+def _summary(analysis: Analysis) -> dict[str, Any]:
+    values = dataclasses.asdict(analysis)
+    values["routes"] = {name: {"questions": count, **cost} for name, (count, cost) in values["routes"].items()}
+    return values
+
+
+def _accuracy(traces: Sequence[Trace], asked: Sequence[Asked]) -> dict[str, Any]:
+    """How many of the questions whose answer is known are right; empty where none is."""
+    known = [(trace, one.expected) for trace, one in zip(traces, asked) if one.expected]
+    if not known:
+        return {}
+    right = sum(is_right(trace, expected) for trace, expected in known)
+    return {"known": len(known), "right": right, "right_interval": list(interval(right, len(known)))}
+
+
+def _check_sampling(sampling: SamplingConfig) -> None:
+    for field in dataclasses.fields(SamplingConfig):
+        value = getattr(sampling, field.name)
+        require(
+            field.name in _TAKEN or value == field.default,
+            f"config.sampling.{field.name} is {value}, but solvers take {', '.join(_TAKEN)} only: leave it at "
+            f"{field.default!r}.",
+        )
+
+
+def _inputs(config: Config, settings: Settings) -> dict[str, Any]:
+    solver = {name: value for name, value in to_dict(config.solver).items() if name not in (*_FREE, "prompts")}
+    sampling = to_dict(config.sampling)
+    return {
+        "solver settings": solver,
+        "sampling settings": sampling,
+        "prompts": settings.prompts.to_json(),
+        "weights": files.file_sizes(Path(config.model.weights)) if Path(config.model.weights).is_dir() else {},
+    }
+
+
+def _questions(config: Config) -> list[Asked]:
+    """From the configuration, a file or standard input."""
+    if config.questions:
+        require(
+            not config.solver.input, "both config.questions and config.solver.input are given: drop one of the two."
+        )
+        return [Asked(Question(question)) for question in config.questions]
+    if config.solver.input:
+        return read_questions(config.solver.input)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # bytes that are no text, such as a paste from elsewhere
+    if sys.stdin.isatty():
+        print_progress("Type one question a line; the end of input (Ctrl-D) begins.")
+    return parse_questions(sys.stdin.read(), "standard input")
+
+
+class _Ledger:
+    """The traces of a workdir by the numbers of their questions, and the files that hold them."""
+
+    def __init__(self, workdir: Path, asked: Sequence[Asked], language: str):
+        self.asked, self.traces = asked, dict[int, Trace]()
+        self._workdir, self._language = workdir, language
+        self._traces_path, self._answers_path = workdir / "traces.jsonl", workdir / "answers.jsonl"
+        self._open_files: list[TextIO] = []
+        self._read()
+
+    def _read(self) -> None:
+        """Takes over what an earlier run wrote; a line that was cut off by an interruption counts for nothing."""
+        text = self._traces_path.read_text(encoding="utf-8", errors="replace") if self._traces_path.exists() else ""
+        for line_number, line in enumerate(text.split("\n")[:-1], 1):
+            try:
+                row = json.loads(line)
+                number, trace = int(row["number"]), from_plain(row["trace"])
+            except (ValueError, LookupError, TypeError) as error:
+                raise UserError(
+                    f"line {line_number} of {self._traces_path} is damaged ({error}); delete it, or give another --workdir."
+                ) from error
+            self._check_same(number, trace)
+            self.traces[number] = trace
+
+    def _check_same(self, number: int, trace: Trace) -> None:
+        if number >= len(self.asked) or self.asked[number].question != trace.question:
+            raise UserError(
+                f"--workdir={self._workdir} holds the answer to {trace.question.text[:40]!r} as question {number + 1}, which "
+                "is another one now; give the same questions (more may follow them), or another --workdir."
+            )
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keeps the files open for `add`."""
+        if self.traces:
+            self._rewrite()  # without a line that was cut off
+        with contextlib.ExitStack() as stack:
+            paths = (self._traces_path, self._answers_path)
+            self._open_files = [stack.enter_context(path.open("a", encoding="utf-8")) for path in paths]
+            yield
+
+    def add(self, number: int, trace: Trace) -> None:
+        """Writes one question's lines."""
+        self.traces[number] = trace
+        for file, line in zip(self._open_files, self._lines(number)):
+            file.write(line)
+            file.flush()
+
+    def sort(self) -> list[Trace]:
+        """Writes everything anew, in the order of the questions, the page among it; returns the traces in that order."""
+        self._rewrite()
+        traces = [self.traces[number] for number in sorted(self.traces)]
+        page = "\n".join(render(trace, self._language) for trace in traces)
+        (self._workdir / "traces.md").write_text(page, encoding="utf-8")
+        return traces
+
+    def _rewrite(self) -> None:
+        lines = [self._lines(number) for number in sorted(self.traces)]
+        for path, column in zip((self._traces_path, self._answers_path), zip(*lines)):
+            temporary = path.with_name(f".{path.name}.tmp")
+            temporary.write_text("".join(column), encoding="utf-8")
+            temporary.replace(path)
+
+    def _lines(self, number: int) -> tuple[str, str]:
+        """The line of the traces and that of the answers."""
+        trace, expected = self.traces[number], self.asked[number].expected
+        answer: dict[str, Any] = {"number": number, "id": trace.question.id, "question": trace.question.text}
+        answer |= {"answer": trace.answer, "letter": trace.letter, "failure": trace.failure, "stopped": trace.stopped}
+        if expected:
+            answer |= {"expected": expected, "right": is_right(trace, expected)}
+        answer |= {"calls": trace.cost.calls, "tokens": trace.cost.tokens, "seconds": round(trace.cost.seconds, 3)}
+        rows = ({"number": number, "trace": to_plain(trace)}, answer)
+        traced, answered = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        return traced, answered
+
+
+class _Watched:
+    """A model that tells every few seconds how far the questions are."""
+
+    SECONDS = 5.0
+
+    def __init__(self, model: LanguageModel, ledger: _Ledger):
+        self._model, self._ledger = model, ledger
+        self._before = len(ledger.traces)
+        self._started = self._told = time.monotonic()
+        self._calls = self._tokens = 0
+
+    def answer(self, asks: Sequence[Ask]) -> list[Reply]:
+        replies = self._model.answer(asks)
+        self._calls += len(replies)
+        self._tokens += sum(reply.new_tokens for reply in replies)
+        now = time.monotonic()
+        if now - self._told >= self.SECONDS:
+            self._told = now
+            self._tell(now - self._started)
+        return replies
+
+    def _tell(self, elapsed: float) -> None:
+        done, total = len(self._ledger.traces), len(self._ledger.asked)
+        fresh = done - self._before
+        left = f", about {elapsed / fresh * (total - done):,.0f} s left" if fresh else ""
+        print_progress(
+            f"{done} of {total} questions answered, {self._calls:,} calls, {self._tokens:,} new tokens, "
+            f"{self._tokens / elapsed:,.0f} tokens/s{left}"
+        )

@@ -1,0 +1,216 @@
+"""The stage of the solvers: where questions come from, what is written when, and how a run is gone on with."""
+
+import dataclasses
+import io
+import json
+import sys
+
+import pytest
+
+from gemma_keras.config.errors import UserError
+from gemma_keras.config.schema import Config, ModelConfig, SamplingConfig, SolverConfig
+from gemma_keras.solvers.codec import from_plain
+from gemma_keras.solvers.prompts import load_prompts
+from gemma_keras.stages import solve
+from tests.solvers.scripted import PROMPTS, Scripted
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch) -> dict:
+    """The replies of the model that the stage loads, which a test may change; its prompts are those of one letter."""
+    replies = {"A": lambda message: f"答案：{message[2:]}", "C": "0.1", "P": "?", "PS": "?"}
+    monkeypatch.setattr(solve, "load_chat_model", lambda config, workdir: Scripted(replies))
+    return replies
+
+
+@pytest.fixture
+def config(tmp_path, script) -> Config:
+    prompts = tmp_path / "prompts.json"
+    prompts.write_text(json.dumps(dataclasses.asdict(PROMPTS)), encoding="utf-8")
+    solver = SolverConfig(name="normal", prompts=str(prompts), batch_questions=1)
+    return Config(model=ModelConfig(weights=str(tmp_path)), solver=solver, questions=("一", "二", "三"))
+
+
+def lines(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def with_solver(config, **changes) -> Config:
+    return dataclasses.replace(config, solver=dataclasses.replace(config.solver, **changes))
+
+
+def test_answers_traces_and_costs(config, tmp_path, capsys):
+    work = tmp_path / "work"
+    result = solve.run(config, work)
+    answers = lines(work / "answers.jsonl")
+    assert [(row["number"], row["question"], row["answer"]) for row in answers] == [
+        (0, "一", "答案：一"),
+        (1, "二", "答案：二"),
+        (2, "三", "答案：三"),
+    ]
+    assert (answers[0]["calls"], answers[0]["tokens"], answers[0]["failure"]) == (1, 13, "")
+    traces = [from_plain(row["trace"]) for row in lines(work / "traces.jsonl")]
+    assert [trace.answer for trace in traces] == [row["answer"] for row in answers]
+    assert json.loads((work / "result.json").read_text()) == result
+    assert (result["questions"], result["answered"], result["cost"]["calls"]) == (3, 3, 3)
+    assert result["routes"]["normal"]["questions"] == 3 and "right" not in result
+    printed = capsys.readouterr().out
+    assert "## 问题：二" in printed and "| normal | 3 | 3 | 39 |" in printed
+    assert (work / "traces.md").read_text(encoding="utf-8").count("## 问题") == 3
+    assert load_prompts("en", str(work / "prompts.json")) == PROMPTS
+
+
+def test_what_is_printed(config, tmp_path, capsys):
+    solve.run(with_solver(config, show="answer"), tmp_path / "a")
+    assert capsys.readouterr().out.startswith("> 一\n答案：一\n\n> 二\n")
+    solve.run(with_solver(config, show="nothing"), tmp_path / "b")
+    assert capsys.readouterr().out.startswith("| solver |")
+
+
+def test_lines_are_written_as_soon_as_questions_are_done(config, tmp_path, script, capsys):
+    """And an interruption in the middle loses nothing of them; the same command goes on with what is missing."""
+    work, seen = tmp_path / "work", []
+
+    def interrupted(message):
+        seen.append(len(lines(work / "answers.jsonl")))
+        assert len(lines(work / "traces.jsonl")) == seen[-1]
+        if message == "A 三":
+            raise KeyboardInterrupt
+        return "一遍"
+
+    script["A"] = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        solve.run(config, work)
+    assert seen == [0, 1, 2]
+    assert f"2 of 3 questions are answered in {work}" in capsys.readouterr().err
+    assert not (work / "result.json").exists()
+
+    for name in ("traces.jsonl", "answers.jsonl"):  # as a kill in the middle of a line leaves them
+        with (work / name).open("a", encoding="utf-8") as file:
+            file.write('{"number": 2, "tra')
+    script["A"] = "又一遍"
+    result = solve.run(config, work)
+    assert [row["answer"] for row in lines(work / "answers.jsonl")] == ["一遍", "一遍", "又一遍"]
+    assert result["answered"] == 3
+    assert "2 of 3 questions are answered in" in capsys.readouterr().err
+
+    before = (work / "traces.jsonl").read_bytes()
+    script["A"] = ""
+    assert solve.run(config, work) == result  # nothing is asked any more
+    assert (work / "traces.jsonl").read_bytes() == before
+    more = dataclasses.replace(config, questions=("一", "二", "三", "四"))
+    script["A"] = "第四"
+    assert solve.run(more, work)["questions"] == 4 and lines(work / "answers.jsonl")[3]["answer"] == "第四"
+
+
+def test_answers_are_in_the_order_of_the_questions(config, tmp_path, script):
+    script |= {"C": lambda message: "0.5" if "一" in message else "0", "P": "1. a", "F": "f", "S": "s"}
+    solve.run(with_solver(config, name="adaptive", batch_questions=3), tmp_path / "work")
+    assert [row["answer"] for row in lines(tmp_path / "work" / "answers.jsonl")] == ["s", "答案：二", "答案：三"]
+    assert [row["number"] for row in lines(tmp_path / "work" / "traces.jsonl")] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda c: dataclasses.replace(c, questions=("一", "其他", "三")), "holds the answer to '二' as question 2"),
+        (lambda c: dataclasses.replace(c, questions=("一",)), "holds the answer to '二' as question 2"),
+        (lambda c: with_solver(c, name="adaptive"), "holds a run on other solver settings"),
+        (lambda c: with_solver(c, language="en", prompts=""), "holds a run on other"),
+        (lambda c: dataclasses.replace(c, sampling=SamplingConfig(seed=1)), "holds a run on other sampling settings"),
+    ],
+)
+def test_another_run_is_refused(config, tmp_path, change, sentence):
+    work = tmp_path / "work"
+    solve.run(config, work)
+    with pytest.raises(UserError) as error:
+        solve.run(change(config), work)
+    assert sentence in str(error.value) and "another --workdir" in str(error.value)
+    assert solve.run(with_solver(config, batch_questions=2, show="nothing"), work)["questions"] == 3
+
+
+def test_a_damaged_line_is_told(config, tmp_path):
+    work = tmp_path / "work"
+    solve.run(config, work)
+    (work / "traces.jsonl").write_text('{"number": 0}\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"line 1 of .*traces.jsonl is damaged"):
+        solve.run(config, work)
+
+
+def test_a_file_with_known_answers(config, tmp_path, capsys):
+    path = tmp_path / "questions.jsonl"
+    rows = [
+        {"question": "5", "answer": 5, "id": "x"},
+        {"question": "6", "answer": "7"},
+        {"question": "8", "choices": ["B", "C"], "answer": "B"},
+        {"question": "9"},
+    ]
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    config = dataclasses.replace(with_solver(config, input=str(path), show="nothing"), questions=())
+    result = solve.run(config, tmp_path / "work")
+    answers = lines(tmp_path / "work" / "answers.jsonl")
+    assert [row.get("right") for row in answers] == [True, False, False, None] and answers[0]["id"] == "x"
+    assert answers[2]["letter"] == "A"  # the script repeats the options, of which A comes first
+    assert (result["known"], result["right"]) == (3, 1) and result["right_interval"][0] < 1 / 3
+    assert "right: 1 of 3 (33.3%; 95 % interval" in capsys.readouterr().out
+
+
+def standard_input(monkeypatch, content: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
+
+
+def test_questions_from_standard_input(config, tmp_path, monkeypatch):
+    standard_input(monkeypatch, "甲？\n\n乙\xff？".encode("utf-8", "surrogateescape") + b"\xff\n")
+    result = solve.run(dataclasses.replace(config, questions=()), tmp_path / "work")
+    assert result["questions"] == 2 and lines(tmp_path / "work" / "answers.jsonl")[0]["question"] == "甲？"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda c: dataclasses.replace(c, questions=()), "standard input holds no question"),
+        (lambda c: with_solver(c, input="q.txt"), "both config.questions and config.solver.input are given"),
+        (lambda c: dataclasses.replace(with_solver(c, input="/none/q.txt"), questions=()), "q.txt cannot be read"),
+        (lambda c: with_solver(c, prompts="/none/p.toml"), "p.toml cannot be read"),
+        (lambda c: dataclasses.replace(c, sampling=SamplingConfig(top_k=5)), "config.sampling.top_k is 5, but solvers"),
+        (lambda c: dataclasses.replace(c, questions=(" ",)), "question 1 is empty"),
+    ],
+)
+def test_mistakes_are_told(config, tmp_path, monkeypatch, change, sentence):
+    standard_input(monkeypatch, b"\n")
+    with pytest.raises(UserError) as error:
+        solve.run(change(config), tmp_path / "work")
+    assert sentence in str(error.value)
+
+
+def test_failures_are_recorded_and_only_failures_end_in_an_error(config, tmp_path, capsys):
+    config = with_solver(config, name="least_to_most", show="answer")
+    with pytest.raises(UserError, match="none of the 3 questions has an answer: no sub-question could be read"):
+        solve.run(config, tmp_path / "work")
+    assert [row["failure"][:15] for row in lines(tmp_path / "work" / "answers.jsonl")] == ["no sub-question"] * 3
+    printed = capsys.readouterr().out
+    assert "> 一\n[no sub-question" in printed and "not finished: 3 failed, 0 stopped" in printed
+
+
+def test_progress_is_told(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(solve._Watched, "SECONDS", 0.0)
+    solve.run(config, tmp_path / "work")
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith("0 of 3 questions answered, 1 calls, 3 new tokens, ") and "left" not in told[0]
+    assert told[2].startswith("2 of 3 questions answered, 3 calls, 9 new tokens") and told[2].endswith(" s left")
+
+
+def test_with_a_model(base, config, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    config = dataclasses.replace(
+        with_solver(config, name="self_verification", show="nothing", batch_questions=2),
+        model=ModelConfig(weights=str(base), dtype="float32"),
+        sampling=SamplingConfig(max_new_tokens=6, repetition_penalty=1.0),
+        questions=("一加一得几？", "春天有哪些花？"),
+    )
+    result = solve.run(config, tmp_path / "work")
+    assert (result["questions"], result["failed"], result["verification"]["checks"]) == (2, 0, 2)
+    assert 4 <= result["cost"]["calls"] <= 8 and 0 < result["cost"]["new_tokens"] <= 6 * result["cost"]["calls"]
+    for row in lines(tmp_path / "work" / "traces.jsonl"):
+        trace = from_plain(row["trace"])
+        assert trace.answer == trace.work.check.answer and trace.cost.prompt_tokens > 20
