@@ -40,9 +40,9 @@ def their_beams(model, prompt, sampling, stop_ids, count):
     ("stop_ids", "changes"),
     [
         ([3, 17, 40, 61], {}),
-        ([3], {"length_penalty": 0.0}),
+        pytest.param([3], {"length_penalty": 0.0}, marks=pytest.mark.long),
         ([3, 17], {"length_penalty": 2.0, "repetition_penalty": 1.2}),
-        ([3, 17], {"length_penalty": -0.5, "num_beams": 2}),
+        pytest.param([3, 17], {"length_penalty": -0.5, "num_beams": 2}, marks=pytest.mark.long),
     ],
 )
 def test_beams_equal_those_of_transformers(engine, model, stop_ids, changes):
