@@ -16,7 +16,7 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.inference import programs
 from gemma_keras.inference.constraints import Matcher
 from gemma_keras.inference.prefix_cache import PrefixCache
-from gemma_keras.inference.programs import CHUNK, Chunk, Rows
+from gemma_keras.inference.programs import CHUNK, NO_CACHE, Chunk, Rows
 from gemma_keras.inference.requests import Completion, Delta, Request, broken_logits
 from gemma_keras.inference.sampling import SamplingRows, Tallies
 from gemma_keras.inference.text_stream import TextStream
@@ -110,10 +110,12 @@ class Batch:
             task.request.log_probs for task in self.tasks if task is not None and task.request.log_probs is not None
         ]
         alternatives = None if not asked else power_of_two(max(asked)) if max(asked) else 0
-        self._lane, chunk = programs.decode(
-            params, self._lane, np.int32(steps), self._masks(), backbone=self.backbone, plan=self.plan,
-            alternatives=alternatives,
+        cache = self._lane.cache
+        lane, chunk = programs.decode(
+            params, cache, self._lane._replace(cache=NO_CACHE), np.int32(steps), self._masks(), backbone=self.backbone,
+            plan=self.plan, alternatives=alternatives,
         )  # fmt: skip
+        self._lane = lane._replace(cache=cache)
         return self._taken(jax.device_get(chunk))
 
     def read_prompts(

@@ -25,6 +25,7 @@ from gemma_keras.models.compute_plan import DATA, ComputePlan
 from gemma_keras.models.forward import Params, forward, logits
 from gemma_keras.models.kv_cache import Context, Fresh, KVCache, cache_sharding, init_cache
 
+NO_CACHE = KVCache((), ())
 CHUNK = 32  # tokens that gather before they move into the cache
 
 
@@ -48,7 +49,7 @@ class Rows(NamedTuple):
 
 
 class Lane(NamedTuple):
-    """B sequences under way; `filled` i32: tokens in `recent`."""
+    """B sequences under way; `filled` i32: tokens in `recent`. Decoding takes the cache apart from the rest."""
 
     rows: Rows
     cache: KVCache
@@ -208,6 +209,7 @@ class _Loop(NamedTuple):
 @functools.partial(jax.jit, static_argnames=("backbone", "plan", "alternatives"), donate_argnames="lane")
 def decode(
     params: Params,
+    cache: KVCache,
     lane: Lane,
     steps: jax.Array,
     allowed: jax.Array | None,
@@ -218,6 +220,7 @@ def decode(
 ) -> tuple[Lane, Chunk]:
     """Up to `steps` i32 new tokens for every running row, fewer once none is running; `recent` must have room for them.
 
+    `cache` is that of the lane, which comes and goes without it (`NO_CACHE`): what passes through a loop unchanged is copied.
     `allowed` u32[B, V/32] are the tokens that may come next, for a single step; None: all. `alternatives`: None, or
     how many likely tokens are reported besides the log-probability of each token.
     """
@@ -227,7 +230,7 @@ def decode(
 
     def advance(state: _Loop) -> _Loop:
         place = first + state.index
-        context = Context(length=rows.length, cache=lane.cache, recent=state.recent, step=place)
+        context = Context(length=rows.length, cache=cache, recent=state.recent, step=place)
         position = (rows.length + place)[:, None]
         hidden, fresh = forward(backbone, params, state.last[:, None], position, context=context, plan=plan)
         raw = logits(backbone, params, hidden[:, 0])
