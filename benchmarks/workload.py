@@ -6,6 +6,7 @@ Axes: R rows of a step, P packed rows that hold them, T tokens, V vocabulary.
 import dataclasses
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -58,22 +59,36 @@ def architecture_of(size: str) -> Architecture:
 
 def real_rows(root: Path, vocabulary_size: int, folder: Path, sequence_length: int) -> tuple[list[Row], str]:
     """The stage-1 rows of `gemmalm_chinese`, by a tokenizer trained on the corpora below `root`; and what was done."""
-    from gemma_keras.builtin.tokenizer import train_tokenizer
     from gemma_keras.data.pipeline import LOSS_KINDS
     from gemma_keras.text.templates import get_template
     from gemma_keras.text.tokenizer import Tokenizer
 
     pieces = min(vocabulary_size, 32_000)
-    model = folder / f"tokenizer_{pieces}.model"
-    if not model.exists():
-        texts = [text for name in TOKENIZER_CORPORA for record in _records(name, root) for text in _texts(record)]
-        train_tokenizer(texts, pieces, model)
+    model = trained_tokenizer(root, pieces, folder)
     conversations = [record.messages for record in _records("gemmalm_chinese", root)]
     encodings = get_template("gemmalm_zh").encode_batch(Tokenizer(model), conversations)
     answers = (np.isin(encoding.kinds, LOSS_KINDS["response"]) for encoding in encodings)
     rows = [Row(e.ids[:sequence_length], a[:sequence_length]) for e, a in zip(encodings, answers, strict=True)]
     rows = [row for row in rows if row.answer[1:].any()]
     return rows, f"{len(rows)} rows of gemmalm_chinese stage 1 by a tokenizer of {pieces} pieces trained on the corpora"
+
+
+def trained_tokenizer(root: Path | None, pieces: int, folder: Path) -> Path:
+    """A tokenizer that `folder` keeps, trained on the corpora below `root`, or on words of drawn characters."""
+    from gemma_keras.builtin.tokenizer import train_tokenizer
+
+    model = folder / f"{'drawn' if root is None else 'tokenizer'}_{pieces}.model"
+    if model.exists():
+        return model
+    if root is not None:
+        texts = [text for name in TOKENIZER_CORPORA for record in _records(name, root) for text in _texts(record)]
+    else:
+        rng = np.random.default_rng(SEED)
+        characters = [*map(chr, range(ord("一"), ord("一") + 3000)), *map(chr, range(ord("a"), ord("z") + 1))]
+        words = ["".join(rng.choice(characters, rng.integers(2, 5))) for _ in range(pieces)]
+        texts = ["".join(rng.choice(words, 20)) for _ in range(pieces // 2)]
+    train_tokenizer(texts, pieces, model)
+    return model
 
 
 def drawn_rows(count: int, vocabulary_size: int, sequence_length: int) -> tuple[list[Row], str]:
@@ -122,8 +137,8 @@ def plan_steps(rows: list[Row], sequence_length: int, packed_rows: int, count: i
     return steps
 
 
-def save(workload: Workload, folder: Path) -> None:
-    """Rows, steps and random weights, for the contestants' processes."""
+def save(workload: Workload, folder: Path, post_norms: float = 0.0) -> None:
+    """Rows, steps and random weights, for the contestants' processes; `post_norms` is added to the scales behind layers."""
     lengths = np.array([len(row.tokens) for row in workload.rows])
     tokens = np.concatenate([row.tokens for row in workload.rows])
     np.savez(
@@ -131,7 +146,7 @@ def save(workload: Workload, folder: Path) -> None:
     )
     described = dataclasses.asdict(workload) | {"rows": len(workload.rows)}
     (folder / "workload.json").write_text(json.dumps(described), encoding="utf-8")
-    _save_weights(workload.architecture, workload.dtype, folder)
+    _save_weights(workload.architecture, workload.dtype, folder, post_norms)
 
 
 def load(folder: Path) -> Workload:
@@ -144,7 +159,7 @@ def load(folder: Path) -> Workload:
     return Workload(rows, described["steps"], described["sequence_length"], architecture, described["dtype"])
 
 
-def _save_weights(architecture: Architecture, dtype: str, folder: Path) -> None:
+def _save_weights(architecture: Architecture, dtype: str, folder: Path, post_norms: float) -> None:
     """The same weights for all: in Hugging Face's layout, and in that of the package and of keras-hub."""
     import jax
 
@@ -155,6 +170,9 @@ def _save_weights(architecture: Architecture, dtype: str, folder: Path) -> None:
         ours = {
             path: np.asarray(array) for path, array in initial_params(build_backbone(architecture, dtype), SEED).items()
         }
+    for path in ours:
+        if re.search(r"/post_\w+_norm/scale$", path):
+            ours[path] = ours[path] + np.asarray(post_norms, ours[path].dtype)
     save_file(ours, folder / "ours.safetensors")
     theirs = {tensor.name: np.ascontiguousarray(tensor.to_hf(ours[tensor.path])) for tensor in hf_tensors(architecture)}
     (folder / "hf").mkdir(exist_ok=True)

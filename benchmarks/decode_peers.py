@@ -1,0 +1,175 @@
+"""One contestant of `decode` in a process of its own, which generates when it is told to.
+
+A line on standard input asks for one turn, which is one call for all prompts; the answer is a line of JSON on standard output.
+When the input ends, so does the process. `python -m benchmarks.decode_peers NAME FOLDER` with NAME one of
+
+    ours                    the package's engine
+    ours:stepwise           the same, looking at every token on the host, for as many tokens as the next one finds
+    ours:masked             the same under a constraint, whose masks are made on the host
+    ours:chunks             as `ours`, for as many tokens
+    keras_hub:32            keras-hub's `GemmaCausalLM.generate`, prompts of like lengths together, at most 32 in a call
+    transformers:dynamic    transformers' `generate` with a dynamic cache, prompts padded on the left
+    transformers:static     the same with a static cache
+    transformers:dynamic:1  with one thread, where there are as many as cores else
+
+Everything is greedy, and but for constrained answers nothing ends before the last token, so that all do the same work. The
+others are used as their documentation shows; attention of transformers is `eager`, the only one that computes Gemma 2's
+soft cap on a CPU.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import workload
+from benchmarks.contestants import peak_bytes
+from gemma_keras import runtime
+
+Generate = Callable[[], list[list[int]]]  # the new tokens of every prompt
+
+TOKENIZER = "tokenizer.model"
+# Of what a solver asks for, without bounds: the end has to be forced.
+SCHEMA = json.dumps({
+    "type": "object", "additionalProperties": False, "required": ["complexity", "questions"],
+    "properties": {
+        "complexity": {"type": "integer", "minimum": 1, "maximum": 5},
+        "questions": {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
+    },
+})  # fmt: skip
+
+
+def ours(work: workload.Workload, folder: Path, mode: str = "") -> Generate:
+    """The package's engine by what it has its users call."""
+    import jax.numpy as jnp
+
+    from gemma_keras.config.schema import SamplingConfig
+    from gemma_keras.inference.constraints import JsonSchema
+    from gemma_keras.inference.engine import Engine
+    from gemma_keras.inference.requests import Request
+    from gemma_keras.models.forward import build_backbone
+    from gemma_keras.text.tokenizer import Tokenizer
+
+    params = {path: jnp.asarray(array) for path, array in workload.load_params(folder).items()}
+    backbone, rows = build_backbone(work.architecture, work.dtype), len(work.rows)
+    sampling = SamplingConfig(max_new_tokens=work.sequence_length, temperature=0.0, repetition_penalty=1.0)
+    requests = [Request(prompt=row.tokens.tolist(), sampling=sampling) for row in work.rows]
+    if not mode:
+        engine = Engine(backbone, params, max_rows=rows)
+    else:
+        tokenizer = Tokenizer(folder / TOKENIZER)
+        stop_ids, constraint = (tokenizer.end_of_turn_id, tokenizer.eos_id), JsonSchema(SCHEMA)
+        masked = [dataclasses.replace(r, constraint=constraint, stop_ids=stop_ids) for r in requests]
+        engine = Engine(backbone, params, tokenizer, max_rows=rows)
+        counts = [len(completion.tokens) for (completion,) in engine.generate(masked)]
+        limits = [dataclasses.replace(sampling, max_new_tokens=count) for count in counts]
+        free = [dataclasses.replace(r, sampling=limit) for r, limit in zip(requests, limits, strict=True)]
+        requests = masked if mode == "masked" else free
+        # Without a tokenizer there is no text, which no other contestant makes either.
+        engine = engine if mode == "masked" else Engine(backbone, params, max_rows=rows)
+
+    def generate() -> list[list[int]]:
+        return [completion.tokens for (completion,) in engine.generate(requests)]
+
+    def generate_stepwise() -> list[list[int]]:
+        tasks = [engine.submit(request) for request in requests]
+        while not all(task.done for task in tasks):
+            engine.step(1)
+        return [task.tokens for task in tasks]
+
+    return generate_stepwise if mode == "stepwise" else generate
+
+
+def keras_hub(work: workload.Workload, folder: Path, at_once: int) -> Generate:
+    """keras-hub's compiled function, which decodes from the end of the shortest prompt."""
+    import keras
+    from keras_hub.models import GemmaBackbone, GemmaCausalLM
+
+    a = work.architecture
+    backbone = GemmaBackbone(
+        vocabulary_size=a.vocabulary_size, num_layers=a.num_layers, num_query_heads=a.num_query_heads,
+        num_key_value_heads=a.num_key_value_heads, hidden_dim=a.hidden_dim, intermediate_dim=2 * a.intermediate_dim,
+        head_dim=a.head_dim, use_post_ffw_norm=True, use_post_attention_norm=True,
+        attention_logit_soft_cap=a.attention_logit_soft_cap, final_logit_soft_cap=a.final_logit_soft_cap,
+        use_sliding_window_attention=True, sliding_window_size=a.sliding_window, dtype=work.dtype,
+    )  # fmt: skip
+    params = workload.load_params(folder)
+    for weight in backbone.weights:
+        weight.assign(params[weight.path])
+    del params
+    model = GemmaCausalLM(backbone, preprocessor=None)
+    model.compile(optimizer=keras.optimizers.SGD(), sampler="greedy", jit_compile=True)
+    order = sorted(range(len(work.rows)), key=lambda number: len(work.rows[number].tokens))
+    groups = [order[start : start + at_once] for start in range(0, len(order), at_once)]
+
+    def generate() -> list[list[int]]:
+        found: dict[int, list[int]] = {}
+        for numbers in groups:
+            rows = [work.rows[number] for number in numbers]
+            length = max(len(row.tokens) for row in rows) + work.sequence_length
+            tokens, mask, _ = workload.padded(rows, length)
+            output: Any = model.generate({"token_ids": tokens, "padding_mask": mask}, stop_token_ids=None)
+            for number, row, answer in zip(numbers, rows, output["token_ids"], strict=True):
+                found[number] = answer[len(row.tokens) :][: work.sequence_length].tolist()
+        return [found[number] for number in range(len(work.rows))]
+
+    return generate
+
+
+def transformers(work: workload.Workload, folder: Path, cache: str, threads: int) -> Generate:
+    """transformers' generation; 0 threads: as many as there are cores."""
+    import torch
+    import transformers
+
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+    model: Any = transformers.Gemma2ForCausalLM.from_pretrained(
+        folder / "hf", dtype=getattr(torch, work.dtype), attn_implementation="eager"
+    )
+    model.eval()
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = None, 0
+    length = max(len(row.tokens) for row in work.rows)
+    backwards = [workload.Row(row.tokens[::-1], row.answer) for row in work.rows]
+    tokens, mask, _ = workload.padded(backwards, length)
+    inputs = {"input_ids": tokens, "attention_mask": mask}
+    tensors = {name: torch.from_numpy(array[:, ::-1].copy()).long() for name, array in inputs.items()}
+    implementation = {"cache_implementation": cache} if cache == "static" else {}
+
+    def generate() -> list[list[int]]:
+        output = model.generate(**tensors, **implementation, do_sample=False, max_new_tokens=work.sequence_length)
+        return output[:, length:].tolist()
+
+    return generate
+
+
+def build(name: str, folder: Path) -> Generate:
+    """The contestant of this name, compiled or not, with its weights in memory."""
+    kind, *settings = name.split(":")
+    work = workload.load(folder)
+    if kind == "ours":
+        return ours(work, folder, *settings)
+    if kind == "keras_hub":
+        return keras_hub(work, folder, int(settings[0]))
+    return transformers(work, folder, settings[0], int(settings[1]) if settings[1:] else 0)
+
+
+def main() -> None:
+    name, folder = sys.argv[1], Path(sys.argv[2])
+    # Libraries print to standard output, which belongs to the answers.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    runtime.configure()
+    generate = build(name, folder)
+    answers.write(json.dumps({"ready": name}) + "\n")
+    for _ in sys.stdin:
+        start, cores = time.perf_counter(), time.process_time()
+        tokens = generate()
+        figures = {"seconds": time.perf_counter() - start, "processor_seconds": time.process_time() - cores}
+        answers.write(json.dumps(figures | {"tokens": tokens, "peak": peak_bytes()["host"]}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
