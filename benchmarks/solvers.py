@@ -5,7 +5,7 @@ solver reads a plan, a score or a verdict, the text of a fixed script takes the 
 0.5 and 0.9, so that a third of the questions goes to each of the solvers that `adaptive` chooses among; every other
 verdict asks for changes. Kept prefixes are dropped before every measurement; compiling is not counted.
 
-    python -m benchmarks.solvers [--questions=16] [--new_tokens=64] [--rounds=3] [--size=small] [--json=FILE]
+    python -m benchmarks.solvers [--questions=16] [--new_tokens=64] [--rounds=3] [--solvers=all] [--size=small] [--json=FILE]
 """
 
 import itertools
@@ -23,6 +23,7 @@ from gemma_keras import runtime
 QUESTIONS = flags.DEFINE_integer("questions", 16, "questions that are solved")
 NEW_TOKENS = flags.DEFINE_integer("new_tokens", 64, "tokens of an answer at most")
 ROUNDS = flags.DEFINE_integer("rounds", 3, "measurements of each way, by turns")
+SOLVERS = flags.DEFINE_list("solvers", ["all"], "whose calls, tokens and seconds are shown, besides the comparison")
 SIZE = flags.DEFINE_string("size", "small", "small (the model of train_step), tiny or 43m")
 JSON = flags.DEFINE_string("json", "", "file for all figures")
 
@@ -144,7 +145,7 @@ def main(argv: list[str]) -> None:
         print(f"| {way} | {row['seconds']:.1f} | {row['calls']} | {row['rounds']} | {row['new_tokens']:,} |")
     print(f"one batch takes {found['share']:.3f} of one by one (at most {MOST_SHARE} is wanted)\n")
     traces = []
-    for name in NAMES:
+    for name in NAMES if SOLVERS.value == ["all"] else SOLVERS.value:
         measure(name, model, settings, [questions])
         traces += measure(name, model, settings, [questions])["traces"]
     analysis = analyze(traces)
