@@ -13,7 +13,7 @@ import pytest
 from gemma_keras.config.flags import parse
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = ("prepare_data", "pretrain", "train_sft", "evaluate", "chat", "export", "pipeline")
+SCRIPTS = ("prepare_data", "pretrain", "train_sft", "evaluate", "chat", "solve", "export", "pipeline")
 
 
 def run_script(name: str, *arguments: str) -> subprocess.CompletedProcess:
