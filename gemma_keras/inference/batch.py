@@ -224,7 +224,8 @@ class Batch:
             if not free:
                 return
             self._flush()
-            self._admit(params, prefixes, free)
+            if not self._admit(params, prefixes, free):
+                return
 
     def _make_room(self) -> None:
         """As many rows and slots as the waiting tasks want, as far as `max_rows` goes."""
@@ -252,8 +253,8 @@ class Batch:
     def _biased(self) -> bool:
         return any(task.request.logit_bias for task in self.pending)
 
-    def _admit(self, params: Params, prefixes: PrefixCache | None, free: list[int]) -> None:
-        """One wave of waiting tasks into free rows: each prompt is read once, whatever number of tasks has it.
+    def _admit(self, params: Params, prefixes: PrefixCache | None, free: list[int]) -> int:
+        """One wave of waiting tasks into free rows, and their number: each prompt is read once, whoever has it.
 
         A prompt whose beginning is just being read for another one waits for the next wave, which finds it kept.
         """
@@ -286,6 +287,7 @@ class Batch:
         if entering:
             at, rows = self._entries(entering)
             self._lane = programs.admit(self._lane, at, rows, plan=self.plan)
+        return len(entering)
 
     def _copy(self, source: Sequence[int], to: Sequence[int]) -> None:
         """Copies the cache of rows."""

@@ -53,6 +53,7 @@ def test_lists_of_text_are_flags_too():
         "adapter.targets",
         "data.earlier",
         "data.cleaning.contamination",
+        "sampling.stop",
         "solver.pipeline",
     }
 

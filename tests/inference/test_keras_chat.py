@@ -87,6 +87,7 @@ def test_the_same_greedy_trace_on_both(ours, theirs):
     assert dataclasses.replace(one.cost, seconds=0.0) == dataclasses.replace(other.cost, seconds=0.0)
 
 
+@pytest.mark.long
 def test_each_call_has_its_own_settings(theirs):
     asks = [
         ask("春天的花", temperature=0.0),

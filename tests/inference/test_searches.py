@@ -53,6 +53,7 @@ def test_beams_equal_those_of_transformers(engine, model, stop_ids, changes):
         assert [beam.tokens for beam in beams] == their_beams(model, prompt, sampling, stop_ids, count)
 
 
+@pytest.mark.long
 def test_beams_find_likelier_answers_than_greedy_search(engine, model):
     """And fewer rows at a time change nothing."""
     requests = [Request(prompt=prompt, sampling=BEAMS) for prompt in prompts()]

@@ -20,29 +20,43 @@ def empty(architecture, rows, slots, dtype=jnp.float32, **options):
     return init_cache(architecture, rows, slots, dtype, ONE_DEVICE, **options)
 
 
-def read(architecture, params, tokens, pieces, *, slots=40, rows=5, dtype=jnp.float32, gain=1):
+@partial(jax.jit, static_argnames=("backbone", "slots"))
+def read_piece(params, cache, tokens, start, count, at, *, backbone, slots):
+    """Logits of the tokens [P, T] at `start` and after, and the cache with them; `slots` 0: nothing was read before."""
+    places = jnp.arange(tokens.shape[1])
+    positions = jnp.where(places < count[:, None], start[:, None] + places, -1)
+    context = Context(length=start, cache=cache.take(at, slots) if slots else None)
+    hidden, fresh = forward(backbone, params, tokens, positions, context=context)
+    return logits(backbone, params, hidden), cache.write(fresh, start, count, at)
+
+
+def read(architecture, params, tokens, pieces, *, slots=40, rows=5, dtype=jnp.float32):
     """Logits of rows that are read piece by piece into the rows 4, 0 and 2 of a cache."""
     backbone = build_backbone(architecture, "float32")
-    cache, at = empty(architecture, rows, slots, dtype), jnp.array([4, 0, 2])
-    step = jax.jit(partial(forward, backbone))
+    cache, at = empty(architecture, rows, slots, dtype), np.array([4, 0, 2])
     values = []
     for first, last in pieces:
-        start = jnp.minimum(first, LENGTHS)
-        count = jnp.clip(LENGTHS - first, 0, last - first)
-        places = jnp.arange(last - first)
-        positions = jnp.where(places < count[:, None], start[:, None] + places, -1)
-        context = Context(length=start, cache=cache.take(at, slots) if first else None)
-        hidden, fresh = step(params, tokens[:, first:last], positions, context=context)
-        cache = cache.write(fresh, start, count, at)
-        values.append(logits(backbone, params, hidden))
+        start, count = np.minimum(first, LENGTHS), np.clip(LENGTHS - first, 0, last - first)
+        found, cache = read_piece(
+            params, cache, tokens[:, first:last], start, count, at, backbone=backbone, slots=slots if first else 0
+        )
+        values.append(found)
     return np.concatenate(values, axis=1), cache
+
+
+@partial(jax.jit, static_argnames="backbone")
+def run(params, tokens, positions, *, backbone, segments=None, context=None):
+    """Logits, and with a context what the cache is written from."""
+    result = forward(backbone, params, tokens, positions, segments, context=context)
+    hidden, fresh = result if context is not None else (result, None)
+    return logits(backbone, params, hidden), fresh
 
 
 def full(architecture, params, tokens):
     """Logits of one forward pass without a cache."""
-    backbone = build_backbone(architecture, "float32")
     positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
-    return np.asarray(logits(backbone, params, forward(backbone, params, tokens, positions, np.ones_like(tokens))))
+    backbone = build_backbone(architecture, "float32")
+    return np.asarray(run(params, tokens, positions, backbone=backbone, segments=np.ones_like(tokens))[0])
 
 
 PIECES = {
@@ -88,12 +102,11 @@ def test_a_chunk_of_recent_tokens_is_seen(rng):
     for step in range(6):
         new = np.array([row[length + step] for row, length in zip(told, LENGTHS, strict=True)])
         context = Context(length=jnp.asarray(LENGTHS), cache=cache, recent=recent, step=jnp.int32(step))
-        hidden, fresh = forward(backbone, params, new[:, None], (LENGTHS + step)[:, None], context=context)
-        count = jnp.full(3, 1)
-        recent = recent.write(fresh, jnp.full(3, step), count)
+        found, fresh = run(params, new[:, None], (LENGTHS + step)[:, None], backbone=backbone, context=context)
+        recent = jax.jit(KVCache.write)(recent, fresh, np.full(3, step), np.full(3, 1))
     for row, length in enumerate(LENGTHS):
         expected = full(architecture, params, told[row][None])[0, length + 5]
-        np.testing.assert_allclose(logits(backbone, params, hidden)[row, 0], expected, atol=1e-5, rtol=0)
+        np.testing.assert_allclose(found[row, 0], expected, atol=1e-5, rtol=0)
 
 
 def test_candidates_do_not_see_each_other(rng):
@@ -103,16 +116,10 @@ def test_candidates_do_not_see_each_other(rng):
     _, cache = read(architecture, params, tokens, PIECES["at once"])
     context = Context(length=jnp.asarray(LENGTHS), cache=cache.take(jnp.array([4, 0, 2]), 40), alone=True)
     candidates = rng.integers(0, 97, (3, 4))
-    hidden, _ = forward(backbone, params, candidates, np.repeat(LENGTHS[:, None], 4, axis=1), context=context)
+    found, _ = run(params, candidates, np.repeat(LENGTHS[:, None], 4, axis=1), backbone=backbone, context=context)
     for row, length in enumerate(LENGTHS):
-        for place, candidate in enumerate(candidates[row]):
-            whole = np.append(tokens[row, :length], candidate)[None]
-            np.testing.assert_allclose(
-                logits(backbone, params, hidden)[row, place],
-                full(architecture, params, whole)[0, -1],
-                atol=1e-5,
-                rtol=0,
-            )
+        ends = np.stack([np.append(tokens[row, :length], candidate) for candidate in candidates[row]])
+        np.testing.assert_allclose(found[row], full(architecture, params, ends)[:, -1], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("slots", [1, 7, 50])
