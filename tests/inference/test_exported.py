@@ -14,7 +14,7 @@ from tests.inference.models import GREEDY, hf_generate, prompts, varied_params
 from tests.models.conftest import small
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.long), "bfloat16"])
 def test_greedy_of_the_exported_folder(dtype, tokenizer, tmp_path):
     architecture = small(vocabulary_size=tokenizer.vocabulary_size, num_layers=2)
     folder = tmp_path / "export"
