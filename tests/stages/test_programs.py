@@ -73,7 +73,9 @@ def compilations():
     counter.listening = False
 
 
-@pytest.mark.parametrize("method", ["none", "lora", "adalora"])
+@pytest.mark.parametrize(
+    "method", [*(pytest.param(method, marks=pytest.mark.long) for method in ("none", "lora")), "adalora"]
+)
 def test_nothing_is_compiled_after_the_first_step(method, compilations):
     config = change(adapter={"method": method})
     program = train_program(config, ARCHITECTURE, ComputePlan())

@@ -74,7 +74,14 @@ def uninterrupted(tmp_path_factory, base, cache):
     return outcome(workdir)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGINT, marks=pytest.mark.long, id="SIGINT"),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.long, id="SIGTERM"),
+        pytest.param(signal.SIGKILL, id="SIGKILL"),
+    ],
+)
 def test_a_run_stopped_by_a_signal_ends_as_if_it_had_not_been(number, tmp_path, base, uninterrupted, cache):
     workdir, env = tmp_path / "run", environment(cache)
     step = random.Random(number).randint(1, STEPS - 4)
@@ -91,6 +98,7 @@ def test_a_run_stopped_by_a_signal_ends_as_if_it_had_not_been(number, tmp_path, 
         np.testing.assert_array_equal(value, expected_adapter[path], err_msg=path)
 
 
+@pytest.mark.long
 def test_another_configuration_does_not_resume_the_run(tmp_path, base, cache):
     arguments = command(base, tmp_path / "run")
     assert run_until(6, arguments, tmp_path / "run", signal.SIGKILL, environment(cache)) == -signal.SIGKILL

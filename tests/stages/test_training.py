@@ -73,6 +73,7 @@ def test_fine_tuning_without_a_base_is_told(tmp_path):
         sft.run(quickstart.get_config().sft, tmp_path / "run")
 
 
+@pytest.mark.long
 def test_lora_and_bfloat16(config, tmp_path):
     lora = change(config, adapter={"method": "lora", "init_r": 4}, model={"dtype": "bfloat16"}, train={"steps": 3})
     result = sft.run(lora, tmp_path / "run")
@@ -95,6 +96,7 @@ def test_the_pipeline_shows_adalora_only(tmp_path):
         pipeline.run(lora, tmp_path / "run")
 
 
+@pytest.mark.long
 def test_training_without_validation_rows(config, tmp_path):
     result = sft.run(change(config, data={"validation": ()}, train={"steps": 8}), tmp_path / "run")
     assert result["steps"] == 8 and "valid" not in result
@@ -126,6 +128,7 @@ def test_a_warm_up_longer_than_the_run_is_told(config, tmp_path):
         sft.run(endless, tmp_path / "run")
 
 
+@pytest.mark.long
 def test_a_damaged_checkpoint_is_told_and_the_one_before_it_serves(config, tmp_path):
     run = tmp_path / "run"
     sft.run(config, run)
