@@ -143,7 +143,7 @@ class Ours:
         return {name: float(metrics[name]) for name in ("loss", "penalty")}
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", [pytest.param("sgd", marks=pytest.mark.long), "adamw"])
 def test_sixty_steps_equal_peft(optimizer):
     ours = Ours(optimizer)
     peft = Peft(optimizer, ours.initial)

@@ -180,7 +180,8 @@ assert os.path.exists(os.path.join(out, "config.json"))
 """
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("processes", [1, 2])
 def test_weights_spread_over_devices_and_processes(processes, tokenizer, tmp_path):
     """8 devices in one process or two: the folder that the weights came from, bit for bit."""
     export_hf(lively_params(GEMMA2), GEMMA2, tokenizer, tmp_path / "source", dtype="float32")

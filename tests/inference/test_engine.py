@@ -257,6 +257,7 @@ def test_bfloat16_and_8_bits_answer(engine):
     assert [len(answer.tokens) for answer in generate(ours, prompts(), GREEDY)] == [64] * 4
 
 
+@pytest.mark.long
 def test_8_bits_are_close(engine):
     """The likeliest first tokens of 16 prompts."""
     small = Engine(engine.backbone, quantize_params(varied_params(SMALLEST)), max_rows=4)
@@ -361,7 +362,8 @@ print("all meshes answer alike")
 """
 
 
-@pytest.mark.parametrize("amount", ["short", pytest.param("all", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("amount", ["short", "all"])
 def test_meshes_answer_as_one_device(amount):
     """In another process, because the number of devices is fixed when JAX starts."""
     environment = os.environ | {

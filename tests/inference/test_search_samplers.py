@@ -54,7 +54,10 @@ def test_contrastive_search_equals_brute_force(causal_lm, states_of):
     assert any(answer[-1] in STOPS for answer in answers)
 
 
-@pytest.mark.parametrize("beams, penalty, stops", [(3, 1.0, STOPS), (4, 0.0, (21, 30))], ids=["by length", "by sum"])
+@pytest.mark.parametrize(
+    "beams, penalty, stops",
+    [pytest.param(3, 1.0, STOPS, marks=pytest.mark.long, id="by length"), pytest.param(4, 0.0, (21, 30), id="by sum")],
+)
 def test_beams_equal_transformers(causal_lm, beams, penalty, stops):
     causal_lm.compile(sampler=BeamSampler(beams, penalty))
     model = hf_model(SHAPE)

@@ -103,6 +103,7 @@ def test_swapped_norms_show(rng):
     assert np.abs(difference).max() > 1e-2
 
 
+@pytest.mark.long
 def test_hidden_states_equal_keras_hubs_own_forward(rng):
     """On CPU keras-hub's attention is right where the query scale is head_dim; it fixes the layers' order and layouts."""
     architecture = small(query_pre_attn_scalar=16)
