@@ -173,6 +173,7 @@ def _assert_same_survivors(ours: Ours, peft: Peft, t: int) -> None:
     np.testing.assert_array_equal(ours.alive()[clear], theirs[clear], err_msg=f"step {t}")
 
 
+@pytest.mark.long
 def test_merged_weights_compute_what_the_adapter_computes():
     ours = Ours("adamw")
     for t, tokens in enumerate(token_batches()[:12], start=1):
@@ -189,6 +190,7 @@ def test_merged_weights_compute_what_the_adapter_computes():
     np.testing.assert_allclose(with_merged, with_adapter, atol=2e-4)
 
 
+@pytest.mark.long
 def test_final_phase_of_ours_reaches_the_same_ranks():
     config = AdapterConfig(**{f: getattr(ADAPTER, f) for f in ADAPTER.__slots__} | {"peft_compatible": False})
     ours = Ours("adamw", config)

@@ -58,6 +58,7 @@ def config(base) -> Config:
     return change(short(quickstart.get_config().sft, 12, save_every=2), model={"weights": str(base)})
 
 
+@pytest.mark.long
 def test_a_loss_that_is_not_finite_is_told_with_its_rows(config, tmp_path):
     wild = change(config, optim={"learning_rate": 1e30, "warmup": 6.0, "clip_norm": 0.0})
     with pytest.raises(UserError, match=r"not finite at step \d+, on rows .*last good checkpoint is step \d+"):

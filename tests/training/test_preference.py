@@ -66,6 +66,7 @@ def answer_log_prob(backbone, params, tokens):
     return scores[PROMPT - 1 :].sum()
 
 
+@pytest.mark.long
 def test_packed_pairs_equal_single_answers(model):
     backbone, params = model
     batch, answers = packed_pairs()

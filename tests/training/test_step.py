@@ -105,6 +105,7 @@ def test_a_step_that_is_not_finite_changes_nothing():
     jax.tree.map(np.testing.assert_array_equal, state._replace(step=before.step), before)
 
 
+@pytest.mark.long
 def test_dropout_depends_on_seed_and_step_alone():
     batch, frozen = make_batch(np.random.default_rng(0)), stack_params(lively_params(MODEL))
 
