@@ -7,4 +7,5 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 prepare_environment test
 .venv/bin/python -m ruff check .
 .venv/bin/python -m mypy
-exec .venv/bin/python -m pytest -q -m "not long" "$@"
+# Most of the time goes into compiling on one core; a file stays with one worker, which sets up its fixtures once.
+exec .venv/bin/python -m pytest -q -m "not long" --numprocesses=2 --dist=loadfile "$@"

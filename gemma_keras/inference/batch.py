@@ -373,12 +373,13 @@ def bucket(length: int) -> int:
 
 
 def slot_bucket(length: int) -> int:
-    """The slots that a length is given: a multiple of 128, above 1,024 of 512. Each number is a program of its own.
+    """The slots that a length is given: a multiple of 64, above 512 of 128, above 1,024 of 512. Each number is a program of
+    its own.
 
-    >>> [slot_bucket(length) for length in (1, 192, 1024, 1025)]
-    [128, 256, 1024, 1536]
+    >>> [slot_bucket(length) for length in (1, 192, 1000, 1025)]
+    [64, 192, 1024, 1536]
     """
-    step = 128 if length <= 1024 else 512
+    step = 64 if length <= 512 else 128 if length <= 1024 else 512
     return -(-length // step) * step
 
 

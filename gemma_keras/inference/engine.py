@@ -55,8 +55,8 @@ class Engine:
         prefix_tokens: int = 0,
     ):
         self.backbone, self.tokenizer, self.plan = backbone, tokenizer, plan
-        self.params = params
         self.max_rows, self.cache_dtype, self.prefix_tokens = max_rows, cache_dtype, prefix_tokens
+        self.params = params
         self._grammars: dict[tuple[int, ...], Grammars] = {}
         self.reset()
 
@@ -69,7 +69,8 @@ class Engine:
     def params(self, params: Params) -> None:
         embeddings = params.get(EMBEDDINGS)
         on_cpu = isinstance(embeddings, jax.Array) and {d.platform for d in embeddings.devices()} == {"cpu"}
-        self._params = output_major(params) if on_cpu and self.plan.mesh is None else params
+        turned = on_cpu and self.plan.mesh is None
+        self._params = output_major(params, halves=self.max_rows > 1) if turned else params
 
     def reset(self) -> None:
         """Drops whatever is running or kept. For after an interruption, which may have lost it."""

@@ -13,17 +13,17 @@ Axes: B rows of a lane, P rows at work, T prompt tokens, S slots, C tokens of a 
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from keras_hub.models import GemmaBackbone
 
-from gemma_keras.inference.sampling import SamplingRows, Tallies, add_bias, next_tokens, unpack_bits
+from gemma_keras.inference.sampling import SamplingRows, Tallies, add_bias, greatest, next_tokens, unpack_bits
 from gemma_keras.models.compute_plan import DATA, ComputePlan
 from gemma_keras.models.forward import Params, forward, logits
-from gemma_keras.models.kv_cache import Context, Fresh, KVCache, cache_sharding, init_cache
+from gemma_keras.models.kv_cache import Context, Fresh, KVCache, cache_sharding, init_cache, put
 
 NO_CACHE = KVCache((), ())
 CHUNK = 32  # tokens that gather before they move into the cache
@@ -238,7 +238,7 @@ def decode(
         scores = scores if mask is None else jnp.where(mask, scores, -jnp.inf)
         tallies = rows.tallies._replace(counts=state.counts)
         token = next_tokens(scores, tallies, rows.sampling, rows.step + state.index)
-        finite = jnp.isfinite(raw).all(axis=-1)
+        finite = jnp.isfinite(greatest(raw))  # NaN is the greatest of all
         stop = state.running & finite & rows.stops[each, token]
         taken = state.running & finite & ~stop
         chunk = _noted(state, jnp.where(taken, token, -1), raw, token, alternatives)
@@ -268,15 +268,11 @@ def decode(
 
 def appended(recent: KVCache, fresh: Fresh, place: jax.Array) -> KVCache:
     """The chunk with one more token [B, K, 1, H] a layer at slot `place`."""
-
-    def put(buffers: tuple[Any, ...], which: int) -> tuple[Any, ...]:
-        pairs = zip(buffers, (pair[which] for pair in fresh), strict=True)
-        return tuple(
-            jax.lax.dynamic_update_slice_in_dim(buffer, new.astype(buffer.dtype), place, axis=2)
-            for buffer, new in pairs
-        )
-
-    return KVCache(put(recent.keys, 0), put(recent.values, 1))
+    keys, values = zip(*fresh, strict=True)
+    return KVCache(
+        tuple(put(buffer, new, place) for buffer, new in zip(recent.keys, keys, strict=True)),
+        tuple(put(buffer, new, place) for buffer, new in zip(recent.values, values, strict=True)),
+    )
 
 
 def _empty_chunk(rows: int, alternatives: int | None, filled: jax.Array) -> Chunk:

@@ -119,8 +119,12 @@ def penalize(logits: jax.Array, tallies: Tallies, rows: SamplingRows) -> jax.Arr
         counts = tallies.counts.astype(logits.dtype)
         return values - rows.presence_penalty[:, None] * answered - rows.frequency_penalty[:, None] * counts
 
-    needed = (rows.repetition_penalty != 1) | (rows.presence_penalty != 0) | (rows.frequency_penalty != 0)
-    return jax.lax.cond(jnp.any(needed), penalized, lambda: logits)
+    return jax.lax.cond(jnp.any(_penalizes(rows)), penalized, lambda: logits)
+
+
+def _penalizes(rows: SamplingRows) -> jax.Array:
+    """bool[B]: rows with a penalty."""
+    return (rows.repetition_penalty != 1) | (rows.presence_penalty != 0) | (rows.frequency_penalty != 0)
 
 
 def process(logits: jax.Array, tallies: Tallies, rows: SamplingRows) -> jax.Array:
@@ -136,14 +140,19 @@ def next_tokens(logits: jax.Array, tallies: Tallies, rows: SamplingRows, step: j
 
     The draw depends on the row's logits, settings, seed and `step` i32[B] only. A row of NaN yields some valid id.
     """
-    penalized = penalize(logits, tallies, rows)
-    greedy = _most_likely(penalized)
-    drawn = jax.lax.cond(
-        jnp.any(rows.temperature > 0),
-        lambda: _drawn(_truncated(_tempered(penalized, rows), rows), rows.seed, step),
-        lambda: greedy,
-    )
-    return jnp.where(rows.temperature > 0, drawn, greedy)
+
+    def chosen() -> jax.Array:
+        penalized = penalize(logits, tallies, rows)
+        greedy = _most_likely(penalized)
+        drawn = jax.lax.cond(
+            jnp.any(rows.temperature > 0),
+            lambda: _drawn(_truncated(_tempered(penalized, rows), rows), rows.seed, step),
+            lambda: greedy,
+        )
+        return jnp.where(rows.temperature > 0, drawn, greedy)
+
+    # What a condition gives back is copied: here a token a row, where penalties alone would give back all logits.
+    return jax.lax.cond(jnp.any(_penalizes(rows) | (rows.temperature > 0)), chosen, lambda: _most_likely(logits))
 
 
 def add_bias(logits: jax.Array, ids: jax.Array, values: jax.Array) -> jax.Array:
@@ -248,6 +257,11 @@ def _blocks(values: jax.Array, padding: float) -> jax.Array:
     """[B, V] as [B, blocks, BLOCK], filled up with `padding`."""
     missing = -values.shape[-1] % BLOCK
     return jnp.pad(values, ((0, 0), (0, missing)), constant_values=padding).reshape(len(values), -1, BLOCK)
+
+
+def greatest(logits: jax.Array) -> jax.Array:
+    """The greatest logit f32[B] of each row, NaN where one is."""
+    return jnp.max(jnp.max(_blocks(logits, -jnp.inf), axis=-1), axis=-1)
 
 
 def _most_likely(logits: jax.Array) -> jax.Array:

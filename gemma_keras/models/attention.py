@@ -19,6 +19,7 @@ from gemma_keras.models.splash_attention import splash_attention
 
 __all__ = ["KERNELS", "RESIDUALS", "Source", "attention", "attention_mask", "choose_kernel", "packed_attention"]
 
+FEW_ROWS = 16  # of a product, for which its right operand should not be packed
 KERNELS = ("reference", "blockwise", "splash")
 
 
@@ -182,6 +183,11 @@ def _dot(rows: jax.Array, keys: jax.Array | Int8) -> jax.Array:
     if isinstance(keys, Int8):
         # The scales go to the logits, so that no float copy of the keys is made.
         return _dot(rows, keys.values.astype(rows.dtype)) * keys.scales[..., 0][:, :, None]
+    if rows.shape[2] < FEW_ROWS:
+        # A decoding step. XLA:CPU packs the right operand of a product, so the keys are the left one; the barriers keep it.
+        columns = jax.lax.optimization_barrier(rows.swapaxes(2, 3))
+        logits = jnp.einsum("bksh,bkhm->bksm", keys, columns, preferred_element_type=jnp.float32)
+        return jax.lax.optimization_barrier(logits).swapaxes(2, 3)
     return jnp.einsum("bkmh,bksh->bkms", rows, keys, preferred_element_type=jnp.float32)
 
 

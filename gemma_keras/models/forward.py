@@ -204,9 +204,10 @@ def _embed(backbone: GemmaBackbone, params: Params, tokens: jax.Array, plan: Com
     table, dtype = params[EMBEDDINGS], backbone.token_embedding.compute_dtype
     if isinstance(table, Int8):
         x = Int8(*(vocabulary_lookup(part, tokens, plan) for part in (table.values, table.scales))).astype(dtype)
+    elif isinstance(table, OutputMajor):
+        x = table.lookup(tokens).astype(dtype)
     else:
-        rows = table.matrix if isinstance(table, OutputMajor) else table
-        x = vocabulary_lookup(rows, tokens, plan).astype(dtype)
+        x = vocabulary_lookup(table, tokens, plan).astype(dtype)
     return x * jnp.asarray(math.sqrt(x.shape[-1]), x.dtype)
 
 

@@ -85,6 +85,11 @@ class KVCache:
         return jax.tree.map(lambda old, new: old.at[rows].set(new, mode="drop"), self, result)
 
 
+def put(buffer: jax.Array, new: jax.Array, place: jax.Array) -> jax.Array:
+    """`buffer` [B, K, C, H] with `new` [B, K, T, H] from slot `place` on."""
+    return jax.lax.dynamic_update_slice_in_dim(buffer, new.astype(buffer.dtype), place, axis=2)
+
+
 def held_positions(length: jax.Array, slots: int) -> jax.Array:
     """The position i32[P, S] that each of `slots` slots holds after `length` i32[P] tokens; negative: none.
 
@@ -167,9 +172,17 @@ class Context:
             held = held_positions(self.length, self.cache.slots(layer))
             sources.append(Source(self.cache.keys[layer], self.cache.values[layer], visible(held)))
         if self.recent is not None:
+            assert self.step is not None
+            keys, values, filled = self.recent.keys[layer], self.recent.values[layer], self.step
+            if not self.alone:
+                # Put there first and read after, the chunk is written in place; so are its tokens one source, not two.
+                keys, values = put(keys, key, filled), put(values, value, filled)
+                filled = filled + positions.shape[1]
             places = jnp.arange(self.recent.slots(layer))
-            held = jnp.where(places < self.step, self.length[:, None] + places, -1)
-            sources.append(Source(self.recent.keys[layer], self.recent.values[layer], visible(held)))
+            held = jnp.where(places < filled, self.length[:, None] + places, -1)
+            sources.append(Source(keys, values, visible(held)))
+            if not self.alone:
+                return sources
         own = visible(positions)
         if self.alone:
             own &= jnp.eye(positions.shape[1], dtype=bool)

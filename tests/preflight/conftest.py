@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gemma_keras.models.architectures import Architecture, get_architecture, to_hf_config
+from tests import tpu
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,14 +26,18 @@ class Preflight:
         environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
 
+    def compile(self, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess:
+        """`run` with the TPU compiler to itself."""
+        with tpu.compiler():
+            return self.run(*arguments, timeout=timeout)
+
     def report(
         self, architecture: str, *arguments: str, rows: int, length: int, topology: str = "v5e:2x4",
         timeout: float = 600, **changes: Any,
     ) -> dict[str, Any]:  # fmt: skip
         """What `preflight.json` holds for a named shape with some fields changed."""
-        pytest.importorskip("libtpu")
         shape = get_architecture(architecture).replace(**changes)
-        result = self.run(
+        result = self.compile(
             f"--config.model.weights={self._model(shape)}", f"--topology={topology}",
             f"--config.train.batch_rows={rows}", f"--config.data.sequence_length={length}", *arguments, timeout=timeout,
         )  # fmt: skip

@@ -7,8 +7,6 @@ programs are then compiled by the real TPU compiler, in a process of their own, 
 Axes: B batch, T time, D model dim.
 """
 
-import os
-import subprocess
 import sys
 import types
 from collections import Counter
@@ -27,8 +25,8 @@ from gemma_keras.models.forward import build_backbone, forward, variable_shapes
 from gemma_keras.preflight import hlo
 from gemma_keras.preflight.kernels import find_kernels
 from gemma_keras.preflight.topologies import prepare_environment, topology_devices
+from tests import tpu
 
-ROOT = Path(__file__).parents[2]
 ROWS, LENGTH, CAP = 2, 256, 5.0
 TPU = types.SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")
 
@@ -94,13 +92,8 @@ def write_programs(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def modules(tmp_path_factory) -> dict[str, hlo.Module]:
-    pytest.importorskip("libtpu")
     folder = tmp_path_factory.mktemp("texts")
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    command = [sys.executable, "-m", "tests.preflight.test_keras_hub_cap", str(folder)]
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
-    if "in use by another process" in result.stderr:
-        pytest.skip("libtpu is in use by another process")
+    result = tpu.run(["-m", "tests.preflight.test_keras_hub_cap", str(folder)])
     assert result.returncode == 0, result.stderr[-3000:]
     return {path.name: hlo.parse(path.read_text()) for path in folder.iterdir()}
 
