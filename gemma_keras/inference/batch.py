@@ -6,7 +6,7 @@ Axes: B rows, P rows at work, T tokens, V vocabulary.
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.inference import programs
 from gemma_keras.inference.constraints import Matcher
 from gemma_keras.inference.prefix_cache import PrefixCache
-from gemma_keras.inference.programs import CHUNK, NO_CACHE, Chunk, Rows
+from gemma_keras.inference.programs import CHUNK, Chunk, Rows
 from gemma_keras.inference.requests import Completion, Delta, Request, broken_logits
 from gemma_keras.inference.sampling import SamplingRows, Tallies
 from gemma_keras.inference.text_stream import TextStream
@@ -67,6 +67,15 @@ class Task:
         return rest
 
 
+class _Reading(NamedTuple):
+    """A prompt, all but its last token, that a row with a `turn` takes; it has its first `start` tokens."""
+
+    row: int
+    start: int
+    turn: int
+    tokens: tuple[int, ...]
+
+
 class Batch:
     """Rows that decode together. With `stepwise`, a token at a time under the masks of their matchers.
 
@@ -84,7 +93,7 @@ class Batch:
         self.tasks: list[Task | None] = []
         self._lane: Any = None  # a `Lane`, which each program takes and gives back; None before the first
         self._shape = (0, 0, 0)  # rows, slots, biases
-        self._filled = 0
+        self._clock = 0  # that of the lane
 
     @property
     def busy(self) -> bool:
@@ -104,18 +113,14 @@ class Batch:
         if not any(self.tasks):
             return []
         steps = 1 if self.stepwise else min(steps, CHUNK)
-        if self._filled + steps > CHUNK:
-            self._flush()
         asked = [
             task.request.log_probs for task in self.tasks if task is not None and task.request.log_probs is not None
         ]
         alternatives = None if not asked else power_of_two(max(asked)) if max(asked) else 0
-        cache = self._lane.cache
-        lane, chunk = programs.decode(
-            params, cache, self._lane._replace(cache=NO_CACHE), np.int32(steps), self._masks(), backbone=self.backbone,
-            plan=self.plan, alternatives=alternatives,
+        self._lane, chunk = programs.decode(
+            params, self._lane, np.int32(steps), self._masks(), backbone=self.backbone, plan=self.plan,
+            alternatives=alternatives,
         )  # fmt: skip
-        self._lane = lane._replace(cache=cache)
         return self._taken(jax.device_get(chunk))
 
     def read_prompts(
@@ -136,7 +141,7 @@ class Batch:
             own = range(number * copies, (number + 1) * copies)
             to += own
             source += [leader] * copies
-        self._read(params, prefixes, leaders)
+        self._read(params, prefixes, leaders, lambda prompt: 0)
         self._copy(source, to)
         cache, self._lane, self.tasks = self._lane.cache, None, []
         return cache
@@ -152,7 +157,7 @@ class Batch:
 
     def _taken(self, chunk: Chunk) -> list[tuple[Task, Delta]]:
         """Hands the tokens of a chunk to the tasks; rows whose task is done are free again."""
-        self._filled = int(chunk.filled)
+        self._clock = int(chunk.clock)
         progress, ended_here = [], []
         for row, task in enumerate(self.tasks):
             if task is None:
@@ -213,17 +218,12 @@ class Batch:
         at[: len(rows)] = rows
         self._lane = programs.release(self._lane, at, plan=self.plan)
 
-    def _flush(self) -> None:
-        if self._filled:
-            self._lane, self._filled = programs.flush(self._lane, plan=self.plan), 0
-
     def _let_in(self, params: Params, prefixes: PrefixCache | None) -> None:
         while self.pending:
             self._make_room()
             free = [row for row, task in enumerate(self.tasks) if task is None]
             if not free:
                 return
-            self._flush()
             if not self._admit(params, prefixes, free):
                 return
 
@@ -240,12 +240,11 @@ class Batch:
             shape = (rows, slots, biases)
             if self._lane is None or shape != self._shape:
                 self._lane = programs.empty_lane(self.backbone, self.plan, *shape, self.cache_dtype)
-                self._shape, self._filled = shape, 0
+                self._shape, self._clock = shape, 0
             self.tasks = [None] * rows
             return
         rows, slots = max(rows, self._shape[0]), max(slots, self._shape[1])
         if (rows, slots) != self._shape[:2]:
-            self._flush()
             self._lane = programs.resize(self._lane, rows=rows, slots=slots, plan=self.plan)
             self.tasks += [None] * (rows - len(self.tasks))
             self._shape = (rows, slots, self._shape[2])
@@ -282,7 +281,7 @@ class Batch:
             entering.append((row, task))
             self.tasks[row] = task
         self.pending.extendleft(reversed(later))
-        self._read(params, prefixes, leaders)
+        self._read(params, prefixes, leaders, self._turn)
         self._copy([source for source, _ in copies], [row for _, row in copies])
         if entering:
             at, rows = self._entries(entering)
@@ -297,52 +296,63 @@ class Batch:
             old, new = np.array(moved + padding, np.int32).T
             self._lane = programs.copy_rows(self._lane, old, new, plan=self.plan)
 
-    def _read(self, params: Params, prefixes: PrefixCache | None, leaders: dict[tuple[int, ...], int]) -> None:
+    def _turn(self, prompt: Sequence[int]) -> int:
+        """What brings the slot of a prompt's last token to where the next step writes."""
+        return self._clock - (len(prompt) - 1)
+
+    def _read(
+        self,
+        params: Params,
+        prefixes: PrefixCache | None,
+        leaders: dict[tuple[int, ...], int],
+        turn: Callable[[Sequence[int]], int],
+    ) -> None:
         """Puts prompts, all but their last tokens, into the cache of their rows."""
-        work: list[tuple[int, int, tuple[int, ...]]] = []
+        work: list[_Reading] = []
         for prompt, row in leaders.items():
             start = 0
             if prefixes is not None:
-                self._lane, start = prefixes.restore(self._lane, row, prefixes.keys(prompt))
-            work.append((row, start, prompt[:-1]))
+                self._lane, start = prefixes.restore(self._lane, row, prefixes.keys(prompt), turn(prompt))
+            work.append(_Reading(row, start, turn(prompt), prompt[:-1]))
         # Prompts of like lengths are read together.
-        work.sort(key=lambda entry: len(entry[2]) - entry[1], reverse=True)
+        work.sort(key=lambda reading: len(reading.tokens) - reading.start, reverse=True)
         for first in range(0, len(work), PREFILL_ROWS):
             group = work[first : first + PREFILL_ROWS]
-            while group := [entry for entry in group if entry[1] < len(entry[2])]:
+            while group := [reading for reading in group if reading.start < len(reading.tokens)]:
                 self._prefill(params, group)
-                group = [(row, start + PREFILL_TOKENS, prompt) for row, start, prompt in group]
+                group = [reading._replace(start=reading.start + PREFILL_TOKENS) for reading in group]
         if prefixes is not None:
             for prompt, row in leaders.items():
-                prefixes.save(self._lane, row, prefixes.keys(prompt), len(prompt) - 1)
+                prefixes.save(self._lane, row, prefixes.keys(prompt), len(prompt) - 1, turn(prompt))
 
-    def _prefill(self, params: Params, group: Sequence[tuple[int, int, tuple[int, ...]]]) -> None:
-        pieces = [prompt[start : start + PREFILL_TOKENS] for _, start, prompt in group]
+    def _prefill(self, params: Params, group: Sequence[_Reading]) -> None:
+        pieces = [reading.tokens[reading.start : reading.start + PREFILL_TOKENS] for reading in group]
         least = self.plan.mesh.shape[DATA] if self.plan.mesh is not None else 1
         size = max(least, power_of_two(len(group)))
         tokens = np.zeros((size, bucket(max(map(len, pieces)))), np.int32)
-        start, count = np.zeros((2, size), np.int32)
+        start, count, turn = np.zeros((3, size), np.int32)
         at = np.full(size, len(self.tasks), np.int32)
-        for index, ((row, begin, _), piece) in enumerate(zip(group, pieces, strict=True)):
+        for index, (reading, piece) in enumerate(zip(group, pieces, strict=True)):
             tokens[index, : len(piece)] = piece
-            at[index], start[index], count[index] = row, begin, len(piece)
+            at[index], start[index], count[index], turn[index] = reading.row, reading.start, len(piece), reading.turn
         earlier = int(start.max())
         prefix = min(bucket(earlier), self._shape[1]) if earlier else 0
         self._lane = programs.prefill(
-            params, self._lane, tokens, start, count, at, backbone=self.backbone, plan=self.plan, prefix=prefix
+            params, self._lane, tokens, start, count, at, turn, backbone=self.backbone, plan=self.plan, prefix=prefix
         )
 
     def _entries(self, entering: Sequence[tuple[int, Task]]) -> tuple[np.ndarray, Rows]:
         """Where to put the rows' values, and the values [P, ...]."""
         size, vocabulary = power_of_two(len(entering)), self.backbone.architecture.vocabulary_size
         at = np.full(size, len(self.tasks), np.int32)
-        length, last, limit = np.zeros((3, size), np.int32)
+        length, turn, last, limit = np.zeros((4, size), np.int32)
         prompt, stops = np.zeros((2, size, vocabulary), bool)
         ids = np.full((size, self._shape[2]), -1, np.int32)
         values = np.zeros((size, self._shape[2]), np.float32)
         for index, (row, task) in enumerate(entering):
             request = task.request
             at[index], length[index], last[index] = row, len(request.prompt) - 1, request.prompt[-1]
+            turn[index] = self._turn(request.prompt)
             limit[index] = request.sampling.max_new_tokens
             prompt[index, list(request.prompt)] = True
             stops[index, list(request.stop_ids)] = True
@@ -353,7 +363,7 @@ class Batch:
         sampling = SamplingRows.of([task.request.sampling for task in tasks])
         sampling = sampling._replace(seed=np.array([task.seed for task in tasks], np.uint32))
         rows: Any = Rows(
-            length=length, last=last, step=np.zeros(size, np.int32), limit=limit, running=np.ones(size, bool),
+            length=length, turn=turn, last=last, step=np.zeros(size, np.int32), limit=limit, running=np.ones(size, bool),
             tallies=Tallies(prompt, np.zeros((size, vocabulary), np.int32)), stops=stops, bias_ids=ids, bias_values=values,
             sampling=sampling,
         )  # fmt: skip

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from keras_hub.models import GemmaBackbone
 
-from gemma_keras.inference.programs import appended
 from gemma_keras.inference.requests import Request, broken_logits
 from gemma_keras.inference.sampling import SamplingRows, Tallies, penalize
 from gemma_keras.models.compute_plan import ComputePlan
@@ -156,4 +155,4 @@ def _extend(
     hidden, fresh = forward(backbone, params, last[:, None], (length + step)[:, None], context=context, plan=plan)
     log_probs = jax.nn.log_softmax(logits(backbone, params, hidden[:, 0]), axis=-1)
     values, ids = jax.lax.top_k(penalize(log_probs, tallies, sampling), keep)
-    return appended(recent, fresh, step), tallies, values, ids
+    return recent.append(fresh, step), tallies, values, ids

@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 from keras_hub.models import GemmaBackbone
 
-from gemma_keras.inference.programs import appended
 from gemma_keras.inference.requests import Request
 from gemma_keras.inference.sampling import SamplingRows, Tallies, penalize
 from gemma_keras.models.compute_plan import ComputePlan
@@ -138,7 +137,7 @@ def _run(
         found = state.found
         return _Loop(
             index=state.index + 1,
-            recent=appended(state.recent, kept, state.index),
+            recent=state.recent.append(kept, state.index),
             states=jax.lax.dynamic_update_slice_in_dim(state.states, unit(own)[:, None], slots + state.index, axis=1),
             scores=logits(backbone, params, own),
             counts=state.counts.at[each, token].add(taken.astype(jnp.int32)),

@@ -18,7 +18,7 @@ from keras_hub.models import GemmaBackbone
 
 from gemma_keras.inference.programs import Lane, layers, placed
 from gemma_keras.models.compute_plan import ComputePlan
-from gemma_keras.models.kv_cache import KVCache, init_cache, placed_cache
+from gemma_keras.models.kv_cache import KVCache, init_cache, placed_cache, turned
 
 BLOCK = 64
 
@@ -48,8 +48,8 @@ class PrefixCache:
         """How many of the first blocks are kept."""
         return next((number for number, key in enumerate(keys) if key not in self._places), len(keys))
 
-    def restore(self, lane: Lane, row: int, keys: Sequence[bytes]) -> tuple[Lane, int]:
-        """Puts the known blocks into a row; returns their tokens, too."""
+    def restore(self, lane: Lane, row: int, keys: Sequence[bytes], turn: int) -> tuple[Lane, int]:
+        """Puts the known blocks into a row that will have this turn; returns their tokens, too."""
         count = self.known(keys)
         self.lookups += len(keys) * BLOCK
         if not count:
@@ -58,10 +58,11 @@ class PrefixCache:
         blocks = np.zeros(1 << (count - 1).bit_length(), np.int32)
         blocks[:count] = [self._touched(key) for key in keys[:count]]
         tokens = np.array([count * BLOCK], np.int32)
-        return _restored(lane, self._pool, blocks, tokens, np.array([row], np.int32), plan=self._plan), count * BLOCK
+        at, turns = np.array([[row], [turn]], np.int32)
+        return _restored(lane, self._pool, blocks, tokens, at, turns, plan=self._plan), count * BLOCK
 
-    def save(self, lane: Lane, row: int, keys: Sequence[bytes], length: int) -> None:
-        """Keeps the blocks of a row of `length` tokens that are not kept yet."""
+    def save(self, lane: Lane, row: int, keys: Sequence[bytes], length: int, turn: int) -> None:
+        """Keeps the blocks of a row of `length` tokens, with this turn, that are not kept yet."""
         if length > min(map(lane.cache.slots, range(len(lane.cache.keys)))):
             return  # a ring has lost its beginning
         missing = [number for number, key in enumerate(keys) if key not in self._places][: self._most]
@@ -76,7 +77,7 @@ class PrefixCache:
         for index, number in enumerate(missing):
             places[index] = self._place()
             self._places[keys[number]] = int(places[index])
-        self._pool = _saved(self._pool, lane.cache, np.int32(row), numbers, places, plan=self._plan)
+        self._pool = _saved(self._pool, lane.cache, np.int32(row), np.int32(turn), numbers, places, plan=self._plan)
 
     def _touched(self, key: bytes) -> int:
         self._places.move_to_end(key)
@@ -88,27 +89,43 @@ class PrefixCache:
 
 @functools.partial(jax.jit, static_argnames="plan", donate_argnames="lane")
 def _restored(
-    lane: Lane, pool: KVCache, blocks: jax.Array, count: jax.Array, row: jax.Array, *, plan: ComputePlan
+    lane: Lane,
+    pool: KVCache,
+    blocks: jax.Array,
+    count: jax.Array,
+    row: jax.Array,
+    turn: jax.Array,
+    *,
+    plan: ComputePlan,
 ) -> Lane:
-    """The lane with `count` i32[1] tokens of `blocks` i32[n] at the start of `row` i32[1]."""
+    """The lane with `count` i32[1] tokens of `blocks` i32[n] at the start of `row` i32[1], which will have `turn` i32[1]."""
 
     def joined(x: jax.Array) -> jax.Array:
         """[n, K, 64, H] as [1, K, 64 n, H]."""
         return x[blocks].swapaxes(0, 1).reshape(1, x.shape[1], -1, x.shape[3])
 
     fresh = layers(jax.tree.map(joined, pool))
-    return placed(lane._replace(cache=lane.cache.write(fresh, jnp.zeros_like(count), count, row)), plan)
+    return placed(lane._replace(cache=lane.cache.write(fresh, jnp.zeros_like(count), count, row, turn)), plan)
 
 
 @functools.partial(jax.jit, static_argnames="plan", donate_argnames="pool")
 def _saved(
-    pool: KVCache, cache: KVCache, row: jax.Array, numbers: jax.Array, places: jax.Array, *, plan: ComputePlan
+    pool: KVCache,
+    cache: KVCache,
+    row: jax.Array,
+    turn: jax.Array,
+    numbers: jax.Array,
+    places: jax.Array,
+    *,
+    plan: ComputePlan,
 ) -> KVCache:
-    """The pool with the blocks `numbers` i32[n] of a row at `places` i32[n]; places beyond the pool are left out."""
+    """The pool with the blocks `numbers` i32[n] of a row, which has `turn` i32[], at `places` i32[n]; places beyond the
+    pool are left out."""
 
     def put(old: jax.Array, stored: jax.Array) -> jax.Array:
         whole = stored.shape[2] // BLOCK * BLOCK
-        own = stored[row, :, :whole].reshape(stored.shape[1], -1, BLOCK, stored.shape[3]).swapaxes(0, 1)
+        own = turned(stored[row][None], jnp.arange(whole), turn[None])[0]
+        own = own.reshape(stored.shape[1], -1, BLOCK, stored.shape[3]).swapaxes(0, 1)
         return old.at[places].set(own[jnp.minimum(numbers, len(own) - 1)], mode="drop")
 
     return placed_cache(jax.tree.map(put, pool, cache), plan)

@@ -1,11 +1,11 @@
 """The compiled programs of generation: prompts into the cache, a chunk of new tokens, rows that come and go.
 
 All of them take and give back a `Lane`: B sequences that decode side by side, each at its own length, with settings of its own.
-Within a chunk the keys and values of new tokens gather in `recent`, at the same place for every row, so that a step writes
-one slice; `flush` moves them into the cache, which decoding itself never writes.
+The lane has a clock, which counts its steps: a step writes slot `clock` mod S of every row, and the row's turn (kv_cache.py)
+says which position that is.
 
-    cache   p p p p p . . . . .    length 5      recent  n n n . . . . .    filled 3
-            p p . . . . . . . .    length 2              n n n . . . . .
+    clock 5    p p p p p n . . .    turn 0, length 5: the next token is at position 5
+               . . . p p n . . .    turn 3, length 2: the next token is at position 2
 
 A prompt's last token is the input of the first step, so that logits are computed at one place only.
 
@@ -20,23 +20,24 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from keras_hub.models import GemmaBackbone
 
-from gemma_keras.inference.sampling import SamplingRows, Tallies, add_bias, greatest, next_tokens, unpack_bits
+from gemma_keras.inference.sampling import SamplingRows, Tallies, add_bias, next_and_greatest, unpack_bits
 from gemma_keras.models.compute_plan import DATA, ComputePlan
-from gemma_keras.models.forward import Params, forward, logits
-from gemma_keras.models.kv_cache import Context, Fresh, KVCache, cache_sharding, init_cache, put
+from gemma_keras.models.forward import Params, forward, logits, rope_angles
+from gemma_keras.models.kv_cache import Context, Fresh, KVCache, cache_sharding, held_positions, init_cache
 
-NO_CACHE = KVCache((), ())
-CHUNK = 32  # tokens that gather before they move into the cache
+CHUNK = 32  # tokens of a row that a call of `decode` makes at most
 
 
 class Rows(NamedTuple):
     """What a row is told, and how far it is; an entry [B, ...] a row.
 
-    `length` i32 tokens in the cache; `last` i32 the token that goes in next; `step` and `limit` i32 new tokens so far and at
-    most; `running` bool; `stops` bool[B, V] which tokens end it; `bias_ids` i32[B, n] and `bias_values` f32[B, n].
+    `length` i32 tokens in the cache, in slots that `turn` i32 tells; `last` i32 the token that goes in next; `step` and `limit`
+    i32 new tokens so far and at most; `running` bool; `stops` bool[B, V] which tokens end it; `bias_ids` i32[B, n] and
+    `bias_values` f32[B, n].
     """
 
     length: jax.Array
+    turn: jax.Array
     last: jax.Array
     step: jax.Array
     limit: jax.Array
@@ -49,18 +50,18 @@ class Rows(NamedTuple):
 
 
 class Lane(NamedTuple):
-    """B sequences under way; `filled` i32: tokens in `recent`. Decoding takes the cache apart from the rest."""
+    """B sequences under way; `clock` i32: steps so far. For each row, length + turn equals it mod S."""
 
     rows: Rows
     cache: KVCache
-    recent: KVCache
-    filled: jax.Array
+    clock: jax.Array
 
 
 class Chunk(NamedTuple):
     """What a call of `decode` gives to the host.
 
-    `tokens` i32[B, C] (-1: none), `stopped` bool[B] by a stop token, `broken` bool[B] logits that are not finite, `filled` i32.
+    `tokens` i32[B, C] (-1: none), `stopped` bool[B] by a stop token, `broken` bool[B] logits that are not finite, `clock` i32
+    of the lane.
     On request `log_probs` f32[B, C] of the tokens under the model itself, before any setting, and the most likely
     tokens, `top_ids` i32[B, C, n] and `top_log_probs` f32[B, C, n].
     """
@@ -68,7 +69,7 @@ class Chunk(NamedTuple):
     tokens: jax.Array
     stopped: jax.Array
     broken: jax.Array
-    filled: jax.Array
+    clock: jax.Array
     log_probs: jax.Array | None
     top_ids: jax.Array | None
     top_log_probs: jax.Array | None
@@ -84,7 +85,7 @@ def empty_lane(
     number, flags = jnp.zeros(rows, jnp.int32), jnp.zeros((rows, vocabulary), bool)
     share = jnp.zeros(rows, jnp.float32)
     values = Rows(
-        length=number, last=number, step=number, limit=number, running=jnp.zeros(rows, bool),
+        length=number, turn=number, last=number, step=number, limit=number, running=jnp.zeros(rows, bool),
         tallies=Tallies(flags, jnp.zeros((rows, vocabulary), jnp.int32)), stops=flags,
         bias_ids=jnp.zeros((rows, biases), jnp.int32), bias_values=jnp.zeros((rows, biases), jnp.float32),
         sampling=SamplingRows(
@@ -93,8 +94,7 @@ def empty_lane(
         ),
     )  # fmt: skip
     cache = init_cache(architecture, rows, slots, dtype if cache_dtype == "auto" else cache_dtype, plan)
-    recent = init_cache(architecture, rows, CHUNK, dtype, plan, ring=False)
-    return placed(Lane(values, cache, recent, jnp.zeros((), jnp.int32)), plan)
+    return placed(Lane(values, cache, jnp.zeros((), jnp.int32)), plan)
 
 
 def lane_shardings(lane: Lane, mesh: Mesh) -> Lane:
@@ -104,8 +104,8 @@ def lane_shardings(lane: Lane, mesh: Mesh) -> Lane:
         divided = x.ndim and x.shape[0] % mesh.shape[DATA] == 0
         return NamedSharding(mesh, PartitionSpec(DATA if divided else None))
 
-    cache, recent = (jax.tree.map(lambda x: cache_sharding(mesh, x.shape), part) for part in (lane.cache, lane.recent))
-    return Lane(jax.tree.map(by_row, lane.rows), cache, recent, NamedSharding(mesh, PartitionSpec()))
+    cache = jax.tree.map(lambda x: cache_sharding(mesh, x.shape), lane.cache)
+    return Lane(jax.tree.map(by_row, lane.rows), cache, NamedSharding(mesh, PartitionSpec()))
 
 
 def placed(lane: Lane, plan: ComputePlan) -> Lane:
@@ -121,6 +121,7 @@ def prefill(
     start: jax.Array,
     count: jax.Array,
     at: jax.Array,
+    turn: jax.Array,
     *,
     backbone: GemmaBackbone,
     plan: ComputePlan,
@@ -128,13 +129,14 @@ def prefill(
 ) -> Lane:
     """Puts the first `count` i32[P] of `tokens` i32[P, T] into the rows `at` i32[P], at positions `start` i32[P] and after.
 
-    Rows beyond the lane are padding. `prefix` says how many slots hold earlier tokens of these rows (0: none do).
+    Rows beyond the lane are padding. `turn` i32[P] is what the rows will have. `prefix` says up to where there are earlier
+    tokens of these rows (0: nowhere).
     """
     places = jnp.arange(tokens.shape[1])
     positions = jnp.where(places < count[:, None], start[:, None] + places, -1)
-    earlier = lane.cache.take(at, prefix) if prefix else None
+    earlier = lane.cache.take(at, prefix, turn) if prefix else None
     _, fresh = forward(backbone, params, tokens, positions, context=Context(length=start, cache=earlier), plan=plan)
-    return placed(lane._replace(cache=lane.cache.write(fresh, start, count, at)), plan)
+    return placed(lane._replace(cache=lane.cache.write(fresh, start, count, at, turn)), plan)
 
 
 @functools.partial(jax.jit, static_argnames="plan", donate_argnames="lane")
@@ -167,27 +169,22 @@ def overrule(lane: Lane, at: jax.Array, taken: jax.Array, instead: jax.Array, *,
     return placed(lane._replace(rows=rows), plan)
 
 
-@functools.partial(jax.jit, static_argnames="plan", donate_argnames="lane")
-def flush(lane: Lane, *, plan: ComputePlan) -> Lane:
-    """Moves the tokens in `recent` into the cache."""
-    rows = lane.rows
-    cache = lane.cache.write(layers(lane.recent), rows.length, jnp.broadcast_to(lane.filled, rows.length.shape))
-    rows = rows._replace(length=rows.length + lane.filled)
-    return placed(Lane(rows, cache, lane.recent, jnp.zeros_like(lane.filled)), plan)
-
-
 @functools.partial(jax.jit, static_argnames=("rows", "slots", "plan"))
 def resize(lane: Lane, *, rows: int, slots: int, plan: ComputePlan) -> Lane:
-    """The lane with more rows or slots; `recent` has to be empty."""
+    """The lane with more rows or slots."""
+    most, length, turn = lane.cache.most_slots, lane.rows.length, lane.rows.turn
 
-    def longer(x: jax.Array, length: int, axis: int) -> jax.Array:
-        return jnp.pad(x, [(0, max(length - size, 0) if place == axis else 0) for place, size in enumerate(x.shape)])
+    def roomier(x: jax.Array) -> jax.Array:
+        # A ring that is shorter than the longest layer is as long as its window, and stays.
+        if x.shape[2] != most or slots <= most:
+            return x
+        held = held_positions(length, slots, turn)
+        return jax.vmap(lambda x, at: jnp.take(x, at, axis=1))(x, (held + turn[:, None]) % most)
 
-    lane = jax.tree.map(lambda x: longer(x, rows, 0) if x.ndim else x, lane)
-    most = lane.cache.most_slots
-    # A ring that is shorter than the longest layer is as long as its window, and stays.
-    cache = jax.tree.map(lambda x: longer(x, slots, 2) if x.shape[2] == most else x, lane.cache)
-    return placed(lane._replace(cache=cache), plan)
+    def taller(x: jax.Array) -> jax.Array:
+        return jnp.pad(x, [(0, max(rows - len(x), 0)), *[(0, 0)] * (x.ndim - 1)]) if x.ndim else x
+
+    return placed(jax.tree.map(taller, lane._replace(cache=jax.tree.map(roomier, lane.cache))), plan)
 
 
 def layers(cache: KVCache) -> Fresh:
@@ -199,7 +196,7 @@ class _Loop(NamedTuple):
     """What decoding carries from step to step."""
 
     index: jax.Array
-    recent: KVCache
+    cache: KVCache
     last: jax.Array
     running: jax.Array
     counts: jax.Array
@@ -209,7 +206,6 @@ class _Loop(NamedTuple):
 @functools.partial(jax.jit, static_argnames=("backbone", "plan", "alternatives"), donate_argnames="lane")
 def decode(
     params: Params,
-    cache: KVCache,
     lane: Lane,
     steps: jax.Array,
     allowed: jax.Array | None,
@@ -218,33 +214,36 @@ def decode(
     plan: ComputePlan,
     alternatives: int | None,
 ) -> tuple[Lane, Chunk]:
-    """Up to `steps` i32 new tokens for every running row, fewer once none is running; `recent` must have room for them.
+    """Up to `steps` i32 new tokens, `CHUNK` at most, for every running row; fewer once none is running.
 
-    `cache` is that of the lane, which comes and goes without it (`NO_CACHE`): what passes through a loop unchanged is copied.
     `allowed` u32[B, V/32] are the tokens that may come next, for a single step; None: all. `alternatives`: None, or
     how many likely tokens are reported besides the log-probability of each token.
     """
     rows, vocabulary = lane.rows, backbone.architecture.vocabulary_size
-    each, first = jnp.arange(len(rows.last)), lane.filled
+    each = jnp.arange(len(rows.last))
     mask = None if allowed is None else unpack_bits(allowed, vocabulary)
 
+    all_angles = rope_angles(rows.length[:, None] + jnp.arange(CHUNK), backbone.architecture.head_dim)
+
     def advance(state: _Loop) -> _Loop:
-        place = first + state.index
-        context = Context(length=rows.length, cache=cache, recent=state.recent, step=place)
-        position = (rows.length + place)[:, None]
-        hidden, fresh = forward(backbone, params, state.last[:, None], position, context=context, plan=plan)
+        length, clock = rows.length + state.index, lane.clock + state.index
+        context = Context(length=length, cache=state.cache, turn=rows.turn, slot=clock)
+        angles = tuple(jax.lax.dynamic_slice_in_dim(x, state.index, 1, axis=1) for x in all_angles)
+        hidden, fresh = forward(
+            backbone, params, state.last[:, None], length[:, None], context=context, angles=angles, plan=plan
+        )
         raw = logits(backbone, params, hidden[:, 0])
         scores = add_bias(raw, rows.bias_ids, rows.bias_values)
         scores = scores if mask is None else jnp.where(mask, scores, -jnp.inf)
         tallies = rows.tallies._replace(counts=state.counts)
-        token = next_tokens(scores, tallies, rows.sampling, rows.step + state.index)
-        finite = jnp.isfinite(greatest(raw))  # NaN is the greatest of all
+        token, greatest = next_and_greatest(scores, tallies, rows.sampling, rows.step + state.index)
+        finite = jnp.isfinite(greatest)
         stop = state.running & finite & rows.stops[each, token]
         taken = state.running & finite & ~stop
         chunk = _noted(state, jnp.where(taken, token, -1), raw, token, alternatives)
         return _Loop(
             index=state.index + 1,
-            recent=appended(state.recent, fresh, place),
+            cache=state.cache.append(fresh, clock),
             last=jnp.where(taken, token, state.last),
             running=taken & (rows.step + state.index + 1 < rows.limit),
             counts=state.counts.at[each, token].add(taken.astype(jnp.int32)),
@@ -255,31 +254,23 @@ def decode(
         return (state.index < steps) & state.running.any()
 
     begin = _Loop(
-        jnp.zeros((), jnp.int32), lane.recent, rows.last, rows.running, rows.tallies.counts,
-        _empty_chunk(len(each), alternatives, first),
+        jnp.zeros((), jnp.int32), lane.cache, rows.last, rows.running, rows.tallies.counts,
+        _empty_chunk(len(each), alternatives, lane.clock),
     )  # fmt: skip
     end = jax.lax.while_loop(unfinished, advance, begin)
-    filled = first + end.index
     rows = rows._replace(
-        last=end.last, running=end.running, tallies=rows.tallies._replace(counts=end.counts), step=rows.step + end.index
-    )
-    return placed(Lane(rows, lane.cache, end.recent, filled), plan), end.chunk._replace(filled=filled)
+        length=rows.length + end.index, last=end.last, step=rows.step + end.index, running=end.running,
+        tallies=rows.tallies._replace(counts=end.counts),
+    )  # fmt: skip
+    clock = lane.clock + end.index
+    return placed(Lane(rows, end.cache, clock), plan), end.chunk._replace(clock=clock)
 
 
-def appended(recent: KVCache, fresh: Fresh, place: jax.Array) -> KVCache:
-    """The chunk with one more token [B, K, 1, H] a layer at slot `place`."""
-    keys, values = zip(*fresh, strict=True)
-    return KVCache(
-        tuple(put(buffer, new, place) for buffer, new in zip(recent.keys, keys, strict=True)),
-        tuple(put(buffer, new, place) for buffer, new in zip(recent.values, values, strict=True)),
-    )
-
-
-def _empty_chunk(rows: int, alternatives: int | None, filled: jax.Array) -> Chunk:
+def _empty_chunk(rows: int, alternatives: int | None, clock: jax.Array) -> Chunk:
     none = jnp.zeros(rows, bool)
     asked = alternatives is not None
     return Chunk(
-        tokens=jnp.full((rows, CHUNK), -1, jnp.int32), stopped=none, broken=none, filled=filled,
+        tokens=jnp.full((rows, CHUNK), -1, jnp.int32), stopped=none, broken=none, clock=clock,
         log_probs=jnp.zeros((rows, CHUNK), jnp.float32) if asked else None,
         top_ids=jnp.zeros((rows, CHUNK, alternatives), jnp.int32) if alternatives else None,
         top_log_probs=jnp.zeros((rows, CHUNK, alternatives), jnp.float32) if alternatives else None,

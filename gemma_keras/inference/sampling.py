@@ -140,8 +140,15 @@ def next_tokens(logits: jax.Array, tallies: Tallies, rows: SamplingRows, step: j
 
     The draw depends on the row's logits, settings, seed and `step` i32[B] only. A row of NaN yields some valid id.
     """
+    return next_and_greatest(logits, tallies, rows, step)[0]
 
-    def chosen() -> jax.Array:
+
+def next_and_greatest(
+    logits: jax.Array, tallies: Tallies, rows: SamplingRows, step: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """As `next_tokens`, with the greatest logit f32[B] of each row, which is NaN where any is."""
+
+    def chosen(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
         penalized = penalize(logits, tallies, rows)
         greedy = _most_likely(penalized)
         drawn = jax.lax.cond(
@@ -149,10 +156,13 @@ def next_tokens(logits: jax.Array, tallies: Tallies, rows: SamplingRows, step: j
             lambda: _drawn(_truncated(_tempered(penalized, rows), rows), rows.seed, step),
             lambda: greedy,
         )
-        return jnp.where(rows.temperature > 0, drawn, greedy)
+        return jnp.where(rows.temperature > 0, drawn, greedy), _greatest(logits)
 
-    # What a condition gives back is copied: here a token a row, where penalties alone would give back all logits.
-    return jax.lax.cond(jnp.any(_penalizes(rows) | (rows.temperature > 0)), chosen, lambda: _most_likely(logits))
+    def plain(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return _most_likely(logits), _greatest(logits)
+
+    # All that reads the logits is within the condition, which gets and gives back copies: a token a row, not all logits.
+    return jax.lax.cond(jnp.any(_penalizes(rows) | (rows.temperature > 0)), chosen, plain, logits)
 
 
 def add_bias(logits: jax.Array, ids: jax.Array, values: jax.Array) -> jax.Array:
@@ -259,9 +269,10 @@ def _blocks(values: jax.Array, padding: float) -> jax.Array:
     return jnp.pad(values, ((0, 0), (0, missing)), constant_values=padding).reshape(len(values), -1, BLOCK)
 
 
-def greatest(logits: jax.Array) -> jax.Array:
+def _greatest(logits: jax.Array) -> jax.Array:
     """The greatest logit f32[B] of each row, NaN where one is."""
-    return jnp.max(jnp.max(_blocks(logits, -jnp.inf), axis=-1), axis=-1)
+    # Behind a barrier, lest the two become one, which takes several times as long on CPU.
+    return jnp.max(jax.lax.optimization_barrier(jnp.max(_blocks(logits, -jnp.inf), axis=-1)), axis=-1)
 
 
 def _most_likely(logits: jax.Array) -> jax.Array:

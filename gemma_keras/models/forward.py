@@ -122,6 +122,7 @@ def forward(
     *,
     training: bool = False,
     context: Context | None = None,
+    angles: tuple[jax.Array, ...] | None = None,
     plan: ComputePlan = ONE_DEVICE,
 ) -> Any:
     """Hidden states [B, T, D] after the final norm, in the compute dtype; with a context, the pair (hidden, fresh).
@@ -134,12 +135,14 @@ def forward(
 
     With a context, the tokens go on where it ends, and see it besides each other: the prompt in one call or several, then a
     token a call. `fresh` are their keys and values, for `KVCache.write`. Positions of -1 are padding then; there are no
-    segments.
+    segments. `angles` are the `rope_angles` of the positions, where the caller has them: in a loop, XLA:CPU computes cosines
+    for every layer anew, whatever the barrier.
     """
     with jax.named_scope("token_embedding"):
         x = plan.residual(_embed(backbone, params, tokens, plan))
-    # Behind a barrier, lest every layer computes cosines of its own.
-    angles = jax.lax.optimization_barrier(rope_angles(positions, backbone.architecture.head_dim))
+    if angles is None:
+        # Behind a barrier, lest every layer computes cosines of its own.
+        angles = jax.lax.optimization_barrier(rope_angles(positions, backbone.architecture.head_dim))
 
     def block(layer: int, params: Params, x: jax.Array) -> tuple[jax.Array, FreshLayer | None]:
         with _scope(backbone.transformer_layers[layer], params, plan):
@@ -242,7 +245,7 @@ def _decoder_block(
     backbone: GemmaBackbone,
     layer: int,
     x: jax.Array,
-    angles: tuple[jax.Array, jax.Array],
+    angles: tuple[jax.Array, ...],
     positions: jax.Array,
     segment_ids: jax.Array | None,
     project: Callable[..., jax.Array],

@@ -1,10 +1,11 @@
-"""Keys and values of earlier tokens: a row of slots for every sequence, read by the forward pass and written after it.
+"""Keys and values of earlier tokens: a row of slots for every sequence, read by the forward pass.
 
-A forward pass only reads. It returns the keys and values of its own tokens, which go to the cache afterwards, many tokens at
-once: a decoding step costs no copy of the cache, and what is not wanted (the candidates of contrastive search) is not kept.
+Position p of a row lies in slot (p + turn) mod S, with a turn of its own for every row: 0 for rows that are read once, and for
+rows that decode side by side such that the next token of each goes to one and the same slot, whatever their lengths. So a
+step writes one slice of each array, in place. Layers with a window keep no more slots than the window has, and there a
+new token takes the slot of the one that just went out of sight.
 
-Position p lies in slot p mod S. Layers with a window keep no more slots than the window has, so that there a new token
-takes the slot of the one that just went out of sight.
+A forward pass returns the keys and values of its own tokens; only those of a `Context` with a slot are written before.
 
 Axes: B rows of the cache, P rows at work, S slots, T new tokens, C tokens of a chunk, K KV heads, H head dim, L layers.
 """
@@ -23,6 +24,7 @@ from gemma_keras.models.compute_plan import DATA, MODEL, ComputePlan
 from gemma_keras.models.quantization import Int8, quantized
 
 Stored: TypeAlias = jax.Array | Int8
+Turn: TypeAlias = jax.Array | int  # i32[P], or the same for all rows
 Fresh: TypeAlias = tuple[tuple[Stored, Stored], ...]  # keys and values [P, K, T, H] of new tokens, a pair a layer
 
 
@@ -48,21 +50,23 @@ class KVCache:
         """S of the layers without a window (or with one that is longer)."""
         return max(self.slots(layer) for layer in range(len(self.keys)))
 
-    def take(self, rows: jax.Array, slots: int) -> "KVCache":
-        """The first `slots` slots (all of a ring) of the rows i32[P]."""
+    def take(self, rows: jax.Array, slots: int, turn: Turn = 0) -> "KVCache":
+        """The first `slots` positions (all of a ring) of the rows i32[P], whose turn is 0 then."""
 
         def taken(stored: jax.Array) -> jax.Array:
-            return stored[rows, :, : min(slots, stored.shape[2])]
+            return turned(stored[rows], jnp.arange(min(slots, stored.shape[2])), turn)
 
         return jax.tree.map(taken, self)
 
-    def write(self, fresh: Fresh, start: jax.Array, count: jax.Array, rows: jax.Array | None = None) -> "KVCache":
+    def write(
+        self, fresh: Fresh, start: jax.Array, count: jax.Array, rows: jax.Array | None = None, turn: Turn = 0
+    ) -> "KVCache":
         """The cache with the first `count` i32[P] tokens of `fresh` at positions `start` i32[P] and after.
 
         `rows` i32[P] are rows of the cache, those that it does not have are left out; None: all rows in order. Of more
         tokens than a layer has slots, the last ones stay.
         """
-        whole = self if rows is None else self.take(jnp.minimum(rows, self.rows - 1), self.most_slots)
+        whole = self if rows is None else jax.tree.map(lambda x: x[jnp.minimum(rows, self.rows - 1)], self)
 
         def written(old: Stored, new: Stored) -> Stored:
             if isinstance(old, Int8):
@@ -72,7 +76,7 @@ class KVCache:
 
         def merged(old: jax.Array, new: jax.Array) -> jax.Array:
             # Which token each slot holds in the end; a gather, for scattering tokens one by one is slow everywhere.
-            held = held_positions(start + count, old.shape[2])
+            held = held_positions(start + count, old.shape[2], turn)
             place = held - start[:, None]
             tokens = jax.vmap(lambda x, at: jnp.take(x, at, axis=1, mode="clip"))(new, place)
             return jnp.where((held >= start[:, None])[:, None, :, None], tokens, old)
@@ -84,20 +88,41 @@ class KVCache:
             return result
         return jax.tree.map(lambda old, new: old.at[rows].set(new, mode="drop"), self, result)
 
+    def append(self, fresh: Fresh, slot: jax.Array) -> "KVCache":
+        """The cache with the one token of `fresh` in slot `slot` mod S of every row."""
+        keys, values = zip(*fresh, strict=True)
+        return KVCache(
+            tuple(put(stored, new, slot) for stored, new in zip(self.keys, keys, strict=True)),
+            tuple(put(stored, new, slot) for stored, new in zip(self.values, values, strict=True)),
+        )
 
-def put(buffer: jax.Array, new: jax.Array, place: jax.Array) -> jax.Array:
-    """`buffer` [B, K, C, H] with `new` [B, K, T, H] from slot `place` on."""
-    return jax.lax.dynamic_update_slice_in_dim(buffer, new.astype(buffer.dtype), place, axis=2)
+
+def put(stored: Stored, new: Stored, slot: jax.Array) -> Stored:
+    """`stored` [B, K, S, H] with `new` [B, K, T, H] from slot `slot` mod S on; they must not reach beyond the last one."""
+    if isinstance(stored, Int8):
+        small = new if isinstance(new, Int8) else quantized(new, (3,))
+        return Int8(put(stored.values, small.values, slot), put(stored.scales, small.scales, slot))
+    place = slot % stored.shape[2]
+    return jax.lax.dynamic_update_slice_in_dim(stored, new.astype(stored.dtype), place, axis=2)
 
 
-def held_positions(length: jax.Array, slots: int) -> jax.Array:
+def turned(stored: jax.Array, positions: jax.Array, turn: Turn) -> jax.Array:
+    """What the rows [P, K, S, ...] hold at `positions` i32[n], [P, K, n, ...]."""
+    slots = (positions + jnp.reshape(turn, (-1, 1))) % stored.shape[2]
+    slots = jnp.broadcast_to(slots, (len(stored), len(positions)))
+    return jax.vmap(lambda x, at: jnp.take(x, at, axis=1))(stored, slots)
+
+
+def held_positions(length: jax.Array, slots: int, turn: Turn = 0) -> jax.Array:
     """The position i32[P, S] that each of `slots` slots holds after `length` i32[P] tokens; negative: none.
 
     >>> held_positions(jnp.array([2, 5]), 3).tolist()
     [[0, 1, -1], [3, 4, 2]]
+    >>> held_positions(jnp.array([2, 5]), 3, jnp.array([1, -1])).tolist()
+    [[-1, 0, 1], [4, 2, 3]]
     """
     last = length[:, None] - 1
-    return last - (last - jnp.arange(slots)) % slots
+    return last - (last + jnp.reshape(turn, (-1, 1)) - jnp.arange(slots)) % slots
 
 
 def init_cache(
@@ -136,7 +161,9 @@ def cache_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=("length", "cache", "recent", "step"), meta_fields=("alone",)
+    jax.tree_util.register_dataclass,
+    data_fields=("length", "cache", "turn", "slot", "recent", "step"),
+    meta_fields=("alone",),
 )
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Context:
@@ -144,12 +171,16 @@ class Context:
 
     Attributes:
         cache: P rows, of which the first `length` i32[P] positions are filled; None: nothing is cached.
+        turn: of the rows of the cache.
+        slot: where the cache takes the one new token of every row; None: it takes none.
         recent: a chunk [P, K, C, H] a layer, of which the first `step` tokens follow those of `cache`.
         alone: whether a new token sees none of the others, such as candidates for one place; else it sees earlier ones.
     """
 
     length: jax.Array
     cache: KVCache | None = None
+    turn: Turn = 0
+    slot: jax.Array | None = None
     recent: KVCache | None = None
     step: jax.Array | None = None
     alone: bool = False
@@ -169,20 +200,18 @@ class Context:
 
         sources = []
         if self.cache is not None:
-            held = held_positions(self.length, self.cache.slots(layer))
-            sources.append(Source(self.cache.keys[layer], self.cache.values[layer], visible(held)))
-        if self.recent is not None:
-            assert self.step is not None
-            keys, values, filled = self.recent.keys[layer], self.recent.values[layer], self.step
-            if not self.alone:
-                # Put there first and read after, the chunk is written in place; so are its tokens one source, not two.
-                keys, values = put(keys, key, filled), put(values, value, filled)
-                filled = filled + positions.shape[1]
-            places = jnp.arange(self.recent.slots(layer))
-            held = jnp.where(places < filled, self.length[:, None] + places, -1)
+            keys, values, length = self.cache.keys[layer], self.cache.values[layer], self.length
+            if self.slot is not None:
+                # Written first and read after, the cache is changed in place.
+                keys, values, length = put(keys, key, self.slot), put(values, value, self.slot), length + 1
+            held = held_positions(length, self.cache.slots(layer), self.turn)
             sources.append(Source(keys, values, visible(held)))
-            if not self.alone:
+            if self.slot is not None:
                 return sources
+        if self.recent is not None:
+            places = jnp.arange(self.recent.slots(layer))
+            held = jnp.where(places < self.step, self.length[:, None] + places, -1)
+            sources.append(Source(self.recent.keys[layer], self.recent.values[layer], visible(held)))
         own = visible(positions)
         if self.alone:
             own &= jnp.eye(positions.shape[1], dtype=bool)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from gemma_keras.config.schema import Config
-from gemma_keras.inference.programs import NO_CACHE, Lane, decode, empty_lane, lane_shardings
+from gemma_keras.inference.programs import Lane, decode, empty_lane, lane_shardings
 from gemma_keras.models.architectures import Architecture
 from gemma_keras.models.compute_plan import ComputePlan
 from gemma_keras.models.forward import build_backbone, variable_shapes
@@ -47,7 +47,7 @@ def decode_program(config: Config, architecture: Architecture, plan: ComputePlan
         lane = jax.tree.map(_placed, lane, lane_shardings(lane, plan.mesh))
     steps = jax.ShapeDtypeStruct((), jnp.int32)
     return DecodeProgram(
-        step=decode, arguments=(params, lane.cache, lane._replace(cache=NO_CACHE), steps, None),
+        step=decode, arguments=(params, lane, steps, None),
         settings={"backbone": backbone, "plan": plan, "alternatives": None},
         weight_bytes=_bytes_on_a_device(params), cache_bytes=_bytes_on_a_device(lane.cache),
     )  # fmt: skip

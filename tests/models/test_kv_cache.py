@@ -21,13 +21,13 @@ def empty(architecture, rows, slots, dtype=jnp.float32, **options):
 
 
 @partial(jax.jit, static_argnames=("backbone", "slots"))
-def read_piece(params, cache, tokens, start, count, at, *, backbone, slots):
+def read_piece(params, cache, tokens, start, count, at, turn=0, *, backbone, slots):
     """Logits of the tokens [P, T] at `start` and after, and the cache with them; `slots` 0: nothing was read before."""
     places = jnp.arange(tokens.shape[1])
     positions = jnp.where(places < count[:, None], start[:, None] + places, -1)
-    context = Context(length=start, cache=cache.take(at, slots) if slots else None)
+    context = Context(length=start, cache=cache.take(at, slots, turn) if slots else None)
     hidden, fresh = forward(backbone, params, tokens, positions, context=context)
-    return logits(backbone, params, hidden), cache.write(fresh, start, count, at)
+    return logits(backbone, params, hidden), cache.write(fresh, start, count, at, turn)
 
 
 def read(architecture, params, tokens, pieces, *, slots=40, rows=5, dtype=jnp.float32):
@@ -104,10 +104,52 @@ def test_a_chunk_of_recent_tokens_is_seen(rng):
         new = np.array([row[length + step] for row, length in zip(told, LENGTHS, strict=True)])
         context = Context(length=jnp.asarray(LENGTHS), cache=cache, recent=recent, step=jnp.int32(step))
         found, fresh = run(params, new[:, None], (LENGTHS + step)[:, None], backbone=backbone, context=context)
-        recent = jax.jit(KVCache.write)(recent, fresh, np.full(3, step), np.full(3, 1))
+        recent = jax.jit(KVCache.append)(recent, fresh, np.int32(step))
     for row, length in enumerate(LENGTHS):
         expected = full(architecture, params, told[row][None])[0, length + 5]
         np.testing.assert_allclose(found[row, 0], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_rows_of_different_lengths_write_the_same_slot(dtype, rng):
+    """Prompts that are read in pieces into turned rows, then 12 tokens, each in one slot of all rows."""
+    architecture = small()
+    backbone, params = build_backbone(architecture, "float32"), lively_params(architecture, gain=1)
+    tokens = rng.integers(0, 97, (3, 42))
+    clock, at = 101, np.array([4, 0, 2])
+    turn = jnp.asarray(clock - LENGTHS)
+    cache = empty(architecture, 5, 44, dtype)
+    for first, last in PIECES["beyond the window"]:
+        start, count = np.minimum(first, LENGTHS), np.clip(LENGTHS - first, 0, last - first)
+        _, cache = read_piece(
+            params, cache, tokens[:, first:last], start, count, at, turn, backbone=backbone, slots=44 if first else 0
+        )
+    cache = jax.tree.map(lambda x: x[at], cache)
+    told = [np.concatenate([tokens[row, :length], tokens[row, 30:42]]) for row, length in enumerate(LENGTHS)]
+    expected = [full(architecture, params, row[None])[0] for row in told]
+    for step in range(12):
+        new = np.array([row[length + step] for row, length in zip(told, LENGTHS, strict=True)])
+        length, slot = jnp.asarray(LENGTHS + step), jnp.int32(clock + step)
+        context = Context(length=length, cache=cache, turn=turn, slot=slot)
+        found, fresh = run(params, new[:, None], length[:, None], backbone=backbone, context=context)
+        cache = jax.jit(KVCache.append)(cache, fresh, slot)
+        for row, length in enumerate(LENGTHS):
+            difference = np.abs(found[row, 0] - expected[row][length + step])
+            if dtype == "float32":
+                assert difference.max() < 1e-5
+            else:
+                assert difference.mean() < 0.05 * np.abs(expected[row]).mean()
+
+
+def test_what_is_taken_is_turned_back(rng):
+    stored = jnp.asarray(rng.normal(size=(2, 1, 5, 2)), jnp.float32)
+    cache, turn = KVCache((stored,), (stored,)), jnp.array([3, -4])
+    taken = cache.take(jnp.array([1, 0]), 4, turn).keys[0]
+    np.testing.assert_array_equal(taken[0, 0], stored[1, 0][np.array([3, 4, 0, 1])])
+    np.testing.assert_array_equal(taken[1, 0], stored[0, 0][np.array([1, 2, 3, 4])])
+    whole = cache.take(jnp.array([1, 0]), 9, turn)
+    written = cache.write(((whole.keys[0], whole.keys[0]),), jnp.zeros(2, int), jnp.full(2, 5), jnp.array([1, 0]), turn)
+    np.testing.assert_array_equal(written.keys[0], stored)
 
 
 def test_candidates_do_not_see_each_other(rng):
@@ -130,6 +172,8 @@ def test_a_slot_holds_the_last_position_that_fell_on_it(slots):
         expected[np.arange(length) % slots] = np.arange(length)  # the last one wins
         found = np.asarray(held_positions(jnp.array([length]), slots)[0])
         np.testing.assert_array_equal(np.where(found < 0, -1, found), expected)
+        turned = np.asarray(held_positions(jnp.array([length]), slots, jnp.array([3 * slots + 2]))[0])
+        np.testing.assert_array_equal(turned, np.roll(found, 2))
 
 
 def test_writing_beyond_a_ring_keeps_the_last_tokens(rng):
