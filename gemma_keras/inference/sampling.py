@@ -148,21 +148,20 @@ def next_and_greatest(
 ) -> tuple[jax.Array, jax.Array]:
     """As `next_tokens`, with the greatest logit f32[B] of each row, which is NaN where any is."""
 
-    def chosen(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+    greedy = _most_likely(logits)
+
+    def chosen() -> jax.Array:
         penalized = penalize(logits, tallies, rows)
-        greedy = _most_likely(penalized)
         drawn = jax.lax.cond(
             jnp.any(rows.temperature > 0),
             lambda: _drawn(_truncated(_tempered(penalized, rows), rows), rows.seed, step),
             lambda: greedy,
         )
-        return jnp.where(rows.temperature > 0, drawn, greedy), _greatest(logits)
+        return jnp.where(rows.temperature > 0, drawn, _most_likely(penalized))
 
-    def plain(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return _most_likely(logits), _greatest(logits)
-
-    # All that reads the logits is within the condition, which gets and gives back copies: a token a row, not all logits.
-    return jax.lax.cond(jnp.any(_penalizes(rows) | (rows.temperature > 0)), chosen, plain, logits)
+    # What a condition gives back is copied: here a token a row, where penalties alone would give back all logits.
+    special = jnp.any(_penalizes(rows) | (rows.temperature > 0))
+    return jax.lax.cond(special, chosen, lambda: greedy), _greatest(logits)
 
 
 def add_bias(logits: jax.Array, ids: jax.Array, values: jax.Array) -> jax.Array:
