@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -106,10 +107,36 @@ def verification_line(verification: Verification) -> str:
 
 
 def is_right(trace: Trace, expected: str) -> bool:
-    """Whether a trace's answer is the expected one: its letter, or its final answer as `parsing.vote` reads it."""
+    """Whether a trace's answer is the expected one: its letter, or its final answer as `parsing.vote` reads it.
+
+    An expected text of several numbers ("3:4", "2023-05-01", "3 1/2") counts as a whole, but an equation as its result,
+    and a text of several lines as the last one.
+    """
     if trace.question.choices:
         return trace.letter == expected.strip()
-    return bool(trace.answer) and parsing.vote(trace.answer) == parsing.vote(expected)
+    if not trace.answer:
+        return False
+    result = _RESULT.search(parsing.marked_answer(_marked(expected)))
+    wanted = {_form(expected), *([_form(result[1])] if result else [])}
+    # An answer without a mark may be the bare answer, or end with it.
+    return bool(wanted & {_form(trace.answer), parsing.vote(trace.answer)})
+
+
+# What stands after the last sign of an equation, unless there are several equations ("x=3, y=4"). Commas between digits
+# belong to numbers or to several results.
+_RESULT = re.compile(r"^[^=＝]*(?:[=＝](?:[^,，、;；和或]|(?<=\d),(?=\d))*)?[=＝]\s*([^=＝]+)$")
+
+
+def _form(text: str) -> str:
+    """`parsing.vote` of a text as an answer; signs alone, such as ">", which it leaves out, as they are."""
+    marked = _marked(text)
+    return parsing.vote(marked) or parsing.marked_answer(marked)
+
+
+def _marked(text: str) -> str:
+    """The text with a mark before its last line, unless there is one in it."""
+    *_, last = text.strip().split("\n")
+    return text if parsing.marked_answer(text) else f"答案：{last}"
 
 
 def interval(right: int, count: int, z: float = 1.96) -> tuple[float, float]:

@@ -163,6 +163,31 @@ def test_right_answers():
     assert is_right(choice, "B ") and not is_right(choice, "A")
 
 
+@pytest.mark.parametrize(
+    ("answer", "expected", "right"),
+    [
+        ("答案：1,200 元", "1200", True), ("一共 1200.0 元", "1,200 元", True), ("先算 3+4=7，再乘 2，得 14", "14", True),
+        ("答案：50%", "1/2", True), ("答案：是", "是", True), ("答案：否", "是", False),
+        # Several numbers.
+        ("答案：3:4", "3:4", True), ("所以比是\n3：4。", "3:4", True), ("答案：４：３", "4:3", True), ("答案：4:3", "3:4", False),
+        ("答案：4", "3:4", False), ("答案：2023-05-01", "2023-05-01", True), ("答案：1", "2023-05-01", False),
+        ("答案：3 1/2", "3 1/2", True), ("答案：0.5", "3 1/2", False),
+        # Equations.
+        ("答案：3,750 元", "x=6000/(1+(3/5))=3750", True), ("答案：x=3750", "x=6000/(1+(3/5))=3750", True),
+        ("答案：x=6000/(1+(3/5))=3750", "x=6000/(1+(3/5))=3750", True), ("答案：5", "x=6000/(1+(3/5))=3750", False),
+        ("答案：3750", "x=3,000+750=3,750", True), ("答案：7", "总和=3+4=7", True), ("答案：3:4", "甲:乙=3:4", True),
+        ("答案：x=3, y=4", "x=3，y=4", True), ("答案：4", "x=3, y=4", False), ("答案：4", "x1=3,x2=4", False),
+        ("答案：3,4", "x=3,4", True), ("答案：4", "x=3 或 4", False),
+        # A worked solution.
+        ("答案：18", "3 盒各 6 个\n#### 18", True), ("答案：18", "先算 3*6=18\n答案：18 个\n完", True),
+        # Signs alone.
+        ("答案：>", ">", True), ("答案：<", ">", False), ("答案：", ">", False), ("。", "5", False),
+    ],
+)  # fmt: skip
+def test_right_answers_of_several_numbers(answer, expected, right):
+    assert is_right(Trace(question=Question("q"), solver="normal", work=Direct(), answer=answer), expected) is right
+
+
 def test_intervals_stay_within_0_and_1():
     assert interval(0, 5)[0] == 0.0 and 0.4 < interval(0, 5)[1] < 0.5
     assert interval(5, 5)[1] == pytest.approx(1.0)
