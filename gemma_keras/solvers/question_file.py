@@ -62,7 +62,7 @@ def _read(line: str, where: str) -> Asked:
         raise UserError(f"{where} has choices that are no list of two or more texts; {_FORM}.")
     if len(choices) > MOST_CHOICES:
         raise UserError(f"{where} has {len(choices)} choices; give at most {MOST_CHOICES}.")
-    question = Question(_text(row, "question", where), tuple(choices), _text(row, "id", where))
+    question = Question(_text(row, "question", where), tuple(map(cleaned, choices)), _text(row, "id", where))
     if not question.text.strip():
         raise UserError(f"{where} has no question; {_FORM}.")
     expected = _text(row, "answer", where).strip()
@@ -78,5 +78,9 @@ def _text(row: dict[str, Any], name: str, where: str) -> str:
         return ""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise UserError(f"{where} has a {type(value).__name__} as its {name}; {_FORM}.")
-    # Half a surrogate pair, which JSON can spell, is no text.
-    return str(value).encode("utf-8", "replace").decode()
+    return cleaned(str(value))
+
+
+def cleaned(text: str) -> str:
+    """The text with "?" for half a surrogate pair, which is no text: JSON can spell it, and a command line's bytes, too."""
+    return text.encode("utf-8", "replace").decode()

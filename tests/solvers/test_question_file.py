@@ -20,6 +20,8 @@ def test_json_lines():
         Asked(Question("q")),
     ]
     assert parse_questions('{"question": "\\ud800", "answer": 14}', "here") == [Asked(Question("?"), "14")]
+    halves = '{"question": "a", "choices": ["\\ud800b", "\\ud83d\\ude00"]}'
+    assert parse_questions(halves, "here") == [Asked(Question("a", ("?b", "😀")))]
 
 
 @pytest.mark.parametrize(
