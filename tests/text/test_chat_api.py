@@ -270,13 +270,20 @@ asking.complete_all([[system, {"role": "user", "content": f"第{i}题"}] for i i
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_run_goes_on_where_it_was(number, tmp_path):
-    requests = questions(400)
-    with ChatServer(lambda asked, before: Reply(body=completion(answer_to(asked.body)), delay=0.02)) as server:
+    requests, ended = questions(400), []
+
+    def choose(asked, before):
+        # However late the signal comes, the child waits for the answers after the 200th.
+        delay = 0.02 if ended or len(server.asked) <= 200 else 30.0
+        return Reply(body=completion(answer_to(asked.body)), delay=delay)
+
+    with ChatServer(choose) as server:
         child = subprocess.Popen([sys.executable, "-c", CHILD, server.url, str(tmp_path / "answers")], cwd=REPOSITORY)
         while len(server.asked) < 180 and child.poll() is None:
             time.sleep(0.01)
         os.kill(child.pid, number)
         assert child.wait() == -number
+        ended.append(child.pid)
         stopped = len(server.asked)
         assert stopped < 400
         done = client(server, tmp_path).complete_all(requests)
