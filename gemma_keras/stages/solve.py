@@ -18,7 +18,7 @@ from gemma_keras.inference.language_model import Ask, LanguageModel, Reply
 from gemma_keras.solvers.analysis import Analysis, analyze, cost_table, interval, is_right, verification_line
 from gemma_keras.solvers.codec import from_plain, to_plain
 from gemma_keras.solvers.prompts import load_prompts
-from gemma_keras.solvers.question_file import Asked, parse_questions, read_questions
+from gemma_keras.solvers.question_file import Asked, cleaned, parse_questions, read_questions
 from gemma_keras.solvers.registry import make_solver
 from gemma_keras.solvers.rendering import render
 from gemma_keras.solvers.steps import Settings
@@ -29,7 +29,8 @@ from gemma_keras.stages.assets import load_chat_model
 # What a call takes of the sampling section (`Ask`).
 _TAKEN = ("max_new_tokens", "temperature", "top_p", "repetition_penalty", "seed")
 # What may change between a run and the one that goes on with it: the answers stay the same.
-_FREE = ("input", "show", "batch_questions")
+_FREE = ("input", "show", "batch_questions", "prompts")  # prompts and weights are compared by what is in their files
+_FREE_MODEL = ("weights", "attention")  # there is one kernel for inference
 
 
 def run(config: Config, workdir: Path) -> dict:
@@ -46,9 +47,10 @@ def run(config: Config, workdir: Path) -> dict:
     prompts = load_prompts(config.solver.language, config.solver.prompts)
     settings = Settings(solver=config.solver, sampling=config.sampling, prompts=prompts)
     asked = _questions(config)
-    files.begin(workdir, to_dict(config))
+    files.claim(workdir, to_dict(config))
     ledger = _Ledger(workdir, asked, config.solver.language)
     files.check_inputs(workdir, _inputs(config, settings), resuming=bool(ledger.traces))
+    files.record(workdir, to_dict(config))  # after all checks: a refused command leaves that of the run in place
     (workdir / "prompts.json").write_text(prompts.to_json() + "\n", encoding="utf-8")
     left = [number for number in range(len(asked)) if number not in ledger.traces]
     if len(left) < len(asked):
@@ -125,13 +127,19 @@ def _check_sampling(sampling: SamplingConfig) -> None:
 
 
 def _inputs(config: Config, settings: Settings) -> dict[str, Any]:
-    solver = {name: value for name, value in to_dict(config.solver).items() if name not in (*_FREE, "prompts")}
-    sampling = to_dict(config.sampling)
+    """What the answers depend on besides the questions."""
+    model = {name: value for name, value in to_dict(config.model).items() if name not in _FREE_MODEL}
+    kept = {"inference.weights": config.inference.weights, "inference.cache": config.inference.cache}
+    folder, tokenizer = Path(config.model.weights), Path(config.tokenizer.path)
+    weights = folder.iterdir() if config.model.weights and folder.is_dir() else ()
+    tokenizers = [tokenizer] if config.tokenizer.path else (folder / "assets" / "tokenizer").glob("*")  # of a preset
     return {
-        "solver settings": solver,
-        "sampling settings": sampling,
+        "solver settings": {name: value for name, value in to_dict(config.solver).items() if name not in _FREE},
+        "sampling settings": to_dict(config.sampling),
         "prompts": settings.prompts.to_json(),
-        "weights": files.file_sizes(Path(config.model.weights)) if Path(config.model.weights).is_dir() else {},
+        "model settings": model | kept | {"data.template": config.data.template},
+        "weights": files.fingerprints(weights),
+        "tokenizer files": files.fingerprints(tokenizers),
     }
 
 
@@ -141,7 +149,9 @@ def _questions(config: Config) -> list[Asked]:
         require(
             not config.solver.input, "both config.questions and config.solver.input are given: drop one of the two."
         )
-        return [Asked(Question(question)) for question in config.questions]
+        for number, question in enumerate(config.questions, 1):
+            require(question.strip() != "", f"question {number} is empty; give it a text.")
+        return [Asked(Question(cleaned(question))) for question in config.questions]
     if config.solver.input:
         return read_questions(config.solver.input)
     if isinstance(sys.stdin, io.TextIOWrapper):
@@ -167,10 +177,12 @@ class _Ledger:
         for line_number, line in enumerate(text.split("\n")[:-1], 1):
             try:
                 row = json.loads(line)
-                number, trace = int(row["number"]), from_plain(row["trace"])
-            except (ValueError, LookupError, TypeError) as error:
+                number, trace = row["number"], from_plain(row["trace"])
+                require(type(number) is int and number >= 0, f"number is {number!r}, but one from 0 on is expected")
+            except (ValueError, LookupError, TypeError, RecursionError) as error:
+                what = str(error).removesuffix(".")
                 raise UserError(
-                    f"line {line_number} of {self._traces_path} is damaged ({error}); delete it, or give another --workdir."
+                    f"line {line_number} of {self._traces_path} is damaged ({what}); delete it, or give another --workdir."
                 ) from error
             self._check_same(number, trace)
             self.traces[number] = trace
@@ -185,8 +197,7 @@ class _Ledger:
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """Keeps the files open for `add`."""
-        if self.traces:
-            self._rewrite()  # without a line that was cut off
+        self._rewrite()  # without a line that was cut off, even where it is the only one
         with contextlib.ExitStack() as stack:
             paths = (self._traces_path, self._answers_path)
             self._open_files = [stack.enter_context(path.open("a", encoding="utf-8")) for path in paths]
@@ -209,9 +220,9 @@ class _Ledger:
 
     def _rewrite(self) -> None:
         lines = [self._lines(number) for number in sorted(self.traces)]
-        for path, column in zip((self._traces_path, self._answers_path), zip(*lines)):
+        for column, path in enumerate((self._traces_path, self._answers_path)):
             temporary = path.with_name(f".{path.name}.tmp")
-            temporary.write_text("".join(column), encoding="utf-8")
+            temporary.write_text("".join(row[column] for row in lines), encoding="utf-8")
             temporary.replace(path)
 
     def _lines(self, number: int) -> tuple[str, str]:

@@ -1,10 +1,13 @@
 """The folder of one stage: what was asked, what was logged, what came out. Files are replaced whole or appended."""
 
+import contextlib
 import copy
 import fcntl
+import hashlib
 import json
 import os
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,8 @@ _FREE = {
 }
 # What a run goes on from; until one of these is there, a workdir is free for another configuration.
 _PROGRESS = ("result.json", "tokenizer/tokenizer.model", "checkpoints/[0-9]*")
+# Of how many places of a file `fingerprints` reads how much.
+_PIECES, _PIECE = 1024, 4096
 # Lock files of the workdirs of this process, held open until it ends; the system frees them however it ends.
 _LOCKS: dict[Path, int] = {}
 
@@ -33,7 +38,9 @@ def write_json(path: Path, value: Any) -> None:
     """Writes JSON by way of a temporary file, so that a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    # Half a surrogate pair, as an undecodable byte of the command line becomes one, is then spelled as JSON spells it.
+    text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     os.replace(temporary, path)
 
 
@@ -56,20 +63,64 @@ def file_sizes(folder: Path) -> dict[str, int]:
     )
 
 
+def fingerprints(paths: Iterable[Path]) -> dict[str, str]:
+    """What tells the contents of files apart without reading large ones whole, by name; a copy has the same."""
+    return {path.name: _fingerprint(path) for path in sorted(paths) if path.is_file()}
+
+
+def _fingerprint(path: Path) -> str:
+    # From all over the file: header, norms and layers without an adapter, so both ends, may be alike in two fine-tunes.
+    try:
+        size = path.stat().st_size
+        digest = hashlib.sha256(str(size).encode())
+        with path.open("rb", buffering=0) as file:
+            for start in (*range(0, size, max(_PIECE, size // _PIECES)), max(0, size - _PIECE)):
+                file.seek(start)
+                digest.update(file.read(_PIECE))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); give a folder whose files can.") from error
+    return digest.hexdigest()
+
+
 def begin(workdir: Path, config: dict) -> None:
-    """Writes `config.json`: the resolved configuration, the command, the versions.
+    """`claim`, then `record`.
+
+    Raises:
+        UserError: as these.
+    """
+    claim(workdir, config)
+    record(workdir, config)
+
+
+def claim(workdir: Path, config: dict) -> None:
+    """Makes the folder where it is missing and keeps other processes from it; what a run wrote there stays as it is.
 
     Raises:
         UserError: the folder belongs to a run with another configuration or to something else, is in use by another
             process, or cannot be written.
     """
-    path = workdir / "config.json"
-    try:
+    with _written(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         _lock(workdir)
+        path = workdir / "config.json"
         if path.exists():
             _check_same_run(path, config)
-        write_json(path, {"config": config, "argv": sys.argv, "versions": runtime.versions()})
+
+
+def record(workdir: Path, config: dict) -> None:
+    """Writes `config.json`: the resolved configuration, the command, the versions.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    with _written(workdir):
+        write_json(workdir / "config.json", {"config": config, "argv": sys.argv, "versions": runtime.versions()})
+
+
+@contextlib.contextmanager
+def _written(workdir: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be written ({error.strerror}); give a folder that can.") from error
 

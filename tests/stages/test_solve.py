@@ -8,7 +8,15 @@ import sys
 import pytest
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import Config, ModelConfig, SamplingConfig, SolverConfig
+from gemma_keras.config.schema import (
+    Config,
+    DataConfig,
+    InferenceConfig,
+    ModelConfig,
+    SamplingConfig,
+    SolverConfig,
+    TokenizerConfig,
+)
 from gemma_keras.solvers.codec import from_plain
 from gemma_keras.solvers.prompts import load_prompts
 from gemma_keras.stages import solve
@@ -129,12 +137,132 @@ def test_another_run_is_refused(config, tmp_path, change, sentence):
     assert solve.run(with_solver(config, batch_questions=2, show="nothing"), work)["questions"] == 3
 
 
-def test_a_damaged_line_is_told(config, tmp_path):
+@pytest.fixture
+def begun(config, tmp_path, script) -> Config:
+    """A run that was interrupted in `work` before its third question, with weights in `model`."""
+    for name in ("model", "copy", "other"):
+        (tmp_path / name / "assets" / "tokenizer").mkdir(parents=True)
+        (tmp_path / name / "assets" / "tokenizer" / "vocabulary.spm").write_bytes(b"pieces")
+        content = bytearray(5 << 20)
+        content[3 << 20 : 4 << 20] = bytes([name == "other"]) * (1 << 20)
+        (tmp_path / name / "model.safetensors").write_bytes(content)
+
+    def interrupted(message):
+        if message == "A 三":
+            raise KeyboardInterrupt
+        return "一遍"
+
+    replies, script["A"] = script["A"], interrupted
+    config = dataclasses.replace(config, model=ModelConfig(weights=str(tmp_path / "model")))
+    with pytest.raises(KeyboardInterrupt):
+        solve.run(config, tmp_path / "work")
+    script["A"] = replies
+    return config
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda root: {"model": ModelConfig(weights=f"{root}/other")}, "weights"),  # of equal names, sizes, ends
+        (lambda root: {"model": ModelConfig()}, "weights"),
+        (lambda root: {"model": ModelConfig(weights=f"{root}/model", dtype="float32")}, "model settings"),
+        (lambda root: {"inference": InferenceConfig(weights="int8")}, "model settings"),
+        (lambda root: {"inference": InferenceConfig(cache="int8")}, "model settings"),
+        (lambda root: {"data": DataConfig(template="gemma")}, "model settings"),
+        (lambda root: {"tokenizer": TokenizerConfig(path=f"{root}/other/model.safetensors")}, "tokenizer files"),
+    ],
+)
+def test_another_model_does_not_go_on_with_a_run(begun, tmp_path, change, what):
+    work = tmp_path / "work"
+    before = {path.name: path.read_bytes() for path in work.iterdir()}
+    with pytest.raises(UserError) as error:
+        solve.run(dataclasses.replace(begun, **change(tmp_path)), work)
+    assert f"holds a run on other {what}, which have changed" in str(error.value) and "\n" not in str(error.value)
+    assert {
+        path.name: path.read_bytes() for path in work.iterdir()
+    } == before  # config.json tells of the run that is kept
+
+
+def test_the_same_model_goes_on_wherever_it_lies(begun, tmp_path):
+    copied = dataclasses.replace(
+        begun,
+        model=ModelConfig(weights=str(tmp_path / "copy"), attention="reference"),
+        tokenizer=TokenizerConfig(path=str(tmp_path / "other" / "assets" / "tokenizer" / "vocabulary.spm")),
+        inference=InferenceConfig(max_rows=1, prefix_tokens=0),
+    )
+    assert solve.run(copied, tmp_path / "work")["answered"] == 3
+    assert [row["answer"] for row in lines(tmp_path / "work" / "answers.jsonl")] == ["一遍", "一遍", "答案：三"]
+
+
+def test_a_refused_command_leaves_the_account_of_the_run(config, tmp_path):
     work = tmp_path / "work"
     solve.run(config, work)
-    (work / "traces.jsonl").write_text('{"number": 0}\n', encoding="utf-8")
-    with pytest.raises(UserError, match=r"line 1 of .*traces.jsonl is damaged"):
+    before = (work / "config.json").read_bytes()
+    refused = [
+        dataclasses.replace(config, sampling=SamplingConfig(seed=1)),
+        dataclasses.replace(config, questions=("其他",)),
+        dataclasses.replace(config, questions=("一", "二", "三", " ")),
+    ]
+    for other in refused:
+        with pytest.raises(UserError):
+            solve.run(other, work)
+    assert (work / "config.json").read_bytes() == before
+
+
+def test_a_kill_within_the_first_line(config, tmp_path, script):
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "traces.jsonl").write_text('{"number": 0, "tra', encoding="utf-8")
+
+    def interrupted(message):
+        if message == "A 二":
+            raise KeyboardInterrupt
+        return "一遍"
+
+    replies, script["A"] = script["A"], interrupted
+    with pytest.raises(KeyboardInterrupt):
         solve.run(config, work)
+    script["A"] = replies
+    assert solve.run(config, work)["answered"] == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda row: row.pop("trace"), "'trace'"),
+        (lambda row: row.update(number=-1), "number is -1, but one from 0 on is expected"),
+        (lambda row: row.update(number=1.0), "number is 1.0, but one from 0 on is expected"),
+        (
+            lambda row: row["trace"].update(answer=1),
+            "trace.answer is 1, but str is expected; give what solvers.codec wrote",
+        ),
+    ],
+)
+def test_a_damaged_line_is_told(config, tmp_path, change, sentence):
+    work = tmp_path / "work"
+    solve.run(config, work)
+    rows = lines(work / "traces.jsonl")
+    change(rows[1])
+    (work / "traces.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        solve.run(config, work)
+    told = f"line 2 of {work / 'traces.jsonl'} is damaged ({sentence}); delete it, or give another --workdir."
+    assert str(error.value) == told
+
+
+def test_questions_with_bytes_that_are_no_text(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["solve", "--config.questions=甲\udcff？"])
+    work = tmp_path / "work"
+    assert solve.run(dataclasses.replace(config, questions=("甲\udcff？",)), work)["answered"] == 1
+    assert lines(work / "answers.jsonl")[0]["question"] == "甲?？"
+    assert json.loads((work / "config.json").read_text(encoding="utf-8"))["config"]["questions"] == ["甲\udcff？"]
+
+
+def test_options_with_half_a_surrogate_pair(config, tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_text('{"question": "q", "choices": ["x", "\\udcff"], "answer": "A"}', encoding="utf-8")
+    config = dataclasses.replace(with_solver(config, input=str(path)), questions=())
+    assert solve.run(config, tmp_path / "work")["answered"] == 1
 
 
 def test_a_file_with_known_answers(config, tmp_path, capsys):

@@ -8,7 +8,16 @@ import pytest
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.stages import plots
-from gemma_keras.stages.workdir import MetricsFile, TensorBoard, begin, check_inputs, write_json
+from gemma_keras.stages.workdir import (
+    MetricsFile,
+    TensorBoard,
+    begin,
+    check_inputs,
+    claim,
+    fingerprints,
+    read_json,
+    write_json,
+)
 
 
 def test_metrics_are_cut_back_to_a_step_and_a_torn_line_is_dropped(tmp_path):
@@ -55,6 +64,37 @@ def test_json_is_replaced_whole(tmp_path):
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", {"x": object()})
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
+
+
+def test_json_of_bytes_that_are_no_text(tmp_path):
+    write_json(tmp_path / "a.json", ["甲\udcff😀"])
+    assert read_json(tmp_path / "a.json") == ["甲\udcff😀"]
+
+
+def test_a_claim_writes_nothing_of_the_run(tmp_path):
+    begin(tmp_path, {"train": {"steps": 5}})
+    before = (tmp_path / "config.json").read_bytes()
+    claim(tmp_path, {"train": {"steps": 6}})
+    assert (tmp_path / "config.json").read_bytes() == before
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(UserError, match=r"config\.train\.steps=5, this one has 6"):
+        claim(tmp_path, {"train": {"steps": 6}})
+
+
+@pytest.mark.parametrize("size", [0, 1, 5000, 9 << 20])
+def test_fingerprints(size, tmp_path):
+    """Any place of a small file, and any thousandth of a large one, makes another."""
+    path = tmp_path / "model.h5"
+    path.write_bytes(bytes(size))
+    before = fingerprints([path, tmp_path])
+    assert fingerprints([path]) == before and list(before) == ["model.h5"]
+    for place in {0, size // 2, size - 1} if size else ():
+        content = bytearray(size)
+        content[place : place + size // 1000 + 1] = b"\1" * len(content[place : place + size // 1000 + 1])
+        path.write_bytes(content)
+        assert fingerprints([path]) != before
+    path.write_bytes(bytes(size + 1))
+    assert fingerprints([path]) != before
 
 
 def test_tensorboard_reads_the_events(tmp_path):
