@@ -24,6 +24,7 @@ from gemma_keras.models.compute_plan import DATA, ComputePlan
 from gemma_keras.models.forward import Params
 from gemma_keras.models.kv_cache import KVCache
 
+MOST_CLOCK = 1 << 30  # from here on, an empty batch begins anew, so that no lane reaches 2^31 steps
 PREFILL_ROWS, PREFILL_TOKENS = 8, 512  # prompts and tokens of each that are read in one call
 
 
@@ -41,6 +42,7 @@ class Task:
     alternatives: list[list[tuple[int, float]]] = dataclasses.field(default_factory=list)
     completion: Completion | None = None
     error: UserError | None = None
+    unread: deque[Delta] | None = None  # what `Engine.stream` has not handed on; None: nobody streams it
 
     @property
     def done(self) -> bool:
@@ -107,6 +109,11 @@ class Batch:
         if task in self.tasks:
             self._leave([self.tasks.index(task)])
 
+    def abandon(self) -> None:
+        """Ends all that runs or waits with an error, for whoever still looks at it."""
+        for task in [*self.pending, *filter(None, self.tasks)]:
+            task.error = UserError("the engine was reset by another call before this answer was complete; ask again.")
+
     def step(self, params: Params, prefixes: PrefixCache | None, steps: int) -> list[tuple[Task, Delta]]:
         """Lets waiting tasks in, then decodes up to `steps` tokens; returns what each task got."""
         self._let_in(params, prefixes)
@@ -117,11 +124,11 @@ class Batch:
             task.request.log_probs for task in self.tasks if task is not None and task.request.log_probs is not None
         ]
         alternatives = None if not asked else power_of_two(max(asked)) if max(asked) else 0
-        self._lane, chunk = programs.decode(
+        self._lane, chunk, every = programs.decode(
             params, self._lane, np.int32(steps), self._masks(), backbone=self.backbone, plan=self.plan,
             alternatives=alternatives,
         )  # fmt: skip
-        return self._taken(jax.device_get(chunk))
+        return self._taken(jax.device_get(chunk), every)
 
     def read_prompts(
         self, params: Params, prefixes: PrefixCache | None, prompts: Sequence[Sequence[int]], copies: int
@@ -155,58 +162,77 @@ class Batch:
                 task.matcher.fill(bits[row])
         return bits
 
-    def _taken(self, chunk: Chunk) -> list[tuple[Task, Delta]]:
-        """Hands the tokens of a chunk to the tasks; rows whose task is done are free again."""
+    def _taken(self, chunk: Chunk, every: jax.Array | None) -> list[tuple[Task, Delta]]:
+        """Hands the tokens of a chunk to the tasks; rows whose task is done are free again.
+
+        `every` f32[B, V]: the log-probabilities of all tokens, where one may be overruled.
+        """
         self._clock = int(chunk.clock)
-        progress, ended_here = [], []
+        progress, ended_here, broken = [], [], []
         for row, task in enumerate(self.tasks):
             if task is None:
                 continue
-            tokens = [int(token) for token in chunk.tokens[row] if token >= 0]
-            self._note(task, chunk, row, len(tokens))
-            text, ended = self._follow(task, row, tokens, bool(chunk.stopped[row]))
+            made = [int(token) for token in chunk.tokens[row] if token >= 0]
+            tokens, text, ended = self._follow(task, row, made, bool(chunk.stopped[row]))
+            self._note(task, chunk, row, made, tokens, every)
             if chunk.broken[row]:
                 task.error = broken_logits(task.number, len(task.tokens))
+                broken.append(row)
             elif ended:
                 text += task.end(ended, self._decode_text)
             if task.done:
                 self.tasks[row] = None
                 if task.stream is not None or task.matcher is not None:
                     ended_here.append(row)
-            progress.append((task, Delta(tokens, text, task.completion)))
+            delta = Delta(tokens, text, task.completion)
+            progress.append((task, delta))
+            if task.unread is not None:
+                task.unread.append(delta)
         self._leave(ended_here)
+        if broken:
+            self._lane = programs.erase(self._lane, self._padded(broken), plan=self.plan)
         return progress
 
-    def _note(self, task: Task, chunk: Chunk, row: int, count: int) -> None:
-        asked = task.request.log_probs
+    def _note(
+        self, task: Task, chunk: Chunk, row: int, made: list[int], tokens: list[int], every: jax.Array | None
+    ) -> None:
+        """Keeps the log-probabilities of `tokens`, of which the first may have taken the place of the one that was `made`."""
+        asked, count = task.request.log_probs, len(tokens)
         if asked is not None and chunk.log_probs is not None:
             task.log_probs += chunk.log_probs[row, :count].tolist()
+            if every is not None and tokens and tokens[0] != made[0]:
+                task.log_probs[-1] = float(every[row, tokens[0]])
         if asked and chunk.top_ids is not None and chunk.top_log_probs is not None:
             ids, values = chunk.top_ids[row, :count, :asked], chunk.top_log_probs[row, :count, :asked]
             task.alternatives += [
                 list(zip(i, v, strict=True)) for i, v in zip(ids.tolist(), values.tolist(), strict=True)
             ]
 
-    def _follow(self, task: Task, row: int, tokens: list[int], stopped: bool) -> tuple[str, str]:
-        """Adds new tokens to a task; the text that is certain, and why the task ended, if it did."""
+    def _follow(self, task: Task, row: int, tokens: list[int], stopped: bool) -> tuple[list[int], str, str]:
+        """Adds new tokens to a task; those that count, the text that is certain, and why the task ended, if it did."""
         if task.matcher is not None and tokens:
             taken = task.matcher.accept(tokens[0])
             if taken != tokens[0]:
                 change = (np.int32(row), np.int32(tokens[0]), np.int32(taken))
                 self._lane = programs.overrule(self._lane, *change, plan=self.plan)
-                tokens[0] = taken
+                tokens = [taken]
             if taken in task.request.stop_ids:
                 tokens, stopped = [], True
             stopped = stopped or task.matcher.finished
+        text = ""
+        if task.stream is not None:
+            for count, token in enumerate(tokens, 1):
+                text += task.stream.push([token])
+                if task.stream.stopped:
+                    task.tokens += tokens[:count]
+                    return tokens[:count], text, "stop_string"
         task.tokens += tokens
-        text = task.stream.push(tokens) if task.stream is not None else ""
-        if task.stream is not None and task.stream.stopped:
-            return text, "stop_string"
         if stopped:
-            return text, "stop"
+            return tokens, text, "stop"
         if len(task.tokens) < task.request.sampling.max_new_tokens:
-            return text, ""
-        return text, "length" if task.matcher is None else "stop"  # what is constrained is whole at its limit, too
+            return tokens, text, ""
+        # What is constrained is whole at its limit, too.
+        return tokens, text, "length" if task.matcher is None else "stop"
 
     def _leave(self, rows: Sequence[int]) -> None:
         """Frees rows, and stops those that the device would let go on."""
@@ -214,14 +240,19 @@ class Batch:
             return
         for row in rows:
             self.tasks[row] = None
+        self._lane = programs.release(self._lane, self._padded(rows), plan=self.plan)
+
+    def _padded(self, rows: Sequence[int]) -> np.ndarray:
+        """Numbers of rows, filled up with rows that the lane does not have."""
         at = np.full(power_of_two(len(rows)), len(self.tasks), np.int32)
         at[: len(rows)] = rows
-        self._lane = programs.release(self._lane, at, plan=self.plan)
+        return at
 
     def _let_in(self, params: Params, prefixes: PrefixCache | None) -> None:
         while self.pending:
             self._make_room()
             free = [row for row, task in enumerate(self.tasks) if task is None]
+            free = free[: max(0, self.max_rows - (len(self.tasks) - len(free)))]
             if not free:
                 return
             if not self._admit(params, prefixes, free):
@@ -238,14 +269,14 @@ class Batch:
         if not running or self._lane is None:
             biases = power_of_two(max(len(task.request.logit_bias) for task in self.pending)) if self._biased() else 0
             shape = (rows, slots, biases)
-            if self._lane is None or shape != self._shape:
+            if self._lane is None or shape != self._shape or self._clock > MOST_CLOCK:
                 self._lane = programs.empty_lane(self.backbone, self.plan, *shape, self.cache_dtype)
                 self._shape, self._clock = shape, 0
             self.tasks = [None] * rows
             return
         rows, slots = max(rows, self._shape[0]), max(slots, self._shape[1])
         if (rows, slots) != self._shape[:2]:
-            self._lane = programs.resize(self._lane, rows=rows, slots=slots, plan=self.plan)
+            self._lane = programs.resize(self._lane, backbone=self.backbone, rows=rows, slots=slots, plan=self.plan)
             self.tasks += [None] * (rows - len(self.tasks))
             self._shape = (rows, slots, self._shape[2])
 
@@ -266,7 +297,10 @@ class Batch:
             task = self.pending.popleft()
             row, prompt = free[len(entering)], tuple(task.request.prompt)
             if len(task.request.logit_bias) > self._shape[2]:
-                later.append(task)  # until the batch is empty
+                later.append(task)  # until the batch is empty; so that it gets there, nobody overtakes
+                break
+            if task.positions > self._shape[1]:
+                later.append(task)  # until there is room, which is made for the first that wait
                 continue
             if prompt in leaders:
                 copies.append((leaders[prompt], row))

@@ -75,7 +75,7 @@ def contrastive_search(
     for row, request in enumerate(requests):
         tokens[row, : len(request.prompt)] = request.prompt
         count[row], limit[row] = len(request.prompt), request.sampling.max_new_tokens
-        alpha[row], k[row] = request.sampling.penalty_alpha, candidates_of(request)
+        alpha[row], k[row] = request.sampling.penalty_alpha, candidates_of(request, vocabulary)
         prompt[row, list(request.prompt)] = True
         stops[row, list(request.stop_ids)] = True
     configs = [request.sampling for request in requests]
@@ -88,9 +88,9 @@ def contrastive_search(
     )  # fmt: skip
 
 
-def candidates_of(request: Request) -> int:
+def candidates_of(request: Request, vocabulary: int) -> int:
     """The k of a request; 4 where it asks for all tokens."""
-    return request.sampling.top_k or 4
+    return min(request.sampling.top_k or 4, vocabulary)
 
 
 @functools.partial(jax.jit, static_argnames=("backbone", "plan", "most", "new"))

@@ -7,6 +7,7 @@ of their own.
 
 import dataclasses
 import zlib
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -58,7 +59,7 @@ class Engine:
         self.max_rows, self.cache_dtype, self.prefix_tokens = max_rows, cache_dtype, prefix_tokens
         self.params = params
         self._grammars: dict[tuple[int, ...], Grammars] = {}
-        self.reset()
+        self._begin()
 
     @property
     def params(self) -> Params:
@@ -74,7 +75,11 @@ class Engine:
 
     def reset(self) -> None:
         """Drops whatever is running or kept. For after an interruption, which may have lost it."""
+        for batch in (self._free, self._constrained):
+            batch.abandon()
+        self._begin()
 
+    def _begin(self) -> None:
         self._free, self._constrained = self._new_batch(stepwise=False), self._new_batch(stepwise=True)
         self.prefixes = (
             PrefixCache(self.backbone, self.plan, self.prefix_tokens, self.cache_dtype) if self.prefix_tokens else None
@@ -94,10 +99,15 @@ class Engine:
         """
         for number, request in enumerate(requests):
             self._check(request, number)
-        loops = {"sampling": self._sample, "beam": self._beams, "contrastive": self._contrast}
-        answers: dict[int, list[Completion]] = {}
+        # Before anything runs, so that a mistake in a constraint stops nobody else.
+        waiting = {
+            number: self._tasks(request, number)
+            for number, request in enumerate(requests)
+            if request.search == "sampling"
+        }
         try:
-            for search, loop in loops.items():
+            answers = self._sample(waiting)
+            for search, loop in (("beam", self._beams), ("contrastive", self._contrast)):
                 numbers = [number for number, request in enumerate(requests) if request.search == search]
                 answers |= loop({number: requests[number] for number in numbers})
         except BaseException:
@@ -105,12 +115,13 @@ class Engine:
             raise
         return [answers[number] for number in range(len(requests))]
 
-    def _sample(self, requests: dict[int, Request]) -> dict[int, list[Completion]]:
-        waiting = {number: self._tasks(request, number) for number, request in requests.items()}
-        for task in (task for tasks in waiting.values() for task in tasks):
+    def _sample(self, waiting: dict[int, list[Task]]) -> dict[int, list[Completion]]:
+        own = [task for tasks in waiting.values() for task in tasks]
+        for task in own:
             self._batch(task).pending.append(task)
-        while any(not task.done for tasks in waiting.values() for task in tasks):
-            for task, _ in self.step():
+        while any(not task.done for task in own):
+            self.step()
+            for task in own:
                 if task.error is not None:
                     raise task.error
         return {
@@ -133,7 +144,8 @@ class Engine:
 
     def _contrast(self, requests: dict[int, Request]) -> dict[int, list[Completion]]:
         answers: dict[int, list[Completion]] = {}
-        most = max((candidates_of(request) for request in requests.values()), default=1)
+        vocabulary = self.backbone.architecture.vocabulary_size
+        most = max((candidates_of(request, vocabulary) for request in requests.values()), default=1)
         for numbers in _groups(requests, max(1, self.max_rows // most)):
             group = [requests[number] for number in numbers]
             slots, rows = slot_bucket(max(len(request.prompt) for request in group)), power_of_two(len(group))
@@ -156,21 +168,27 @@ class Engine:
             UserError: as `generate`, or more than one sample.
         """
         task = self.submit(request)
+        task.unread = deque()
         try:
-            while not task.done:
-                for other, delta in self.step(STREAMED_STEPS):
-                    if other is task:
-                        yield delta
-            if task.error is not None:
-                raise task.error
+            while True:
+                while task.unread:
+                    yield task.unread.popleft()
+                if task.done:
+                    break
+                self.step(STREAMED_STEPS)
         except GeneratorExit:
             self.cancel(task)
         except BaseException:
             self.reset()
             raise
+        if task.error is not None:
+            raise task.error
 
     def submit(self, request: Request, number: int = 0) -> Task:
-        """Lets a request of one sample join; `step` then gives its pieces until its task is done."""
+        """Lets a request of one sample join; `step` then gives its pieces until its task is done.
+
+        Pieces that come while another call runs the engine are in the task only.
+        """
         self._check(request, number)
         if request.samples != 1 or request.search != "sampling":
             raise UserError(

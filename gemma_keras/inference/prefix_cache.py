@@ -56,7 +56,8 @@ class PrefixCache:
             return lane, 0
         self.hits += count * BLOCK
         blocks = np.zeros(1 << (count - 1).bit_length(), np.int32)
-        blocks[:count] = [self._touched(key) for key in keys[:count]]
+        self._touch(keys[:count])
+        blocks[:count] = [self._places[key] for key in keys[:count]]
         tokens = np.array([count * BLOCK], np.int32)
         at, turns = np.array([[row], [turn]], np.int32)
         return _restored(lane, self._pool, blocks, tokens, at, turns, plan=self._plan), count * BLOCK
@@ -65,23 +66,25 @@ class PrefixCache:
         """Keeps the blocks of a row of `length` tokens, with this turn, that are not kept yet."""
         if length > min(map(lane.cache.slots, range(len(lane.cache.keys)))):
             return  # a ring has lost its beginning
-        missing = [number for number, key in enumerate(keys) if key not in self._places][: self._most]
+        keys = keys[: self._most]
+        missing = [number for number, key in enumerate(keys) if key not in self._places]
         if not missing:
             return
-        for key in keys:
-            if key in self._places:
-                self._touched(key)
+        self._touch(keys)  # so that room is made at the cost of others
         places = np.full(1 << (len(missing) - 1).bit_length(), self._most, np.int32)
         numbers = np.zeros_like(places)
         numbers[: len(missing)] = missing
         for index, number in enumerate(missing):
             places[index] = self._place()
             self._places[keys[number]] = int(places[index])
+        self._touch(keys)
         self._pool = _saved(self._pool, lane.cache, np.int32(row), np.int32(turn), numbers, places, plan=self._plan)
 
-    def _touched(self, key: bytes) -> int:
-        self._places.move_to_end(key)
-        return self._places[key]
+    def _touch(self, keys: Sequence[bytes]) -> None:
+        """Marks blocks as used, the first last: without its beginning, the rest of a prompt is of no use."""
+        for key in reversed(keys):
+            if key in self._places:
+                self._places.move_to_end(key)
 
     def _place(self) -> int:
         return self._free.pop() if self._free else self._places.popitem(last=False)[1]

@@ -23,7 +23,7 @@ from keras_hub.models import GemmaBackbone
 from gemma_keras.inference.sampling import SamplingRows, Tallies, add_bias, next_and_greatest, unpack_bits
 from gemma_keras.models.compute_plan import DATA, ComputePlan
 from gemma_keras.models.forward import Params, forward, logits, rope_angles
-from gemma_keras.models.kv_cache import Context, Fresh, KVCache, cache_sharding, held_positions, init_cache
+from gemma_keras.models.kv_cache import Context, Fresh, KVCache, Stored, cache_sharding, held_positions, init_cache
 
 CHUNK = 32  # tokens of a row that a call of `decode` makes at most
 
@@ -169,22 +169,38 @@ def overrule(lane: Lane, at: jax.Array, taken: jax.Array, instead: jax.Array, *,
     return placed(lane._replace(rows=rows), plan)
 
 
-@functools.partial(jax.jit, static_argnames=("rows", "slots", "plan"))
-def resize(lane: Lane, *, rows: int, slots: int, plan: ComputePlan) -> Lane:
-    """The lane with more rows or slots."""
-    most, length, turn = lane.cache.most_slots, lane.rows.length, lane.rows.turn
+@functools.partial(jax.jit, static_argnames="plan", donate_argnames="lane")
+def erase(lane: Lane, at: jax.Array, *, plan: ComputePlan) -> Lane:
+    """Empties the rows `at` i32[P], in which NaN would outlive its sequence: times a weight of 0 it is NaN.
 
-    def roomier(x: jax.Array) -> jax.Array:
-        # A ring that is shorter than the longest layer is as long as its window, and stays.
-        if x.shape[2] != most or slots <= most:
-            return x
-        held = held_positions(length, slots, turn)
-        return jax.vmap(lambda x, at: jnp.take(x, at, axis=1))(x, (held + turn[:, None]) % most)
+    Rows without a sequence are computed all the same, so their last token goes too.
+    """
+    cache = jax.tree.map(lambda x: x.at[at].set(0, mode="drop"), lane.cache)
+    rows = lane.rows._replace(last=lane.rows.last.at[at].set(0, mode="drop"))
+    return placed(lane._replace(rows=rows, cache=cache), plan)
+
+
+@functools.partial(jax.jit, static_argnames=("backbone", "rows", "slots", "plan"))
+def resize(lane: Lane, *, backbone: GemmaBackbone, rows: int, slots: int, plan: ComputePlan) -> Lane:
+    """The lane with more rows or slots."""
+    architecture, length, turn = backbone.architecture, lane.rows.length, lane.rows.turn
+
+    def roomier(stored: Stored, layer: int) -> Stored:
+        size = min(slots, architecture.window(layer) or slots)
+        if size <= stored.shape[2]:
+            return stored
+        held = held_positions(length, size, turn)
+        places = (held + turn[:, None]) % stored.shape[2]
+        return jax.tree.map(lambda x: jax.vmap(lambda x, at: jnp.take(x, at, axis=1))(x, places), stored)
 
     def taller(x: jax.Array) -> jax.Array:
         return jnp.pad(x, [(0, max(rows - len(x), 0)), *[(0, 0)] * (x.ndim - 1)]) if x.ndim else x
 
-    return placed(jax.tree.map(taller, lane._replace(cache=jax.tree.map(roomier, lane.cache))), plan)
+    cache = KVCache(
+        tuple(roomier(stored, layer) for layer, stored in enumerate(lane.cache.keys)),
+        tuple(roomier(stored, layer) for layer, stored in enumerate(lane.cache.values)),
+    )
+    return placed(jax.tree.map(taller, lane._replace(cache=cache)), plan)
 
 
 def layers(cache: KVCache) -> Fresh:
@@ -201,6 +217,7 @@ class _Loop(NamedTuple):
     running: jax.Array
     counts: jax.Array
     chunk: Chunk
+    every: jax.Array | None
 
 
 @functools.partial(jax.jit, static_argnames=("backbone", "plan", "alternatives"), donate_argnames="lane")
@@ -213,13 +230,15 @@ def decode(
     backbone: GemmaBackbone,
     plan: ComputePlan,
     alternatives: int | None,
-) -> tuple[Lane, Chunk]:
+) -> tuple[Lane, Chunk, jax.Array | None]:
     """Up to `steps` i32 new tokens, `CHUNK` at most, for every running row; fewer once none is running.
 
     `allowed` u32[B, V/32] are the tokens that may come next, for a single step; None: all. `alternatives`: None, or
-    how many likely tokens are reported besides the log-probability of each token.
+    how many likely tokens are reported besides the log-probability of each token. With both, f32[B, V] comes third: the
+    log-probabilities of all tokens, for the host may overrule the one that was taken.
     """
     rows, vocabulary = lane.rows, backbone.architecture.vocabulary_size
+    sampling = rows.sampling.of_running(rows.running)
     each = jnp.arange(len(rows.last))
     mask = None if allowed is None else unpack_bits(allowed, vocabulary)
 
@@ -236,11 +255,12 @@ def decode(
         scores = add_bias(raw, rows.bias_ids, rows.bias_values)
         scores = scores if mask is None else jnp.where(mask, scores, -jnp.inf)
         tallies = rows.tallies._replace(counts=state.counts)
-        token, greatest = next_and_greatest(scores, tallies, rows.sampling, rows.step + state.index)
+        token, greatest = next_and_greatest(scores, tallies, sampling, rows.step + state.index)
         finite = jnp.isfinite(greatest)
         stop = state.running & finite & rows.stops[each, token]
         taken = state.running & finite & ~stop
-        chunk = _noted(state, jnp.where(taken, token, -1), raw, token, alternatives)
+        log_probs = None if alternatives is None else jax.nn.log_softmax(raw, axis=-1)
+        chunk = _noted(state, jnp.where(taken, token, -1), log_probs, token, alternatives)
         return _Loop(
             index=state.index + 1,
             cache=state.cache.append(fresh, clock),
@@ -248,6 +268,7 @@ def decode(
             running=taken & (rows.step + state.index + 1 < rows.limit),
             counts=state.counts.at[each, token].add(taken.astype(jnp.int32)),
             chunk=chunk._replace(stopped=chunk.stopped | stop, broken=chunk.broken | (state.running & ~finite)),
+            every=None if state.every is None else log_probs,
         )
 
     def unfinished(state: _Loop) -> jax.Array:
@@ -256,6 +277,7 @@ def decode(
     begin = _Loop(
         jnp.zeros((), jnp.int32), lane.cache, rows.last, rows.running, rows.tallies.counts,
         _empty_chunk(len(each), alternatives, lane.clock),
+        None if mask is None or alternatives is None else jnp.zeros((len(each), vocabulary), jnp.float32),
     )  # fmt: skip
     end = jax.lax.while_loop(unfinished, advance, begin)
     rows = rows._replace(
@@ -263,7 +285,7 @@ def decode(
         tallies=rows.tallies._replace(counts=end.counts),
     )  # fmt: skip
     clock = lane.clock + end.index
-    return placed(Lane(rows, end.cache, clock), plan), end.chunk._replace(clock=clock)
+    return placed(Lane(rows, end.cache, clock), plan), end.chunk._replace(clock=clock), end.every
 
 
 def _empty_chunk(rows: int, alternatives: int | None, clock: jax.Array) -> Chunk:
@@ -277,13 +299,14 @@ def _empty_chunk(rows: int, alternatives: int | None, clock: jax.Array) -> Chunk
     )  # fmt: skip
 
 
-def _noted(state: _Loop, shown: jax.Array, raw: jax.Array, token: jax.Array, alternatives: int | None) -> Chunk:
+def _noted(
+    state: _Loop, shown: jax.Array, log_probs: jax.Array | None, token: jax.Array, alternatives: int | None
+) -> Chunk:
     """The chunk with the tokens of this step."""
     chunk, index = state.chunk, state.index
     chunk = chunk._replace(tokens=chunk.tokens.at[:, index].set(shown))
-    if chunk.log_probs is None:
+    if chunk.log_probs is None or log_probs is None:
         return chunk
-    log_probs = jax.nn.log_softmax(raw, axis=-1)
     own = jnp.take_along_axis(log_probs, token[:, None], axis=-1)[:, 0]
     chunk = chunk._replace(log_probs=chunk.log_probs.at[:, index].set(own))
     if not alternatives or chunk.top_ids is None or chunk.top_log_probs is None:

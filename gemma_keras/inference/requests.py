@@ -98,7 +98,7 @@ def check_request(request: Request, number: int, vocabulary: int, most_positions
             f"prompt {number} has {len(prompt)} tokens, which with {new_tokens} new ones exceeds the model's"
             f" {most_positions} positions; shorten it or lower sampling.max_new_tokens."
         )
-    _check_search(request)
+    _check_search(request, vocabulary)
     if request.samples < 1:
         raise UserError(f"samples is {request.samples}; give a value of at least 1.")
     if request.log_probs is not None and not 0 <= request.log_probs <= MOST_ALTERNATIVES:
@@ -118,7 +118,7 @@ def broken_logits(number: int, new_tokens: int) -> UserError:
     )
 
 
-def _check_search(request: Request) -> None:
+def _check_search(request: Request, vocabulary: int) -> None:
     """Beam search and contrastive search draw nothing, and know neither masks nor bias."""
     sampling = request.sampling
     if sampling.num_beams < 1 or not 0 <= sampling.penalty_alpha <= 1:
@@ -140,6 +140,12 @@ def _check_search(request: Request) -> None:
     unknown = [name for name, wanted in asked.items() if wanted]
     if unknown:
         raise UserError(f"{request.search} search does not work with {', '.join(unknown)}; leave it out, or sample.")
+    going_on = vocabulary - len(set(request.stop_ids))
+    if request.search == "beam" and sampling.num_beams > going_on:
+        raise UserError(
+            f"sampling.num_beams is {sampling.num_beams}, but only {going_on} tokens do not end an answer; lower it, or give "
+            "fewer stop ids."
+        )
     most = sampling.num_beams if request.search == "beam" else 1
     if request.samples > most:
         raise UserError(

@@ -63,6 +63,18 @@ class SamplingRows(NamedTuple):
             seed=np.array([config.seed & 0xFFFFFFFF for config in configs], np.uint32),
         )
 
+    def of_running(self, running: jax.Array) -> "SamplingRows":
+        """The same for rows that are `running` bool[B]; the others ask for nothing that would cost time."""
+
+        def kept(values: jax.Array, neutral: float) -> jax.Array:
+            return jnp.where(running, values, jnp.asarray(neutral, jnp.asarray(values).dtype))
+
+        return SamplingRows(
+            kept(self.temperature, 0), kept(self.top_k, 0), kept(self.top_p, 1), kept(self.min_p, 0),
+            kept(self.repetition_penalty, 1), kept(self.presence_penalty, 0), kept(self.frequency_penalty, 0),
+            jnp.asarray(self.seed),
+        )  # fmt: skip
+
 
 class Tallies(NamedTuple):
     """Tokens that penalties count: `prompt` bool[B, V], those of the prompt; `counts` i32[B, V], how often each one

@@ -79,7 +79,9 @@ class KVCache:
             held = held_positions(start + count, old.shape[2], turn)
             place = held - start[:, None]
             tokens = jax.vmap(lambda x, at: jnp.take(x, at, axis=1, mode="clip"))(new, place)
-            return jnp.where((held >= start[:, None])[:, None, :, None], tokens, old)
+            kept = jnp.where((held >= start[:, None])[:, None, :, None], tokens, old)
+            # Whatever an earlier sequence left: nobody looks at it, but NaN times a weight of 0 is NaN.
+            return jnp.where((held >= 0)[:, None, :, None], kept, 0)
 
         keys = [written(old, new) for old, (new, _) in zip(whole.keys, fresh, strict=True)]
         values = [written(old, new) for old, (_, new) in zip(whole.values, fresh, strict=True)]

@@ -15,7 +15,7 @@ from gemma_keras.adapters.inject import add_adapters, initial_adapter_params, me
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import AdapterConfig, SamplingConfig
 from gemma_keras.inference.batch import Batch
-from gemma_keras.inference.constraints import Choice
+from gemma_keras.inference.constraints import Choice, Regex
 from gemma_keras.inference.engine import Engine, with_streams
 from gemma_keras.inference.prefix_cache import BLOCK
 from gemma_keras.inference.requests import Completion, Request
@@ -170,17 +170,60 @@ def test_prompts_that_begin_alike_are_read_once():
     assert keeping.prefixes.hits > 8 * BLOCK
 
 
-def test_log_probabilities(engine):
-    biased = {7: 2.0, 11: -100.0}
-    (answer,) = generate(engine, prompts()[:1], DRAWN, log_probs=3, logit_bias=biased)
-    whole = jnp.asarray([prompts()[0] + answer.tokens])
+def test_whoever_waits_behind_a_shared_beginning_has_room():
+    """The second prompt waits for the first one's beginning, so the third, which is longer, takes its row."""
+    system, long = prompts(lengths=(BLOCK + 6, 300))
+    requests = [Request(prompt=prompt, sampling=GREEDY) for prompt in ([*system, 5], [*system, 6, 7], long)]
+    plain = Engine(build_backbone(SMALLEST, "float32"), varied_params(SMALLEST), max_rows=2)
+    keeping = Engine(plain.backbone, plain.params, prefix_tokens=8 * BLOCK, max_rows=2)
+    assert keeping.generate(requests) == [plain.generate([request])[0] for request in requests]
+
+
+def test_kept_beginnings_of_prompts_outlive_their_ends():
+    architecture = SMALLEST.replace(sliding_window=600)
+    params = varied_params(architecture)
+    engine = Engine(build_backbone(architecture, "float32"), params, max_rows=1, prefix_tokens=4 * BLOCK)
+    first, second, endless = prompts(lengths=(3 * BLOCK + 1, 2 * BLOCK + 1, 7 * BLOCK + 1))
+    few = dataclasses.replace(GREEDY, max_new_tokens=1)
+    keys = engine.prefixes.keys
+    generate(engine, [first], few)
+    generate(engine, [second], few)
+    assert engine.prefixes.known(keys(first)) == 2 and engine.prefixes.known(keys(second)) == 2
+    for _ in range(3):
+        generate(engine, [endless], few)
+        assert engine.prefixes.known(keys(endless)) == 4
+
+
+def test_no_more_rows_than_allowed_and_no_more_slots_than_a_window(engine):
+    architecture = SMALLEST.replace(sliding_window=100)
+    few = Engine(build_backbone(architecture, "float32"), varied_params(architecture), max_rows=3)
+    tasks = [few.submit(Request(prompt=prompt, sampling=GREEDY)) for prompt in prompts()]
+    few.step()
+    assert sum(map(bool, few._free.tasks)) == 3
+    tasks.append(few.submit(Request(prompt=prompts(lengths=(150,))[0], sampling=GREEDY)))
+    while not all(task.done for task in tasks):
+        few.step()
+    assert {few._free._lane.cache.slots(layer) for layer in range(2)} == {100, 256}
+    expected = generate(few, [*prompts(), *prompts(lengths=(150,))], GREEDY)
+    assert [task.completion for task in tasks] == expected
+
+
+def teacher_forced(engine, prompt, answer) -> np.ndarray:
+    """Log-probabilities [n, V] of one forward pass, at the places of an answer's tokens."""
+    whole = jnp.asarray([prompt + answer.tokens])
     positions = jnp.arange(whole.shape[1])[None]
     run = jax.jit(
         lambda params: logits(
             engine.backbone, params, forward(engine.backbone, params, whole, positions, whole * 0 + 1)
         )
     )
-    expected = np.asarray(jax.nn.log_softmax(run(engine.params))[0, len(prompts()[0]) - 1 : -1])
+    return np.asarray(jax.nn.log_softmax(run(engine.params))[0, len(prompt) - 1 : -1])
+
+
+def test_log_probabilities(engine):
+    biased = {7: 2.0, 11: -100.0}
+    (answer,) = generate(engine, prompts()[:1], DRAWN, log_probs=3, logit_bias=biased)
+    expected = teacher_forced(engine, prompts()[0], answer)
     np.testing.assert_allclose(answer.log_probs, expected[np.arange(40), answer.tokens], atol=1e-4)
     for place, alternatives in enumerate(answer.alternatives):
         ids, values = zip(*alternatives, strict=True)
@@ -248,6 +291,52 @@ def test_constrained_rows_beside_free_ones(speaking):
     assert all(samples[0].reason == "stop" for samples in answers[3:])
 
 
+def test_log_probabilities_of_overruled_tokens(speaking):
+    """Three tokens are hardly room for the pattern, so that its end takes the place of what was drawn."""
+    stop_ids = [speaking.tokenizer.end_of_turn_id, speaking.tokenizer.eos_id]
+    drawn = dataclasses.replace(DRAWN, max_new_tokens=3)
+    request = Request(
+        prompt=[5, 6, 7], sampling=drawn, constraint=Regex("[a-z]{4,60}\\."), stop_ids=stop_ids, log_probs=0
+    )
+    ((answer,),) = speaking.generate([request])
+    expected = teacher_forced(speaking, [5, 6, 7], answer)
+    np.testing.assert_allclose(
+        answer.log_probs, expected[np.arange(len(answer.tokens)), answer.tokens], atol=1e-4, rtol=0
+    )
+
+
+def test_streams_side_by_side(speaking):
+    """Whoever steps the engine, each stream gets all of its pieces; a reset ends them with an error."""
+    given = [Request(prompt=prompt, sampling=GREEDY) for prompt in prompts(lengths=(12, 5))]
+    expected = [samples[0] for samples in speaking.generate(given)]
+    streams = [speaking.stream(request) for request in given]
+    pieces = [[next(stream)] for stream in streams]
+    assert speaking.generate(given) == [[completion] for completion in expected]
+    for stream, found in zip(streams, pieces, strict=True):
+        found += stream
+    assert [found[-1].completion for found in pieces] == expected
+    assert [[token for delta in found for token in delta.tokens] for found in pieces] == [e.tokens for e in expected]
+    stream = speaking.stream(given[0])
+    next(stream)
+    with pytest.raises(UserError, match="unclosed group"):
+        speaking.generate([dataclasses.replace(given[1], constraint=Regex("(a"), stop_ids=[1])])
+    next(stream)  # a mistake of another call is not its own
+    speaking.reset()
+    with pytest.raises(UserError, match="reset by another call"):
+        list(stream)
+
+
+def test_nothing_comes_after_a_stop_string(speaking):
+    request = Request(prompt=[5, 6, 7], sampling=GREEDY, log_probs=0)
+    ((expected,),) = speaking.generate([request])
+    stop = expected.text[2:5]
+    stopping = dataclasses.replace(request, stop_strings=StopStrings([stop]))
+    ((answer,),) = speaking.generate([stopping])
+    tokens = [token for delta in speaking.stream(stopping) for token in delta.tokens]
+    assert answer.tokens == tokens == expected.tokens[: len(tokens)] and len(answer.log_probs) == len(tokens)
+    assert stop in speaking.tokenizer.decode(tokens) and stop not in speaking.tokenizer.decode(tokens[:-1])
+
+
 def test_bfloat16_and_8_bits_answer(engine):
     params = {path: value.astype(jnp.bfloat16) for path, value in varied_params(SMALLEST).items()}
     small = quantize_params(params)
@@ -310,6 +399,19 @@ def test_logits_that_are_not_finite_are_an_error(engine):
         generate(broken, [[5, 6]], GREEDY)
     broken.params = engine.params
     assert generate(broken, prompts(), GREEDY) == generate(engine, prompts(), GREEDY)
+
+
+def test_a_broken_sequence_leaves_nothing_in_its_row(engine):
+    """Not even for a prompt of one token, with which nothing is read into the row."""
+    params = varied_params(SMALLEST)
+    params[EMBEDDINGS] = params[EMBEDDINGS].at[96, 0].set(3e38)
+    fragile = Engine(engine.backbone, params, max_rows=4)
+    for prompt in ([96] * 30, [5], [5, 6, 7]):
+        # After two tokens, a prompt may come to 96 by itself.
+        task = fragile.submit(Request(prompt=prompt, sampling=dataclasses.replace(GREEDY, max_new_tokens=2)))
+        while not task.done:
+            fragile.step()
+        assert (task.error is not None) == (96 in prompt)
 
 
 @pytest.mark.parametrize("where", ["_taken", "_read", "_entries"])
