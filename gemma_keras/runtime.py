@@ -4,6 +4,7 @@ Importing this module imports neither jax nor keras nor tensorflow: their settin
 """
 
 import contextlib
+import gc
 import importlib.metadata
 import logging
 import os
@@ -91,6 +92,28 @@ def _use_compile_cache(folder: Path | None) -> None:
 
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+def limit_programs(share: float = 0.5) -> bool:
+    """Forgets all compiled programs once they take up `share` of the memory mappings that a process may have.
+
+    XLA:CPU maps every kernel into memory by itself: a decoding program of 26 layers has some thousand mappings. At Linux's
+    limit (vm.max_map_count, 65,530 by default) LLVM's next allocation ends the process. What is needed again is compiled
+    again. Call it where programs of new shapes are to come; returns whether it did so.
+    """
+    try:
+        most = int(Path("/proc/sys/vm/max_map_count").read_text())
+        with open("/proc/self/maps", "rb") as mappings:
+            count = sum(1 for _ in mappings)
+    except (OSError, ValueError):
+        return False  # not Linux
+    if count < share * most:
+        return False
+    import jax
+
+    jax.clear_caches()
+    gc.collect()
+    return True
 
 
 def hide_accelerators_from_tensorflow() -> None:

@@ -73,3 +73,19 @@ def test_versions_name_what_results_depend_on():
 
 def test_device_summary():
     assert ", jax " in runtime.device_summary()
+
+
+def test_programs_are_forgotten_before_their_mappings_run_out():
+    code = """
+from pathlib import Path
+from gemma_keras import runtime
+import jax, jax.numpy as jnp
+double = jax.jit(lambda x: jnp.sin(x) * 2)
+double(jnp.ones(3))
+assert not runtime.limit_programs() and double._cache_size() == 1
+linux = Path("/proc/self/maps").exists()
+assert runtime.limit_programs(share=1e-6) == linux and double._cache_size() == (not linux)
+assert double(jnp.zeros(3))[0] == 0
+"""
+    result = run_python(code, JAX_PLATFORMS="cpu")
+    assert result.returncode == 0, result.stderr

@@ -12,8 +12,10 @@ import jax
 import numpy as np
 from keras_hub.models import GemmaBackbone
 
+from gemma_keras import runtime
 from gemma_keras.config.errors import UserError
 from gemma_keras.inference import programs
+from gemma_keras.inference.buckets import bucket, power_of_two, slot_bucket
 from gemma_keras.inference.constraints import Matcher
 from gemma_keras.inference.prefix_cache import PrefixCache
 from gemma_keras.inference.programs import CHUNK, Chunk, Rows
@@ -270,12 +272,14 @@ class Batch:
             biases = power_of_two(max(len(task.request.logit_bias) for task in self.pending)) if self._biased() else 0
             shape = (rows, slots, biases)
             if self._lane is None or shape != self._shape or self._clock > MOST_CLOCK:
+                runtime.limit_programs()
                 self._lane = programs.empty_lane(self.backbone, self.plan, *shape, self.cache_dtype)
                 self._shape, self._clock = shape, 0
             self.tasks = [None] * rows
             return
         rows, slots = max(rows, self._shape[0]), max(slots, self._shape[1])
         if (rows, slots) != self._shape[:2]:
+            runtime.limit_programs()
             self._lane = programs.resize(self._lane, backbone=self.backbone, rows=rows, slots=slots, plan=self.plan)
             self.tasks += [None] * (rows - len(self.tasks))
             self._shape = (rows, slots, self._shape[2])
@@ -402,31 +406,3 @@ class Batch:
             sampling=sampling,
         )  # fmt: skip
         return at, rows
-
-
-def bucket(length: int) -> int:
-    """The size a length is rounded up to: by at most a third above 32, and a multiple of 256 above 512.
-
-    >>> [bucket(length) for length in (1, 33, 65, 97, 193, 512, 513, 800)]
-    [32, 48, 96, 128, 256, 512, 768, 1024]
-    """
-    if length <= 32:
-        return 32
-    step = 256 if length > 512 else power_of_two(length) // 4
-    return -(-length // step) * step
-
-
-def slot_bucket(length: int) -> int:
-    """The slots that a length is given: a multiple of 64, above 512 of 128, above 1,024 of 512. Each number is a program of
-    its own.
-
-    >>> [slot_bucket(length) for length in (1, 192, 1000, 1025)]
-    [64, 192, 1024, 1536]
-    """
-    step = 64 if length <= 512 else 128 if length <= 1024 else 512
-    return -(-length // step) * step
-
-
-def power_of_two(number: int) -> int:
-    """The least power of two that is not below `number`, which is positive."""
-    return 1 << (number - 1).bit_length()

@@ -15,8 +15,9 @@ from keras_hub.models import GemmaBackbone
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import SamplingConfig
-from gemma_keras.inference.batch import Batch, Task, power_of_two, slot_bucket
+from gemma_keras.inference.batch import Batch, Task
 from gemma_keras.inference.beam import beam_search
+from gemma_keras.inference.buckets import power_of_two, slot_bucket
 from gemma_keras.inference.constraints import Grammars
 from gemma_keras.inference.contrastive import candidates_of, contrastive_search
 from gemma_keras.inference.prefix_cache import PrefixCache

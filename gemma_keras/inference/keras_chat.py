@@ -14,7 +14,7 @@ from keras_hub.models import GemmaCausalLM
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import SamplingConfig
-from gemma_keras.inference.batch import power_of_two
+from gemma_keras.inference.buckets import power_of_two
 from gemma_keras.inference.constraints import Constraint
 from gemma_keras.inference.language_model import Ask, Reply
 from gemma_keras.inference.samplers import ConstrainedSampler, PenaltySampler
