@@ -5,7 +5,7 @@ scores and plans are held to their form. Answers count as `scripts.solve` counts
 include compiling where a shape comes for the first time. Traces go to the workdir, a page a solver.
 
     python -m benchmarks.solver_accuracy --data_root=CORPORA --weights=MODEL --workdir=DIR [--questions=48] [--new_tokens=96] \\
-        [--solvers=all]
+        [--set=ceval --set=mathglm] [--solvers=all]
 """
 
 import csv
@@ -24,6 +24,7 @@ WEIGHTS = flags.DEFINE_string("weights", None, "folder of the model", required=T
 WORKDIR = flags.DEFINE_string("workdir", None, "folder for traces and figures", required=True)
 QUESTIONS = flags.DEFINE_integer("questions", 48, "questions of each set")
 NEW_TOKENS = flags.DEFINE_integer("new_tokens", 96, "tokens of an answer at most")
+SETS = flags.DEFINE_multi_enum("set", ["ceval", "mathglm"], ["ceval", "mathglm"], "which questions")
 SOLVERS = flags.DEFINE_list("solvers", ["all"], "whose figures are wanted")
 SEED = 0
 
@@ -95,7 +96,8 @@ def main(argv: list[str]) -> None:
     settings = Settings(solver=solver, sampling=sampling, prompts=load_prompts(solver.language, solver.prompts))
     names = NAMES if SOLVERS.value == ["all"] else SOLVERS.value
     print(f"{WEIGHTS.value}, {NEW_TOKENS.value} new tokens a call at most, {runtime.device_summary()}")
-    for title, sample in (("C-Eval val", ceval), ("MathGLM word problems", word_problems)):
+    sets = {"ceval": ("C-Eval val", ceval), "mathglm": ("MathGLM word problems", word_problems)}
+    for title, sample in (sets[name] for name in SETS.value):
         asked = sample(Path(DATA_ROOT.value), QUESTIONS.value)
         print(f"\n{title}, {len(asked)} questions\n\n| solver | right | share (95 % interval) | answered | calls each "
               "| tokens each | seconds each |\n|---|---|---|---:|---:|---:|---:|")  # fmt: skip
