@@ -96,7 +96,8 @@ def _finish(config: Config, workdir: Path, ledger: "_Ledger") -> dict:
     if not analysis.answered:
         why = next((trace.failure for trace in traces if trace.failure), "the budget ended before the first answer")
         raise UserError(
-            f"none of the {len(traces)} questions has an answer: {why}. Change what is at fault, and give another --workdir."
+            f"none of the {len(traces)} questions has an answer: {why.rstrip('.')}. Change what is at fault, and give "
+            "another --workdir."
         )
     return result
 
