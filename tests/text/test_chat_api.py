@@ -256,7 +256,8 @@ def test_a_refusal_for_the_rate_costs_no_attempt_while_others_are_answered(heade
 
 
 CHILD = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
 from pathlib import Path
 from gemma_keras.config.schema import EndpointConfig
 from gemma_keras.text.answer_cache import AnswerCache
