@@ -12,16 +12,15 @@ the input ends, so does the process. `python -m benchmarks.contestants NAME FOLD
 where 0 rows at a time means all rows of a step; fewer are accumulated to one optimizer step.
 """
 
-import json
-import os
 import re
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from benchmarks import workload
-from gemma_keras import runtime
+from benchmarks.turns import serve
 
 # (number of the first step, count) -> seconds and mean loss of each of these steps
 Steps = Callable[[int, int], list[tuple[float, float]]]
@@ -130,20 +129,17 @@ def peak_bytes() -> dict[str, int]:
     return peak
 
 
-def main() -> None:
-    name, folder = sys.argv[1], Path(sys.argv[2])
-    # Libraries print to standard output, which belongs to the answers.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    os.dup2(2, 1)
-    runtime.configure()
+def contestant(name: str, folder: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Takes the steps that are asked for."""
     steps = build(name, folder)
-    answers.write(json.dumps({"ready": name}) + "\n")
-    for line in sys.stdin:
-        request, start = json.loads(line), time.process_time()
+
+    def take_turn(request: dict[str, Any]) -> dict[str, Any]:
+        start = time.process_time()
         measured = steps(request["first"], request["count"])
-        cores = time.process_time() - start
-        answers.write(json.dumps({"steps": measured, "processor_seconds": cores, "peak": peak_bytes()}) + "\n")
+        return {"steps": measured, "processor_seconds": time.process_time() - start, "peak": peak_bytes()}
+
+    return take_turn
 
 
 if __name__ == "__main__":
-    main()
+    serve(contestant)

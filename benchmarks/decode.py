@@ -14,7 +14,6 @@ import os
 import platform
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
+from benchmarks.turns import ON_CPU, Process
 from gemma_keras import runtime
 
 MEASURED = flags.DEFINE_multi_enum(
@@ -75,39 +75,19 @@ SCENARIO = {
 }  # fmt: skip
 
 
-class Contestant:
-    """A process that takes turns when it is asked to."""
+class Contestant(Process):
+    """A process that generates when it is asked to."""
 
     def __init__(self, name: str, folder: Path):
-        self.name = name
+        super().__init__("benchmarks.decode_peers", name, folder, ON_CPU)
         self.turns: list[dict[str, Any]] = []
         self.tokens: list[list[int]] = []
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.decode_peers", name, str(folder)], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""},
-        )  # fmt: skip
-        self._answer()
 
     def take_turn(self, *, counts: bool) -> None:
         """Generates once; the figures are kept if the turn `counts`."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        answer = self._answer()
+        answer = self.ask({})
         self.tokens = answer.pop("tokens")
         self.turns += [answer] if counts else []
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.name} ended with status {self._process.wait()}")
-        return json.loads(line)
 
     def results(self) -> dict[str, Any]:
         """Figures of the turns that counted, and the medians."""

@@ -20,7 +20,6 @@ soft cap on a CPU.
 import dataclasses
 import json
 import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +27,7 @@ from typing import Any
 
 from benchmarks import workload
 from benchmarks.contestants import peak_bytes
-from gemma_keras import runtime
+from benchmarks.turns import serve
 
 Generate = Callable[[], list[list[int]]]  # the new tokens of every prompt
 
@@ -87,20 +86,9 @@ def ours(work: workload.Workload, folder: Path, mode: str = "") -> Generate:
 def keras_hub(work: workload.Workload, folder: Path, at_once: int) -> Generate:
     """keras-hub's compiled function, which decodes from the end of the shortest prompt."""
     import keras
-    from keras_hub.models import GemmaBackbone, GemmaCausalLM
+    from keras_hub.models import GemmaCausalLM
 
-    a = work.architecture
-    backbone = GemmaBackbone(
-        vocabulary_size=a.vocabulary_size, num_layers=a.num_layers, num_query_heads=a.num_query_heads,
-        num_key_value_heads=a.num_key_value_heads, hidden_dim=a.hidden_dim, intermediate_dim=2 * a.intermediate_dim,
-        head_dim=a.head_dim, use_post_ffw_norm=True, use_post_attention_norm=True,
-        attention_logit_soft_cap=a.attention_logit_soft_cap, final_logit_soft_cap=a.final_logit_soft_cap,
-        use_sliding_window_attention=True, sliding_window_size=a.sliding_window, dtype=work.dtype,
-    )  # fmt: skip
-    params = workload.load_params(folder)
-    for weight in backbone.weights:
-        weight.assign(params[weight.path])
-    del params
+    backbone = workload.keras_hub_backbone(work, folder)
     model = GemmaCausalLM(backbone, preprocessor=None)
     model.compile(optimizer=keras.optimizers.SGD(), sampler="greedy", jit_compile=True)
     order = sorted(range(len(work.rows)), key=lambda number: len(work.rows[number].tokens))
@@ -156,20 +144,20 @@ def build(name: str, folder: Path) -> Generate:
     return transformers(work, folder, settings[0], int(settings[1]) if settings[1:] else 0)
 
 
-def main() -> None:
-    name, folder = sys.argv[1], Path(sys.argv[2])
-    # Libraries print to standard output, which belongs to the answers.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    os.dup2(2, 1)
-    runtime.configure()
+def contestant(name: str, folder: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Generates once a turn."""
     generate = build(name, folder)
-    answers.write(json.dumps({"ready": name}) + "\n")
-    for _ in sys.stdin:
+
+    def take_turn(request: dict[str, Any]) -> dict[str, Any]:
         start, cores = time.perf_counter(), time.process_time()
         tokens = generate()
-        figures = {"seconds": time.perf_counter() - start, "processor_seconds": time.process_time() - cores}
-        answers.write(json.dumps(figures | {"tokens": tokens, "peak": peak_bytes()["host"]}) + "\n")
+        seconds, processor = time.perf_counter() - start, time.process_time() - cores
+        return {
+            "seconds": seconds, "processor_seconds": processor, "tokens": tokens, "peak": peak_bytes()["host"],
+        }  # fmt: skip
+
+    return take_turn
 
 
 if __name__ == "__main__":
-    main()
+    serve(contestant)

@@ -92,21 +92,10 @@ def peft(work: Workload, folder: Path, *, dynamic: bool, at_once: int):
 def keras_hub(work: Workload, folder: Path, *, at_once: int):
     """keras-hub's causal language model on JAX, compiled, with LoRA on what `enable_lora` wraps (query and value)."""
     import keras
-    from keras_hub.models import GemmaBackbone, GemmaCausalLM
+    from keras_hub.models import GemmaCausalLM
 
-    a = work.architecture
     keras.utils.set_random_seed(workload.SEED)
-    backbone = GemmaBackbone(
-        vocabulary_size=a.vocabulary_size, num_layers=a.num_layers, num_query_heads=a.num_query_heads,
-        num_key_value_heads=a.num_key_value_heads, hidden_dim=a.hidden_dim, intermediate_dim=2 * a.intermediate_dim,
-        head_dim=a.head_dim, use_post_ffw_norm=True, use_post_attention_norm=True,
-        attention_logit_soft_cap=a.attention_logit_soft_cap, final_logit_soft_cap=a.final_logit_soft_cap,
-        use_sliding_window_attention=True, sliding_window_size=a.sliding_window, dtype=work.dtype,
-    )  # fmt: skip
-    params = workload.load_params(folder)
-    for weight in backbone.weights:
-        weight.assign(params[weight.path])
-    del params
+    backbone = workload.keras_hub_backbone(work, folder)
     backbone.enable_lora(workload.RANK)
     model = GemmaCausalLM(backbone)
     rows = len(work.of_step(0))

@@ -44,14 +44,14 @@ def ceval(root: Path, count: int):
 
 
 def word_problems(root: Path, count: int):
-    """Problems with the number that their equation comes to."""
+    """Problems, each with its equation."""
     from gemma_keras.solvers.question_file import Asked
     from gemma_keras.solvers.trace import Question
 
     path = root / "mathglm" / "MathGLM_MWP" / "test.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     chosen = random.Random(SEED).sample(range(len(rows)), count)
-    return [Asked(Question(rows[n]["question"], (), str(n)), rows[n]["answer"].split("=")[-1].strip()) for n in chosen]
+    return [Asked(Question(rows[n]["question"], (), str(n)), rows[n]["answer"]) for n in chosen]
 
 
 def measure(name: str, model, settings, asked: Sequence, folder: Path) -> str:

@@ -13,7 +13,6 @@ import math
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 from absl import app, flags
 
+from benchmarks.turns import ON_CPU, Process
 from gemma_keras import runtime
 
 DATA_ROOT = flags.DEFINE_string("data_root", "", "folder of corpora with gemmalm_chinese; empty: rows of drawn lengths")
@@ -43,52 +43,30 @@ AIMED = {"peft:padded": 6.0, "peft:dynamic": 2.4, "keras_hub": 5.7}
 MEMORY = 0.7
 
 
-class Contestant:
+class Contestant(Process):
     """A process that takes steps when it is asked to."""
 
     def __init__(self, name: str, folder: Path):
-        self.name = name
+        super().__init__("benchmarks.contestants", name, folder, _environment())
         self.seconds: list[float] = []
         self.processor_seconds: list[float] = []  # of all cores, per turn
         self.losses: list[float] = []
         self.peak: dict[str, int] = {}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.contestants", name, str(folder)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_environment(),
-        )  # fmt: skip
-        self._answer()
 
     def take_turn(self, first: int, count: int, *, counts: bool) -> None:
         """Runs these steps; their times are kept if they `counts`."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"first": first, "count": count}) + "\n")
-        self._process.stdin.flush()
-        answer = self._answer()
+        answer = self.ask({"first": first, "count": count})
         self.losses += [loss for _, loss in answer["steps"]]
         self.peak = answer["peak"]
         if counts:
             self.seconds += [seconds for seconds, _ in answer["steps"]]
             self.processor_seconds.append(answer["processor_seconds"])
 
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.name} ended with status {self._process.wait()}")
-        return json.loads(line)
-
 
 def _environment() -> dict[str, str]:
-    on_cpu = PLATFORM.value == "cpu"
-    chosen = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     # All share one GPU, so nobody may take its memory beforehand.
     shared = {"JAX_PLATFORMS": "cuda,cpu", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    return os.environ | (chosen if on_cpu else shared)
+    return ON_CPU if PLATFORM.value == "cpu" else shared
 
 
 def contestants() -> list[str]:

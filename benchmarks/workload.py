@@ -185,6 +185,24 @@ def load_params(folder: Path) -> dict[str, np.ndarray]:
     return load_file(folder / "ours.safetensors")
 
 
+def keras_hub_backbone(workload: Workload, folder: Path):
+    """keras-hub's own backbone with the weights in `folder`."""
+    from keras_hub.models import GemmaBackbone
+
+    a = workload.architecture
+    backbone = GemmaBackbone(
+        vocabulary_size=a.vocabulary_size, num_layers=a.num_layers, num_query_heads=a.num_query_heads,
+        num_key_value_heads=a.num_key_value_heads, hidden_dim=a.hidden_dim, intermediate_dim=2 * a.intermediate_dim,
+        head_dim=a.head_dim, use_post_ffw_norm=True, use_post_attention_norm=True,
+        attention_logit_soft_cap=a.attention_logit_soft_cap, final_logit_soft_cap=a.final_logit_soft_cap,
+        use_sliding_window_attention=True, sliding_window_size=a.sliding_window, dtype=workload.dtype,
+    )  # fmt: skip
+    params = load_params(folder)
+    for weight in backbone.weights:
+        weight.assign(params[weight.path])
+    return backbone
+
+
 def packed_batch(workload: Workload, step: int) -> dict[str, np.ndarray]:
     """The packed rows [P, T] of a step, as the package's own batches lay them out."""
     packed = workload.steps[step % len(workload.steps)]

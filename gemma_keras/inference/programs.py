@@ -23,7 +23,16 @@ from keras_hub.models import GemmaBackbone
 from gemma_keras.inference.sampling import SamplingRows, Tallies, add_bias, next_and_greatest, unpack_bits
 from gemma_keras.models.compute_plan import DATA, ComputePlan
 from gemma_keras.models.forward import Params, forward, logits, rope_angles
-from gemma_keras.models.kv_cache import Context, Fresh, KVCache, Stored, cache_sharding, held_positions, init_cache
+from gemma_keras.models.kv_cache import (
+    Context,
+    Fresh,
+    KVCache,
+    Stored,
+    cache_sharding,
+    held_positions,
+    init_cache,
+    turned,
+)
 
 CHUNK = 32  # tokens of a row that a call of `decode` makes at most
 
@@ -190,8 +199,7 @@ def resize(lane: Lane, *, backbone: GemmaBackbone, rows: int, slots: int, plan: 
         if size <= stored.shape[2]:
             return stored
         held = held_positions(length, size, turn)
-        places = (held + turn[:, None]) % stored.shape[2]
-        return jax.tree.map(lambda x: jax.vmap(lambda x, at: jnp.take(x, at, axis=1))(x, places), stored)
+        return jax.tree.map(lambda x: turned(x, held, turn), stored)
 
     def taller(x: jax.Array) -> jax.Array:
         return jnp.pad(x, [(0, max(rows - len(x), 0)), *[(0, 0)] * (x.ndim - 1)]) if x.ndim else x
@@ -241,7 +249,6 @@ def decode(
     sampling = rows.sampling.of_running(rows.running)
     each = jnp.arange(len(rows.last))
     mask = None if allowed is None else unpack_bits(allowed, vocabulary)
-
     all_angles = rope_angles(rows.length[:, None] + jnp.arange(CHUNK), backbone.architecture.head_dim)
 
     def advance(state: _Loop) -> _Loop:

@@ -77,8 +77,7 @@ class KVCache:
         def merged(old: jax.Array, new: jax.Array) -> jax.Array:
             # Which token each slot holds in the end; a gather, for scattering tokens one by one is slow everywhere.
             held = held_positions(start + count, old.shape[2], turn)
-            place = held - start[:, None]
-            tokens = jax.vmap(lambda x, at: jnp.take(x, at, axis=1, mode="clip"))(new, place)
+            tokens = _gathered(new, held - start[:, None])
             kept = jnp.where((held >= start[:, None])[:, None, :, None], tokens, old)
             # Whatever an earlier sequence left: nobody looks at it, but NaN times a weight of 0 is NaN.
             return jnp.where((held >= 0)[:, None, :, None], kept, 0)
@@ -109,10 +108,14 @@ def put(stored: Stored, new: Stored, slot: jax.Array) -> Stored:
 
 
 def turned(stored: jax.Array, positions: jax.Array, turn: Turn) -> jax.Array:
-    """What the rows [P, K, S, ...] hold at `positions` i32[n], [P, K, n, ...]."""
+    """What the rows [P, K, S, ...] hold at `positions` i32[P, n], or i32[n] of all rows: [P, K, n, ...]."""
     slots = (positions + jnp.reshape(turn, (-1, 1))) % stored.shape[2]
-    slots = jnp.broadcast_to(slots, (len(stored), len(positions)))
-    return jax.vmap(lambda x, at: jnp.take(x, at, axis=1))(stored, slots)
+    return _gathered(stored, jnp.broadcast_to(slots, (len(stored), slots.shape[-1])))
+
+
+def _gathered(x: jax.Array, places: jax.Array) -> jax.Array:
+    """[P, K, n, ...] of `x` [P, K, T, ...] at `places` i32[P, n], the nearest for those beyond it."""
+    return jax.vmap(lambda row, at: jnp.take(row, at, axis=1, mode="clip"))(x, places)
 
 
 def held_positions(length: jax.Array, slots: int, turn: Turn = 0) -> jax.Array:
