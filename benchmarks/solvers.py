@@ -5,12 +5,17 @@ solver reads a plan, a score or a verdict, the text of a fixed script takes the 
 0.5 and 0.9, so that a third of the questions goes to each of the solvers that `adaptive` chooses among; every other
 verdict asks for changes. Kept prefixes are dropped before every measurement; compiling is not counted.
 
-    python -m benchmarks.solvers [--questions=16] [--new_tokens=64] [--rounds=3] [--solvers=all] [--size=small] [--json=FILE]
+The vocabulary is that of the model of train_step where a tokenizer can be trained for it, on the corpora below `--data_root`;
+the builtin tokenizer, which is used without them, has 2,560 pieces, about one a character.
+
+    python -m benchmarks.solvers [--data_root=CORPORA] [--questions=16] [--new_tokens=64] [--rounds=3] [--solvers=all] \\
+        [--size=small] [--json=FILE]
 """
 
 import itertools
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +25,7 @@ from absl import app, flags
 
 from gemma_keras import runtime
 
+DATA_ROOT = flags.DEFINE_string("data_root", "", "folder of corpora for the tokenizer; empty: the builtin one")
 QUESTIONS = flags.DEFINE_integer("questions", 16, "questions that are solved")
 NEW_TOKENS = flags.DEFINE_integer("new_tokens", 64, "tokens of an answer at most")
 ROUNDS = flags.DEFINE_integer("rounds", 3, "measurements of each way, by turns")
@@ -76,16 +82,20 @@ def _number(text: str) -> int:
 
 
 def build_model():
-    """The engine on random weights of a named shape, with the builtin tokenizer."""
-    from benchmarks.workload import architecture_of
+    """The engine on random weights of a named shape."""
+    from benchmarks.workload import architecture_of, trained_tokenizer
     from gemma_keras import builtin
     from gemma_keras.inference.chat import ChatModel
     from gemma_keras.models.forward import build_backbone, initial_params
     from gemma_keras.text.templates import TEMPLATES
     from gemma_keras.text.tokenizer import Tokenizer
 
-    tokenizer = Tokenizer(builtin.TOKENIZER)
-    architecture = architecture_of(SIZE.value).replace(vocabulary_size=tokenizer.vocabulary_size)
+    architecture, tokenizer = architecture_of(SIZE.value), Tokenizer(builtin.TOKENIZER)
+    if DATA_ROOT.value:
+        with tempfile.TemporaryDirectory() as folder:
+            pieces = min(architecture.vocabulary_size, 32_000)
+            tokenizer = Tokenizer(trained_tokenizer(Path(DATA_ROOT.value), pieces, Path(folder)))
+    architecture = architecture.replace(vocabulary_size=tokenizer.vocabulary_size)
     backbone = build_backbone(architecture, "float32")
     params = initial_params(backbone, seed=0)
     return ChatModel(tokenizer=tokenizer, backbone=backbone, params=params, template=TEMPLATES["gemmalm_zh"])
@@ -137,7 +147,8 @@ def main(argv: list[str]) -> None:
     model = build_model()
     found = compare(model, settings, questions)
     print(
-        f"{len(questions)} questions, {NEW_TOKENS.value} new tokens a call at most, {SIZE.value}, {runtime.device_summary()}"
+        f"{len(questions)} questions, {NEW_TOKENS.value} new tokens a call at most, {SIZE.value}, "
+        f"{model.tokenizer.vocabulary_size:,} pieces, {runtime.device_summary()}"
     )
     print("| adaptive | seconds | calls | batches | new tokens |\n|---|---|---|---|---|")
     for way in ("one by one", "one batch"):

@@ -15,7 +15,7 @@ from keras_hub.models import GemmaBackbone
 from gemma_keras import runtime
 from gemma_keras.config.errors import UserError
 from gemma_keras.inference import programs
-from gemma_keras.inference.buckets import bucket, power_of_two, slot_bucket
+from gemma_keras.inference.buckets import bucket, power_of_two, row_bucket, slot_bucket
 from gemma_keras.inference.constraints import Matcher
 from gemma_keras.inference.prefix_cache import PrefixCache
 from gemma_keras.inference.programs import CHUNK, Chunk, Rows
@@ -27,7 +27,7 @@ from gemma_keras.models.forward import Params
 from gemma_keras.models.kv_cache import KVCache
 
 MOST_CLOCK = 1 << 30  # from here on, an empty batch begins anew, so that no lane reaches 2^31 steps
-PREFILL_ROWS, PREFILL_TOKENS = 8, 512  # prompts and tokens of each that are read in one call
+PREFILL_TOKENS = 512  # read in one call, of one prompt or of several of like lengths
 
 
 @dataclasses.dataclass(eq=False, slots=True)
@@ -104,6 +104,10 @@ class Batch:
         """Whether anything is running or waits."""
         return bool(self.pending) or any(self.tasks)
 
+    @property
+    def _least_rows(self) -> int:
+        return self.plan.mesh.shape[DATA] if self.plan.mesh is not None else 1
+
     def cancel(self, task: Task) -> None:
         """Takes a task out, wherever it is."""
         if task in self.pending:
@@ -137,8 +141,7 @@ class Batch:
     ) -> KVCache:
         """A cache with all but the last token of each prompt in `copies` rows; the batch itself stays empty."""
         assert not self.busy
-        least = self.plan.mesh.shape[DATA] if self.plan.mesh is not None else 1
-        rows = max(least, power_of_two(len(prompts) * copies))
+        rows = max(self._least_rows, power_of_two(len(prompts) * copies))
         self._shape = (rows, slot_bucket(max(map(len, prompts))), 0)
         self._lane = programs.empty_lane(self.backbone, self.plan, *self._shape, self.cache_dtype)
         self.tasks = [None] * rows
@@ -264,8 +267,7 @@ class Batch:
         """As many rows and slots as the waiting tasks want, as far as `max_rows` goes."""
         running = sum(task is not None for task in self.tasks)
         wanted = min(self.max_rows, running + len(self.pending))
-        least = self.plan.mesh.shape[DATA] if self.plan.mesh is not None else 1
-        rows = max(least, power_of_two(wanted))
+        rows = self._least_rows * row_bucket(-(-wanted // self._least_rows))
         soon = list(self.pending)[: rows - running]
         slots = slot_bucket(max(task.positions for task in [*soon, *filter(None, self.tasks)]))
         if not running or self._lane is None:
@@ -354,8 +356,12 @@ class Batch:
             work.append(_Reading(row, start, turn(prompt), prompt[:-1]))
         # Prompts of like lengths are read together.
         work.sort(key=lambda reading: len(reading.tokens) - reading.start, reverse=True)
-        for first in range(0, len(work), PREFILL_ROWS):
-            group = work[first : first + PREFILL_ROWS]
+        while work:
+            size = bucket(max(1, min(PREFILL_TOKENS, len(work[0].tokens) - work[0].start)))
+            # A power of two from below, so that no row is padding.
+            fitting = power_of_two(min(len(work), PREFILL_TOKENS // size) + 1) // 2
+            count = max(self._least_rows, fitting)
+            group, work = work[:count], work[count:]
             while group := [reading for reading in group if reading.start < len(reading.tokens)]:
                 self._prefill(params, group)
                 group = [reading._replace(start=reading.start + PREFILL_TOKENS) for reading in group]
@@ -365,8 +371,7 @@ class Batch:
 
     def _prefill(self, params: Params, group: Sequence[_Reading]) -> None:
         pieces = [reading.tokens[reading.start : reading.start + PREFILL_TOKENS] for reading in group]
-        least = self.plan.mesh.shape[DATA] if self.plan.mesh is not None else 1
-        size = max(least, power_of_two(len(group)))
+        size = max(self._least_rows, power_of_two(len(group)))
         tokens = np.zeros((size, bucket(max(map(len, pieces)))), np.int32)
         start, count, turn = np.zeros((3, size), np.int32)
         at = np.full(size, len(self.tasks), np.int32)

@@ -25,6 +25,16 @@ def slot_bucket(length: int) -> int:
     return whole * 3 // 4 if 64 <= length <= whole * 3 // 4 else whole
 
 
+def row_bucket(count: int) -> int:
+    """The rows of a batch for `count` sequences: 1, 2, 4, 6, 8, 12, 16, 24 and so on.
+
+    >>> [row_bucket(count) for count in (1, 3, 5, 9, 13, 17)]
+    [1, 4, 6, 12, 16, 24]
+    """
+    whole = power_of_two(count)
+    return whole * 3 // 4 if 4 < count <= whole * 3 // 4 else whole
+
+
 def power_of_two(number: int) -> int:
     """The least power of two that is not below `number`, which is positive."""
     return 1 << (number - 1).bit_length()
