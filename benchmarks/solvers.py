@@ -30,7 +30,10 @@ QUESTIONS = flags.DEFINE_integer("questions", 16, "questions that are solved")
 NEW_TOKENS = flags.DEFINE_integer("new_tokens", 64, "tokens of an answer at most")
 ROUNDS = flags.DEFINE_integer("rounds", 3, "measurements of each way, by turns")
 SOLVERS = flags.DEFINE_list("solvers", ["all"], "whose calls, tokens and seconds are shown, besides the comparison")
-SIZE = flags.DEFINE_string("size", "small", "small (the model of train_step), tiny or 43m")
+SIZE = flags.DEFINE_string(
+    "size", "2b", "2b, 9b or another of the package's shapes, or small (the model of train_step)"
+)
+LAYERS = flags.DEFINE_integer("layers", 2, "layers of the shape, at most")
 JSON = flags.DEFINE_string("json", "", "file for all figures")
 
 MOST_SHARE = 0.3
@@ -91,11 +94,12 @@ def build_model():
     from gemma_keras.text.tokenizer import Tokenizer
 
     architecture, tokenizer = architecture_of(SIZE.value), Tokenizer(builtin.TOKENIZER)
+    layers = min(LAYERS.value, architecture.num_layers)
     if DATA_ROOT.value:
         with tempfile.TemporaryDirectory() as folder:
             pieces = min(architecture.vocabulary_size, 32_000)
             tokenizer = Tokenizer(trained_tokenizer(Path(DATA_ROOT.value), pieces, Path(folder)))
-    architecture = architecture.replace(vocabulary_size=tokenizer.vocabulary_size)
+    architecture = architecture.replace(num_layers=layers, vocabulary_size=tokenizer.vocabulary_size)
     backbone = build_backbone(architecture, "float32")
     params = initial_params(backbone, seed=0)
     return ChatModel(tokenizer=tokenizer, backbone=backbone, params=params, template=TEMPLATES["gemmalm_zh"])

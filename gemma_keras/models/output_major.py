@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 FEW_ROWS = 32  # with more of them, packing the weights costs little
-MOST_PAIRED, LONG_ROW = 8, 1024  # rows up to which shorter rows of a matrix are multiplied in pairs
+MOST_PAIRED, LONG_ROW = 16, 1024  # rows up to which shorter rows of a matrix are multiplied in pairs
 # (path, axes of the kernel in the order out, in; how many of them are out; in how many parts it is kept)
 _ORDERS: tuple[tuple[str, tuple[int, ...], int, int], ...] = (
     (r"token_embedding/embeddings", (0, 1), 1, 2),  # [V, D]

@@ -1,4 +1,4 @@
-"""Random models whose greedy answers vary, and the same models in transformers."""
+"""Random models whose greedy answers vary, the same models in transformers, and what either answers."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,10 @@ import torch
 import transformers
 
 from gemma_keras.config.schema import SamplingConfig
+from gemma_keras.inference.engine import Engine, with_streams
+from gemma_keras.inference.requests import Completion, Request
 from gemma_keras.models.architectures import to_hf_config
+from gemma_keras.models.forward import forward, logits
 from gemma_keras.models.hf_names import hf_tensors
 from tests.models.conftest import lively_tensors, small, small_gemma1
 
@@ -57,3 +60,21 @@ def hf_generate(model, prompt, **options) -> list[int]:
     with torch.no_grad():
         output = model.generate(tokens, attention_mask=torch.ones_like(tokens), do_sample=False, **options)
     return output[0, len(prompt) :].tolist()
+
+
+def generate(engine: Engine, given, sampling: SamplingConfig, **options) -> list[Completion]:
+    """The completion of each prompt."""
+    requests = [Request(prompt=prompt, sampling=sampling, **options) for prompt in given]
+    return [samples[0] for samples in engine.generate(with_streams(requests))]
+
+
+def teacher_forced(engine, prompt, answer) -> np.ndarray:
+    """Log-probabilities [n, V] of one forward pass, at the places of an answer's tokens."""
+    whole = jnp.asarray([prompt + answer.tokens])
+    positions = jnp.arange(whole.shape[1])[None]
+    run = jax.jit(
+        lambda params: logits(
+            engine.backbone, params, forward(engine.backbone, params, whole, positions, whole * 0 + 1)
+        )
+    )
+    return np.asarray(jax.nn.log_softmax(run(engine.params))[0, len(prompt) - 1 : -1])

@@ -183,3 +183,16 @@ def test_writing_beyond_a_ring_keeps_the_last_tokens(rng):
     order = [8, 5, 6, 7]  # positions 5 to 8 at slots 1, 2, 3, 0
     np.testing.assert_array_equal(written.keys[0][0, 0], new[0, 0][np.array(order)])
     np.testing.assert_array_equal(written.values[0][1, 0], [-new[1, 0, 1], [0, 0], [0, 0], -new[1, 0, 0]])
+
+
+def test_slots_without_a_token_are_emptied(rng):
+    """NaN that an earlier sequence left would outlive it: times a weight of 0 it is NaN."""
+    broken = jnp.full((3, 1, 6, 2), jnp.nan)
+    new = jnp.asarray(rng.normal(size=(2, 1, 4, 2)), jnp.float32)
+    count, rows, turn = jnp.array([3, 0]), jnp.array([2, 0]), jnp.array([5, 0])
+    written = KVCache((broken,), (broken,)).write(((new, -new),), jnp.zeros(2, int), count, rows, turn)
+    expected = np.full(broken.shape, np.nan)
+    expected[[2, 0]] = 0
+    expected[2, 0, [5, 0, 1]] = new[0, 0, :3]
+    np.testing.assert_array_equal(written.keys[0], expected)
+    np.testing.assert_array_equal(written.values[0], -expected)
