@@ -83,8 +83,8 @@ class _Reading(NamedTuple):
 class Batch:
     """Rows that decode together. With `stepwise`, a token at a time under the masks of their matchers.
 
-    `params` is asked for at every call, so that a batch holds no weights. Sizes are powers of two and `bucket` lengths,
-    so that few programs are compiled; a batch grows while rows are running, and is sized anew when it is empty.
+    `params` is asked for at every call, so that a batch holds no weights. Sizes are rounded up (buckets.py), so that few
+    programs are compiled; a batch grows while rows are running, and is sized anew when it is empty.
     """
 
     def __init__(
