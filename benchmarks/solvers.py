@@ -30,12 +30,12 @@ from gemma_keras import runtime
 DATA_ROOT = flags.DEFINE_string("data_root", "", "folder of corpora for the tokenizer; empty: the builtin one")
 QUESTIONS = flags.DEFINE_integer("questions", 16, "questions that are solved")
 NEW_TOKENS = flags.DEFINE_integer("new_tokens", 64, "tokens of an answer at most")
-ROUNDS = flags.DEFINE_integer("rounds", 1, "measurements of each way, by turns")
+ROUNDS = flags.DEFINE_integer("rounds", 1, "measurements of each way, by turns", lower_bound=1)
 SOLVERS = flags.DEFINE_list("solvers", ["all"], "whose calls, tokens and seconds are shown, besides the comparison")
 SIZE = flags.DEFINE_string(
     "size", "2b", "2b, 9b or another of the package's shapes, or small (the model of train_step)"
 )
-LAYERS = flags.DEFINE_integer("layers", 2, "of its layers; 0: all")
+LAYERS = flags.DEFINE_integer("layers", 2, "of its layers; 0: all", lower_bound=0)
 JSON = flags.DEFINE_string("json", "", "file for all figures")
 
 MOST_SHARE = 0.3

@@ -3,6 +3,7 @@
 A line on standard input asks for a turn, a line of JSON on standard output answers. When the input ends, so does the process.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -30,13 +31,15 @@ class Process:
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """The answer to one turn."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has ended, as `_answer` says
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
         return self._answer()
 
     def close(self) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.wait()
 
     def _answer(self) -> dict[str, Any]:

@@ -79,6 +79,16 @@ class _Reading(NamedTuple):
     turn: int
     tokens: tuple[int, ...]
 
+    @property
+    def left(self) -> int:
+        return len(self.tokens) - self.start
+
+
+def divided_rows(rounded: Callable[[int], int], count: int, plan: ComputePlan) -> int:
+    """Rows for `count` sequences, `rounded` up on each device of the mesh's data axis."""
+    devices = plan.mesh.shape[DATA] if plan.mesh is not None else 1
+    return devices * rounded(-(-count // devices))
+
 
 class Batch:
     """Rows that decode together. With `stepwise`, a token at a time under the masks of their matchers.
@@ -103,10 +113,6 @@ class Batch:
     def busy(self) -> bool:
         """Whether anything is running or waits."""
         return bool(self.pending) or any(self.tasks)
-
-    @property
-    def _least_rows(self) -> int:
-        return self.plan.mesh.shape[DATA] if self.plan.mesh is not None else 1
 
     def cancel(self, task: Task) -> None:
         """Takes a task out, wherever it is."""
@@ -141,7 +147,7 @@ class Batch:
     ) -> KVCache:
         """A cache with all but the last token of each prompt in `copies` rows; the batch itself stays empty."""
         assert not self.busy
-        rows = max(self._least_rows, power_of_two(len(prompts) * copies))
+        rows = divided_rows(power_of_two, len(prompts) * copies, self.plan)
         self._shape = (rows, slot_bucket(max(map(len, prompts))), 0)
         self._lane = programs.empty_lane(self.backbone, self.plan, *self._shape, self.cache_dtype)
         self.tasks = [None] * rows
@@ -267,7 +273,7 @@ class Batch:
         """As many rows and slots as the waiting tasks want, as far as `max_rows` goes."""
         running = sum(task is not None for task in self.tasks)
         wanted = min(self.max_rows, running + len(self.pending))
-        rows = self._least_rows * row_bucket(-(-wanted // self._least_rows))
+        rows = divided_rows(row_bucket, wanted, self.plan)
         soon = list(self.pending)[: rows - running]
         slots = slot_bucket(max(task.positions for task in [*soon, *filter(None, self.tasks)]))
         if not running or self._lane is None:
@@ -354,24 +360,22 @@ class Batch:
             if prefixes is not None:
                 self._lane, start = prefixes.restore(self._lane, row, prefixes.keys(prompt), turn(prompt))
             work.append(_Reading(row, start, turn(prompt), prompt[:-1]))
-        # Prompts of like lengths are read together.
-        work.sort(key=lambda reading: len(reading.tokens) - reading.start, reverse=True)
-        while work:
-            size = bucket(max(1, min(PREFILL_TOKENS, len(work[0].tokens) - work[0].start)))
-            # A power of two from below, so that no row is padding.
+        while work := [reading for reading in work if reading.left > 0]:
+            # Pieces of like lengths are read together, in groups of a power of two, so that few rows are padding.
+            work.sort(key=lambda reading: reading.left, reverse=True)
+            size = bucket(min(PREFILL_TOKENS, work[0].left))
             fitting = power_of_two(min(len(work), PREFILL_TOKENS // size) + 1) // 2
-            count = max(self._least_rows, fitting)
-            group, work = work[:count], work[count:]
-            while group := [reading for reading in group if reading.start < len(reading.tokens)]:
-                self._prefill(params, group)
-                group = [reading._replace(start=reading.start + PREFILL_TOKENS) for reading in group]
+            count = max(fitting, divided_rows(power_of_two, 1, self.plan))
+            self._prefill(params, work[:count])
+            rest = [reading._replace(start=reading.start + PREFILL_TOKENS) for reading in work[:count]]
+            work = work[count:] + rest
         if prefixes is not None:
             for prompt, row in leaders.items():
                 prefixes.save(self._lane, row, prefixes.keys(prompt), len(prompt) - 1, turn(prompt))
 
     def _prefill(self, params: Params, group: Sequence[_Reading]) -> None:
         pieces = [reading.tokens[reading.start : reading.start + PREFILL_TOKENS] for reading in group]
-        size = max(self._least_rows, power_of_two(len(group)))
+        size = divided_rows(power_of_two, len(group), self.plan)
         tokens = np.zeros((size, bucket(max(map(len, pieces)))), np.int32)
         start, count, turn = np.zeros((3, size), np.int32)
         at = np.full(size, len(self.tasks), np.int32)

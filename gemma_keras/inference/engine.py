@@ -15,7 +15,7 @@ from keras_hub.models import GemmaBackbone
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import SamplingConfig
-from gemma_keras.inference.batch import Batch, Task
+from gemma_keras.inference.batch import Batch, Task, divided_rows
 from gemma_keras.inference.beam import beam_search
 from gemma_keras.inference.buckets import power_of_two, slot_bucket
 from gemma_keras.inference.constraints import Grammars
@@ -149,7 +149,8 @@ class Engine:
         most = max((candidates_of(request, vocabulary) for request in requests.values()), default=1)
         for numbers in _groups(requests, max(1, self.max_rows // most)):
             group = [requests[number] for number in numbers]
-            slots, rows = slot_bucket(max(len(request.prompt) for request in group)), power_of_two(len(group))
+            slots = slot_bucket(max(len(request.prompt) for request in group))
+            rows = divided_rows(power_of_two, len(group), self.plan)
             found = contrastive_search(self.backbone, self.plan, self.params, group, slots, rows)
             for row, number in enumerate(numbers):
                 tokens = [int(token) for token in found.tokens[row] if token >= 0]

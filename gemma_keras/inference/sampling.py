@@ -158,7 +158,7 @@ def next_tokens(logits: jax.Array, tallies: Tallies, rows: SamplingRows, step: j
 def next_and_greatest(
     logits: jax.Array, tallies: Tallies, rows: SamplingRows, step: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """As `next_tokens`, with the greatest logit f32[B] of each row, which is NaN where any is."""
+    """As `next_tokens`, with the greatest logit f32[B] of each row, which is infinity where one is NaN."""
 
     greedy = _most_likely(logits)
 
@@ -281,7 +281,9 @@ def _blocks(values: jax.Array, padding: float) -> jax.Array:
 
 
 def _greatest(logits: jax.Array) -> jax.Array:
-    """The greatest logit f32[B] of each row, NaN where one is."""
+    """The greatest logit f32[B] of each row, infinity where one is NaN."""
+    # Said apart, for XLA:CPU loses NaN in a maximum of many numbers.
+    logits = jnp.where(jnp.isnan(logits), jnp.inf, logits)
     # Behind a barrier, lest the two become one, which takes several times as long on CPU.
     return jnp.max(jax.lax.optimization_barrier(jnp.max(_blocks(logits, -jnp.inf), axis=-1)), axis=-1)
 

@@ -41,7 +41,8 @@ class Int8:
 
 
 def quantized(x: jax.Array, axes: tuple[int, ...]) -> Int8:
-    """`x` with one scale for all elements along `axes`; where they are all 0, so is the scale.
+    """`x` with one scale for all elements along `axes`; where they are all 0, so is the scale, and where one
+    is not finite, the scale is NaN.
 
     >>> x = quantized(jnp.array([[1.0, -4.0], [0.0, 0.0]]), (1,))
     >>> x.values.tolist(), x.astype(jnp.float32)[0, 1].item()
@@ -49,6 +50,8 @@ def quantized(x: jax.Array, axes: tuple[int, ...]) -> Int8:
     """
     x = x.astype(jnp.float32)
     scales = jnp.max(jnp.abs(x), axis=axes, keepdims=True) / LEVELS
+    # Said apart, for XLA:CPU loses NaN in a maximum, and as int8 it is a number.
+    scales = jnp.where(jnp.isfinite(x).all(axis=axes, keepdims=True), scales, jnp.nan)
     values = jnp.round(x / jnp.where(scales == 0, 1, scales))
     return Int8(values.astype(jnp.int8), scales)
 

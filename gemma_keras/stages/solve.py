@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import reprlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -122,7 +123,7 @@ def _check_sampling(sampling: SamplingConfig) -> None:
         value = getattr(sampling, field.name)
         require(
             field.name in _TAKEN or value == field.default,
-            f"config.sampling.{field.name} is {value}, but solvers take {', '.join(_TAKEN)} only: leave it at "
+            f"config.sampling.{field.name} is {reprlib.repr(value)}, but solvers take {', '.join(_TAKEN)} only: leave it at "
             f"{field.default!r}.",
         )
 

@@ -1,10 +1,12 @@
 """Rows that decode side by side: who joins, who waits, and what they share."""
 
 import dataclasses
+import doctest
 
 import jax
 import pytest
 
+from gemma_keras.inference import buckets
 from gemma_keras.inference.engine import Engine, with_streams
 from gemma_keras.inference.prefix_cache import BLOCK
 from gemma_keras.inference.requests import Request
@@ -56,6 +58,21 @@ def test_a_biased_request_waits_for_a_batch_that_has_none(engine):
     while not (late.done and first.done):
         engine.step()
     assert set(late.completion.tokens) == {42} != set(first.completion.tokens)
+
+
+@pytest.mark.parametrize("most", [5, 20])
+def test_rows_that_are_no_power_of_two(engine, most):
+    """6 and 12 rows; prompts are read in groups of 8, 2 and 1, the long ones piece by piece."""
+    given = prompts(lengths=(20, 3, 31, 9, 17, 600, 25, 2, 560, 28, 11))
+    alike = Engine(engine.backbone, engine.params, max_rows=most)
+    assert generate(alike, given, GREEDY, stop_ids=[3]) == [
+        generate(engine, [prompt], GREEDY, stop_ids=[3])[0] for prompt in given
+    ]
+    assert len(alike._free.tasks) == {5: 6, 20: 12}[most]
+
+
+def test_examples_of_docstrings():
+    assert doctest.testmod(buckets) == (0, 3)
 
 
 def test_no_more_rows_than_allowed_and_no_more_slots_than_a_window():
