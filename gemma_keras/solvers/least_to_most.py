@@ -58,5 +58,7 @@ def _decompose(settings: Settings, question: str, work: Decomposed) -> Steps:
         work.steps = [Step(question=text) for text in parsing.sub_questions(reply)]
         if work.steps:
             return
-    raise SolverFailure("no sub-question could be read from the two decompositions that the model gave; "
-        "solver.constrained=list or json holds it to their form")
+    raise SolverFailure(
+        "no sub-question could be read from the two decompositions that the model gave; "
+        "solver.constrained=list or json holds it to their form"
+    )
