@@ -22,7 +22,7 @@ from gemma_keras.inference.programs import CHUNK, Chunk, Rows
 from gemma_keras.inference.requests import Completion, Delta, Request, broken_logits
 from gemma_keras.inference.sampling import SamplingRows, Tallies
 from gemma_keras.inference.text_stream import TextStream
-from gemma_keras.models.compute_plan import DATA, ComputePlan
+from gemma_keras.models.compute_plan import ComputePlan
 from gemma_keras.models.forward import Params
 from gemma_keras.models.kv_cache import KVCache
 
@@ -86,8 +86,7 @@ class _Reading(NamedTuple):
 
 def divided_rows(rounded: Callable[[int], int], count: int, plan: ComputePlan) -> int:
     """Rows for `count` sequences, `rounded` up on each device of the mesh's data axis."""
-    devices = plan.mesh.shape[DATA] if plan.mesh is not None else 1
-    return devices * rounded(-(-count // devices))
+    return plan.data_devices * rounded(-(-count // plan.data_devices))
 
 
 class Batch:
@@ -365,7 +364,7 @@ class Batch:
             work.sort(key=lambda reading: reading.left, reverse=True)
             size = bucket(min(PREFILL_TOKENS, work[0].left))
             fitting = power_of_two(min(len(work), PREFILL_TOKENS // size) + 1) // 2
-            count = max(fitting, divided_rows(power_of_two, 1, self.plan))
+            count = max(fitting, self.plan.data_devices)
             self._prefill(params, work[:count])
             rest = [reading._replace(start=reading.start + PREFILL_TOKENS) for reading in work[:count]]
             work = work[count:] + rest

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from keras_hub.models import GemmaBackbone
 
+from gemma_keras.inference.buckets import power_of_two
 from gemma_keras.inference.programs import Lane, layers, placed
 from gemma_keras.models.compute_plan import ComputePlan
 from gemma_keras.models.kv_cache import KVCache, init_cache, placed_cache, turned
@@ -55,7 +56,7 @@ class PrefixCache:
         if not count:
             return lane, 0
         self.hits += count * BLOCK
-        blocks = np.zeros(1 << (count - 1).bit_length(), np.int32)
+        blocks = np.zeros(power_of_two(count), np.int32)
         self._touch(keys[:count])
         blocks[:count] = [self._places[key] for key in keys[:count]]
         tokens = np.array([count * BLOCK], np.int32)
@@ -71,7 +72,7 @@ class PrefixCache:
         if not missing:
             return
         self._touch(keys)  # so that room is made at the cost of others
-        places = np.full(1 << (len(missing) - 1).bit_length(), self._most, np.int32)
+        places = np.full(power_of_two(len(missing)), self._most, np.int32)
         numbers = np.zeros_like(places)
         numbers[: len(missing)] = missing
         for index, number in enumerate(missing):

@@ -39,6 +39,11 @@ class ComputePlan:
     attention: str = "blockwise"
     remat: str = "none"
 
+    @property
+    def data_devices(self) -> int:
+        """Parts into which rows are divided; 1 without a mesh."""
+        return self.mesh.shape[DATA] if self.mesh is not None else 1
+
     def constrain(self, x: jax.Array, *axes: str | None) -> jax.Array:
         """`x` divided by dimension over these mesh axes; as it is without a mesh."""
         if self.mesh is None:
@@ -63,7 +68,7 @@ class ComputePlan:
         policies = jax.checkpoint_policies
         if self.remat != "none":
             return jax.checkpoint(block, policy=policies.save_only_these_names(*_SAVED[self.remat]))
-        if self.mesh is not None and self.mesh.shape[DATA] > 1:
+        if self.data_devices > 1:
             # Saved gathered weights would be a copy of the whole model on every device.
             return jax.checkpoint(block, policy=_all_but_gathered)
         return block

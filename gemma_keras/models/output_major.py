@@ -86,8 +86,7 @@ def _block_diagonal(columns: jax.Array) -> jax.Array:
     """[2 in, 2 W] with `columns` [in, R] twice on its diagonal, R filled up to W, a power of two."""
     rows = columns.shape[1]
     columns = jnp.pad(columns, ((0, 0), (0, (1 << (rows - 1).bit_length()) - rows)))
-    nothing = jnp.zeros_like(columns)
-    return jnp.block([[columns, nothing], [nothing, columns]])
+    return jax.scipy.linalg.block_diag(columns, columns)
 
 
 def output_major(params: Mapping[str, Any], *, halves: bool) -> dict[str, Any]:
