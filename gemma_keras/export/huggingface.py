@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.export.safetensors_writer import TensorEntry, write_safetensors
-from gemma_keras.export.tokenizer_files import write_tokenizer_files
+from gemma_keras.export.tokenizer_files import require_expressible, write_tokenizer_files
 from gemma_keras.models.architectures import Architecture, to_hf_config
 from gemma_keras.models.hf_names import HfTensor, hf_tensors
 from gemma_keras.text.templates import TEMPLATES, Template
@@ -48,7 +48,8 @@ def export_hf(
     spread over them; the first one writes, and all return when the folder is there.
 
     Raises:
-        UserError: `out` is something else than an earlier export, or the tokenizer is of another size than the model.
+        UserError: `out` is something else than an earlier export, or the tokenizer is of another size than the model or
+            of a kind that only SentencePiece reads.
         OSError: the disk is full.
     """
     out = Path(out)
@@ -59,6 +60,7 @@ def export_hf(
             f"the tokenizer {tokenizer.path} has {tokenizer.vocabulary_size} pieces and the model "
             f"{architecture.vocabulary_size} embeddings; give the tokenizer that the model was trained with"
         )
+    require_expressible(tokenizer)
     if jax.process_index() == 0:
         partial = out.with_name(f".{out.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)

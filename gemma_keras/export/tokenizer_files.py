@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gemma_keras.config.errors import UserError
 from gemma_keras.text.templates import Template
 from gemma_keras.text.tokenizer import Tokenizer
 
 SPACE = "\u2581"  # SentencePiece's sign for a blank
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4  # SentencePiece.Type in sentencepiece_model.proto
+MODEL_TYPES = {1: "unigram", 2: "BPE", 3: "word", 4: "character"}  # TrainerSpec.ModelType, 1 where it is absent
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6  # SentencePiece.Type in sentencepiece_model.proto
 
 
 class Piece(NamedTuple):
@@ -34,6 +36,26 @@ def write_tokenizer_files(tokenizer: Tokenizer, template: Template, out: Path) -
     _write_json(out / "tokenizer_config.json", _tokenizer_config(added, template))
     (out / "chat_template.jinja").write_text(template.jinja, encoding="utf-8")
     shutil.copyfile(tokenizer.path, out / "tokenizer.model")
+
+
+def require_expressible(tokenizer: Tokenizer) -> None:
+    """`UserError` where `tokenizer.json` cannot say what the model does: all but BPE over texts that are taken as they are.
+
+    Fields 2 and 3 of a model are the specifications of its trainer and of its normaliser (sentencepiece_model.proto).
+    """
+    fields = dict(_fields(tokenizer.path.read_bytes()))
+    trainer, normalizer = (dict(_fields(fields.get(number, b""))) for number in (2, 3))
+    model_type = MODEL_TYPES.get(trainer.get(3, 1), "unknown")
+    if model_type != "BPE":
+        raise UserError(
+            f"{tokenizer.path} is a SentencePiece model of type {model_type}, but other programs can be given BPE only, "
+            "which Gemma's is: give a tokenizer that was trained with model_type=bpe"
+        )
+    if normalizer.get(2) or normalizer.get(4, 1):
+        raise UserError(
+            f"{tokenizer.path} changes texts before it cuts them (normalisation or dropped blanks), which other programs "
+            "would not do: give a tokenizer trained with normalization_rule_name=identity, remove_extra_whitespaces=false"
+        )
 
 
 def read_pieces(model: bytes) -> list[Piece]:
@@ -81,19 +103,37 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
         shift += 7
 
 
+def vocabulary(pieces: list[Piece]) -> dict[str, int]:
+    """Ids by what Hugging Face's BPE calls the pieces: their texts, but of some bytes the character.
+
+    SentencePiece merges characters whether or not they are pieces, and falls back on bytes afterwards; Hugging Face's BPE
+    does it the other way round. So a character that only longer pieces hold, as Gemma's tabs, has to be an entry. Of ASCII
+    the byte's id is at hand; any other such character stays bytes there.
+    """
+    texts = {piece.text for piece in pieces}
+    inside = {character for piece in pieces if piece.kind == NORMAL for character in piece.text} - texts
+
+    def name(piece: Piece) -> str:
+        character = chr(int(piece.text[1:-1], 16)) if piece.kind == BYTE else ""
+        return character if character.isascii() and character in inside else piece.text
+
+    return {name(piece): place for place, piece in enumerate(pieces)}
+
+
 def bpe_merges(pieces: list[Piece]) -> list[tuple[str, str]]:
     """Pairs to merge, best first, that make the BPE of Hugging Face's tokenizers equal to SentencePiece's.
 
     SentencePiece keeps scores of results only: it joins the neighbours whose union is the best learnt piece. So every
-    way to cut a learnt piece into two learnt pieces is a merge, ranked by the score of the whole.
+    way to cut a learnt piece into two entries of the vocabulary is a merge, ranked by the score of the whole. A piece with
+    a blank is none, since no text has one by then (and `tokenizer.json` parts a pair by it).
     """
-    learnt = {piece.text for piece in pieces if piece.kind == NORMAL}
-    ranked = sorted((piece for piece in pieces if piece.kind == NORMAL), key=lambda piece: -piece.score)
+    known = vocabulary(pieces).keys() - {piece.text for piece in pieces if piece.kind != NORMAL}
+    learnt = (piece for piece in pieces if piece.kind == NORMAL and " " not in piece.text)
     merges = []
-    for text, _, _ in ranked:
+    for text, _, _ in sorted(learnt, key=lambda piece: -piece.score):
         for cut in range(1, len(text)):
             left, right = text[:cut], text[cut:]
-            if left in learnt and right in learnt:
+            if left in known and right in known:
                 merges.append((left, right))
     return merges
 
@@ -142,8 +182,9 @@ def tokenizer_json(pieces: list[Piece], added: list[dict[str, Any]], bos_id: int
             "fuse_unk": True,
             "byte_fallback": True,
             "ignore_merges": False,
-            "vocab": {piece.text: place for place, piece in enumerate(pieces)},
-            "merges": [list(merge) for merge in bpe_merges(pieces)],
+            "vocab": vocabulary(pieces),
+            # As strings, since tokenizers before 0.20 (transformers 4.44) cannot read pairs.
+            "merges": [" ".join(merge) for merge in bpe_merges(pieces)],
         },
     }
 
@@ -151,7 +192,7 @@ def tokenizer_json(pieces: list[Piece], added: list[dict[str, Any]], bos_id: int
 def _added_tokens(pieces: list[Piece], tokenizer: Tokenizer) -> list[dict[str, Any]]:
     """Pieces that are matched before BPE: all but the learnt ones and the bytes. Those that steer the model are special.
 
-    Runs of blanks are matched in normalised text, where a blank is U+2581 already, all others in the text as given.
+    Those with blanks are matched in normalised text, where a blank is U+2581 already, all others in the text as given.
     """
     return [
         {
@@ -160,7 +201,7 @@ def _added_tokens(pieces: list[Piece], tokenizer: Tokenizer) -> list[dict[str, A
             "single_word": False,
             "lstrip": False,
             "rstrip": False,
-            "normalized": piece.text.startswith(SPACE),
+            "normalized": SPACE in piece.text,
             "special": place in tokenizer.control_ids,
         }
         for place, piece in enumerate(pieces)

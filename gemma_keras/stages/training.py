@@ -26,6 +26,7 @@ from gemma_keras.data.pipeline import PreparedSplit, batches, evaluation_batches
 from gemma_keras.data.prepare import prepare
 from gemma_keras.evaluation.perplexity import make_evaluator
 from gemma_keras.export.huggingface import export_hf
+from gemma_keras.export.tokenizer_files import require_expressible
 from gemma_keras.models.architectures import Architecture
 from gemma_keras.models.compute_plan import ComputePlan
 from gemma_keras.models.forward import Params
@@ -76,6 +77,7 @@ def run(config: Config, workdir: Path) -> dict:
         return finished
     data = resolve_data(config.data)
     tokenizer = _by_turns(lambda: resolve_tokenizer(config, workdir))
+    require_expressible(tokenizer)  # as the export at the end of the run will
     architecture = resolve_architecture(config, tokenizer)  # a mistake there shall not cost the preparation of data
     compilation = _Compilation(config, architecture)
     report = _by_turns(lambda: prepare(data, tokenizer, workdir / "data"))

@@ -2,9 +2,9 @@
 
     python -m gemma_keras.text.gemma_check --tokenizer=tokenizer.model --expected=tokenizer/gemma_expected_ids
 
-The folder of expectations holds `NAME_input.txt` and `NAME_tokens_gemma.txt`. Of `small` and `mixed`, each line is a text
-with backslash-n for a newline, and its ids separated by commas; of `utf8` the whole file is one text, and
-`utf8_output_gemma.txt` its decoding.
+The folder of expectations holds `NAME_input.txt` and `NAME_tokens_gemma.txt`. Of `small` and `mixed`, each line is a text,
+with backslash-n for a newline and backslash-s for a blank (which many editors cut from the end of a line), and its ids
+separated by commas; of `utf8` the whole file is one text, and `utf8_output_gemma.txt` its decoding.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def check_gemma_ids(tokenizer: Tokenizer, folder: str | Path) -> list[str]:
                 f"{folder}: {name} has {len(texts)} texts but {len(expected)} lines of ids; copy both again"
             )
         for number, (text, ids) in enumerate(zip(texts, expected, strict=True), start=1):
-            got = tokenizer.encode_content(text.replace("\\n", "\n"))
+            got = tokenizer.encode_content(text.replace("\\n", "\n").replace("\\s", " "))
             mismatches += _compare(f"{name} line {number}", got, _ids(ids))
     whole = _ids(_text(folder / "utf8_tokens_gemma.txt"))
     mismatches += _compare("utf8 text", tokenizer.encode_content(_text(folder / "utf8_input.txt")), whole)

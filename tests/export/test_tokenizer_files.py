@@ -1,21 +1,52 @@
 """The exported tokenizer in transformers against ours."""
 
+import json
+import os
 import random
+import struct
+from pathlib import Path
 
 import pytest
+import tokenizers
 import transformers
 
 from gemma_keras import builtin
+from gemma_keras.config.errors import UserError
 from gemma_keras.export.tokenizer_files import (
+    BYTE,
     NORMAL,
     SPACE,
     USER_DEFINED,
     Piece,
     bpe_merges,
     read_pieces,
+    require_expressible,
+    vocabulary,
     write_tokenizer_files,
 )
 from gemma_keras.text.templates import TEMPLATES
+from gemma_keras.text.tokenizer import Tokenizer
+
+GEMMA_VARIABLE = (
+    "GEMMA_KERAS_TOKENIZER"  # Gemma's tokenizer.model; tokenizer.json beside it is Google's, where there is one
+)
+WHITE = [
+    "\t",
+    "\n",
+    " ",
+    "\r",
+    "\x0b",
+    "\x0c",
+    "\x00",
+    "\x1f",
+    "\x85",
+    "\xa0",
+    "\u2028",
+    "\u3000",
+    "\ufeff",
+    "\u200b",
+    SPACE,
+]
 
 TEXTS = [
     "", " ", "\n", "\t", "你好，世界！", "  两个空格\n\n\n三个换行 123", " 前后空格 ", "😀 ｆｕｌｌ\t１２", "龘龘龘", "\r\n\x00",
@@ -102,6 +133,101 @@ def test_pieces_are_those_of_sentencepiece(tokenizer):
 
 
 def test_merges():
-    scores = {"a": -9.0, "b": -9.0, "ab": -2.0, "aba": -1.0, "ba": -3.0}
+    scores = {"a": -9.0, "b": -9.0, "ab": -2.0, "aba": -1.0, "ba": -3.0, "a b": -0.5, "ba b": -0.5}
     pieces = [Piece(text, score, NORMAL) for text, score in scores.items()] + [Piece("bb", 0.0, USER_DEFINED)]
     assert bpe_merges(pieces) == [("a", "ba"), ("ab", "a"), ("a", "b"), ("b", "a")]
+
+
+def test_characters_that_only_longer_pieces_hold():
+    bytes_ = [Piece(f"<0x{number:02X}>", 0.0, BYTE) for number in (9, 10, 97, 0xE9)]
+    rest = [
+        Piece("\n", 0.0, USER_DEFINED),
+        Piece("a", -1.0, NORMAL),
+        Piece("\t\t", -2.0, NORMAL),
+        Piece("\ta", -3.0, NORMAL),
+    ]
+    pieces = [*bytes_, *rest, Piece("éa", -4.0, NORMAL)]  # é is two bytes in UTF-8, not the byte 0xE9
+    names = ["\t", "<0x0A>", "<0x61>", "<0xE9>", "\n", "a", "\t\t", "\ta", "éa"]
+    assert vocabulary(pieces) == {name: place for place, name in enumerate(names)}
+    assert bpe_merges(pieces) == [("\t", "\t"), ("\t", "a")]
+
+
+def _field(number: int, value: bytes) -> bytes:
+    """A protobuf field of a length below 128."""
+    return bytes([number << 3 | 2, len(value)]) + value
+
+
+def with_pieces(model: bytes, pieces: list[Piece]) -> bytes:
+    """A serialised SentencePiece model with more pieces at its end: messages that are written one after the other merge."""
+    for text, score, kind in pieces:
+        model += _field(1, _field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + bytes([0x18, kind]))
+    return model
+
+
+@pytest.fixture(scope="module")
+def with_tabs(tmp_path_factory):
+    """A model with what Gemma's has and ours lacks: learnt runs of a character that is no piece, mixed with others."""
+    texts = ["\t" * n for n in range(2, 32)] + ["}\r", "\r\r", "\x0c\x0c", "\t}", f"{SPACE}\t", "~\x1f", "\x1f\x1f"]
+    pieces = [Piece(text, -3000.0 - n, NORMAL) for n, text in enumerate(texts)]
+    pieces.append(Piece(f"a{SPACE}{SPACE}b", 0.0, USER_DEFINED))
+    path = tmp_path_factory.mktemp("with_tabs") / "tokenizer.model"
+    path.write_bytes(with_pieces(builtin.TOKENIZER.read_bytes(), pieces))
+    assert {"\t", "\r", "\x0c", "\x1f"}.isdisjoint(piece.text for piece in read_pieces(path.read_bytes()))
+    return Tokenizer(path)
+
+
+def runs(draw: random.Random, count: int) -> list[str]:
+    """Runs of every length of white and control characters, and mixtures of them with letters."""
+    around = [*WHITE, "a", "}", "中", "a  b"]
+    alone = [character * length for character in around for length in range(1, 70)]
+    mixed = [
+        "".join(draw.choice(around) * draw.randint(1, 40) for _ in range(draw.randint(1, 8))) for _ in range(count)
+    ]
+    return alone + mixed + ["".join(draw.choice(around) for _ in range(draw.randint(1, 60))) for _ in range(count)]
+
+
+def test_runs_of_characters_that_are_no_pieces(with_tabs, tmp_path):
+    write_tokenizer_files(with_tabs, TEMPLATES["gemmalm_zh"], tmp_path)
+    exported = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    plain = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    run = with_tabs.encode_content("\t" * 31)
+    assert run == [with_tabs.vocabulary_size - 9] and with_tabs.decode(run) == "\t" * 31
+    for text in runs(random.Random(0), 400):
+        assert_same_ids(exported, with_tabs, text)
+        assert plain.encode(text, add_special_tokens=False).ids == with_tabs.encode_with_control(text), text
+
+
+def test_merges_are_strings_of_one_blank(with_tabs, tmp_path):
+    """tokenizers before 0.20 read no pairs; all part a string at its blank."""
+    write_tokenizer_files(with_tabs, TEMPLATES["gemma"], tmp_path)
+    model = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    assert all(merge.count(" ") == 1 for merge in model["merges"])
+    parts = [merge.split(" ") for merge in model["merges"]]
+    assert [tuple(pair) for pair in parts] == bpe_merges(read_pieces(with_tabs.path.read_bytes()))
+    assert {left for left, _ in parts} | {right for _, right in parts} <= model["vocab"].keys()
+
+
+@pytest.mark.skipif(GEMMA_VARIABLE not in os.environ, reason=f"{GEMMA_VARIABLE} does not point at Gemma's tokenizer")
+def test_gemmas_own_tokenizer(tmp_path):
+    tokenizer = Tokenizer(os.environ[GEMMA_VARIABLE])
+    write_tokenizer_files(tokenizer, TEMPLATES["gemma"], tmp_path)
+    exported = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    texts = runs(random.Random(0), 3000)
+    for text in [*texts, *TEXTS]:
+        assert_same_ids(exported, tokenizer, text)
+    official = Path(os.environ[GEMMA_VARIABLE]).with_name("tokenizer.json")
+    if official.exists():
+        theirs = tokenizers.Tokenizer.from_file(str(official))
+        # Google's file has runs of blanks as merges, which part those of more than 31 otherwise than SentencePiece.
+        for text in (text for text in texts if "  " not in text and SPACE not in text):
+            assert exported(text)["input_ids"] == theirs.encode(text).ids, text
+
+
+def test_models_that_tokenizer_json_cannot_express(tokenizer, tmp_path):
+    path = tmp_path / "tokenizer.model"
+    # The last field of a kind counts; a field that is a message merges.
+    for change, reason in ((_field(2, b"\x18\x01"), "unigram"), (_field(3, b"\x20\x01"), "changes texts")):
+        path.write_bytes(builtin.TOKENIZER.read_bytes() + change)
+        with pytest.raises(UserError, match=reason):
+            require_expressible(Tokenizer(path))
+    require_expressible(tokenizer)

@@ -11,11 +11,12 @@ from gemma_keras.text.tokenizer import Tokenizer
 TOKENIZER_VARIABLE = "GEMMA_KERAS_TOKENIZER"
 
 
-def _expectations(folder, tokenizer, text="a\nb 你"):
+def _expectations(folder, tokenizer, text=" a\nb 你\n  c "):
     """Files of expected ids that `tokenizer` itself fulfils."""
     ids = ", ".join(map(str, tokenizer.encode_content(text)))
     for name in ("small", "mixed"):
-        (folder / f"{name}_input.txt").write_text(text.replace("\n", "\\n"), encoding="utf-8")
+        escaped = text.replace("\n", "\\n").removesuffix(" ") + "\\s"
+        (folder / f"{name}_input.txt").write_text(escaped, encoding="utf-8")
         (folder / f"{name}_tokens_gemma.txt").write_text(ids, encoding="utf-8")
     for name, content in (("input", text), ("tokens_gemma", ids), ("output_gemma", text)):
         (folder / f"utf8_{name}.txt").write_text(content, encoding="utf-8")
