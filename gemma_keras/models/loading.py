@@ -11,13 +11,13 @@ several processes, each reads the shards of its own devices only.
 import contextlib
 import json
 import math
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from keras_hub.models import GemmaBackbone
@@ -27,13 +27,19 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.models.architectures import NORM_EPSILON, Architecture, from_hf_config
 from gemma_keras.models.forward import Params, variable_shapes
 from gemma_keras.models.hf_names import HfTensor, hf_tensors
+from gemma_keras.models.weight_checks import (
+    SAFETENSORS_DTYPES,
+    damaged,
+    quantized,
+    read_json,
+    require_known_format,
+    require_names,
+    require_plain_numbers,
+    require_shape,
+)
 
 HF_FILE, HF_INDEX = "model.safetensors", "model.safetensors.index.json"
 KERAS_FILE, KERAS_INDEX = "model.weights.h5", "model.weights.json"
-# The dtypes of Gemma weights in a safetensors header.
-SAFETENSORS_DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
-# Tensors that some checkpoints carry and that hold nothing new: the tied output matrix, RoPE's constants.
-IGNORED = re.compile(r"lm_head\.weight|.*\.rotary_emb\.inv_freq")
 # Attribute names of keras-hub's layers, by which Keras files them, where they differ from the layers' own names.
 KERAS_ATTRIBUTES = {
     "query": "query_dense",
@@ -54,14 +60,15 @@ def describe_weights(folder: str | Path) -> Architecture:
     """The shape of the model in `folder`, from its `config.json`.
 
     Raises:
-        UserError: no such folder or file, no JSON, or no Gemma 1 or Gemma 2 model.
+        UserError: no such folder or file, no JSON, no Gemma 1 or Gemma 2 model, or quantized weights.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; give a Hugging Face folder or a Keras preset folder")
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     if "class_name" in config:
         return _from_keras_config(config, folder.name)
+    require_plain_numbers(folder, config)
     return from_hf_config(config, folder.name)
 
 
@@ -76,7 +83,8 @@ def load_params(
 ) -> Params:
     """Weights of `folder` by variable path, as `dtype` ("float32" or "bfloat16"), one tensor at a time.
 
-    Variables of the backbone that no checkpoint has (adapters) are not among them. `shardings` says where a variable of
+    Variables of the backbone that no checkpoint has (adapters) are not among them. Of embeddings that are padded beyond
+    `architecture.vocabulary_size` (`weight_checks.is_padded`) the first rows are read. `shardings` says where a variable of
     that path and shape lies; without it, or where it says None, on the default device. `progress` is called after each
     tensor with the bytes of device memory that are filled by now and that will be, each weight counted once.
 
@@ -90,6 +98,7 @@ def load_params(
     elif (folder / KERAS_FILE).exists() or (folder / KERAS_INDEX).exists():
         sources = _keras_sources(architecture, folder)
     else:
+        require_known_format(folder, HF_FILE)
         raise UserError(
             f"{folder} has neither {HF_FILE} nor {KERAS_FILE} (nor their indexes); download the weights again"
         )
@@ -131,11 +140,11 @@ class _MappedTensor:
 
 
 class _H5Tensor:
-    """A dataset of a Keras file, which has the layout of the variable."""
+    """A dataset of a Keras file, which has the layout of the variable; of padded rows the first ones."""
 
-    def __init__(self, dataset: h5py.Dataset):
+    def __init__(self, dataset: h5py.Dataset, shape: tuple[int, ...]):
         self._dataset = dataset
-        self.shape = dataset.shape
+        self.shape = shape
         # h5 knows no bfloat16, so Keras stores its bytes.
         is_bfloat16 = dataset.attrs.get("dtype") == "bfloat16"
         self.dtype = np.dtype(ml_dtypes.bfloat16) if is_bfloat16 else dataset.dtype
@@ -146,7 +155,7 @@ class _H5Tensor:
         try:
             self._dataset.read_direct(stored, index)
         except OSError as error:
-            raise _damaged(self._dataset.file.filename, error) from error
+            raise damaged(self._dataset.file.filename, error) from error
         return stored.view(self.dtype).astype(dtype, copy=False)
 
 
@@ -177,18 +186,14 @@ def _shape_of(index: Index, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _hf_sources(architecture: Architecture, folder: Path) -> Iterator[tuple[str, _MappedTensor]]:
+    require_plain_numbers(folder, read_json(folder / "config.json"))
     tensors = {tensor.name: tensor for tensor in hf_tensors(architecture)}
     files = _files_of_tensors(folder)
-    _require_names(tensors, files, folder)
+    require_names(tensors, files, folder)
     for file in sorted({files[name] for name in tensors}):
         entries, data_start = _read_header(file)
         for name in sorted(tensors.keys() & entries.keys()):
-            _require_shape(name, entries[name]["shape"], tensors[name].hf_shape, file)
-            if entries[name]["dtype"] not in SAFETENSORS_DTYPES:
-                raise UserError(
-                    f"{name} in {file} is of dtype {entries[name]['dtype']}, but weights have to be one of "
-                    f"{', '.join(SAFETENSORS_DTYPES)}; give a checkpoint that is not quantized"
-                )
+            require_shape(name, entries[name]["shape"], tensors[name].hf_shape, file)
             yield tensors[name].path, _MappedTensor(file, entries[name], data_start, tensors[name])
 
 
@@ -203,7 +208,7 @@ def _read_header(file: Path) -> tuple[dict[str, Any], int]:
 def _files_of_tensors(folder: Path) -> dict[str, Path]:
     """Which file holds each tensor; every file is opened once, so that a damaged one is found before loading starts."""
     if (folder / HF_INDEX).exists():
-        weight_map = _read_json(folder / HF_INDEX).get("weight_map")
+        weight_map = read_json(folder / HF_INDEX).get("weight_map")
         if not isinstance(weight_map, dict):
             raise UserError(f"{folder / HF_INDEX} has no weight_map; download it again")
         files = {folder / file for file in weight_map.values()}
@@ -224,19 +229,22 @@ def _open_safetensors(file: Path) -> Iterator[Any]:
         with safe_open(file, framework="numpy") as opened:
             yield opened
     except (SafetensorError, OSError) as error:
-        raise _damaged(file, error) from error
+        raise damaged(file, error) from error
 
 
 def _keras_sources(architecture: Architecture, folder: Path) -> Iterator[tuple[str, _H5Tensor]]:
     tensors = {_keras_group(tensor.path): tensor for tensor in hf_tensors(architecture)}
     groups = _files_of_groups(folder)
-    _require_names(tensors, groups, folder)
+    require_names(tensors, groups, folder)
     for file in sorted(set(groups.values())):
         with _open_h5(file) as opened:
             for group, tensor in tensors.items():
                 if groups[group] == file:
-                    source = _H5Tensor(opened[group]["0"])
-                    _require_shape(group, source.shape, tensor.shape, file)
+                    dataset = opened[group]["0"]
+                    require_shape(group, dataset.shape, tensor.shape, file)
+                    source = _H5Tensor(dataset, tensor.shape)
+                    if not jnp.issubdtype(source.dtype, jnp.floating):
+                        raise quantized(folder, f"{group} in {file.name} is of dtype {source.dtype}")
                     yield tensor.path, source
 
 
@@ -255,7 +263,7 @@ def _keras_group(path: str) -> str:
 
 def _files_of_groups(folder: Path) -> dict[str, Path]:
     if (folder / KERAS_INDEX).exists():
-        weight_map = _read_json(folder / KERAS_INDEX).get("weight_map")
+        weight_map = read_json(folder / KERAS_INDEX).get("weight_map")
         if not isinstance(weight_map, dict):
             raise UserError(f"{folder / KERAS_INDEX} has no weight_map; download it again")
         # A group may be spread over several files; those of Gemma hold one array each, which the first file has.
@@ -280,7 +288,7 @@ def _open_h5(file: Path) -> Iterator[h5py.File]:
         with h5py.File(file) as opened:
             yield opened
     except (OSError, KeyError) as error:
-        raise _damaged(file, error) from error
+        raise damaged(file, error) from error
 
 
 def _from_keras_config(config: dict[str, Any], name: str) -> Architecture:
@@ -308,35 +316,3 @@ def _from_keras_config(config: dict[str, Any], name: str) -> Architecture:
         )  # fmt: skip
     except KeyError as error:
         raise UserError(f"config.json lacks {error}; download the preset again") from error
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {file} ({error.strerror}); download the model again") from error
-    except ValueError as error:
-        raise UserError(f"{file} is not valid JSON ({error}); download it again") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{file} is no JSON object; download it again")
-    return value
-
-
-def _damaged(file: str | Path, error: Exception) -> UserError:
-    return UserError(f"{file} is damaged or cut short ({error}); download it again")
-
-
-def _require_names(expected: Iterable[str], found: Iterable[str], folder: Path) -> None:
-    missing = sorted(set(expected) - set(found))
-    unknown = sorted(name for name in set(found) - set(expected) if not IGNORED.fullmatch(name))
-    for names, what in ((missing, "lacks"), (unknown, "has besides what config.json describes")):
-        if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise UserError(f"{folder} {what} the tensor {names[0]}{more}; download the model again")
-
-
-def _require_shape(name: str, shape: tuple[int, ...], expected: tuple[int, ...], file: Path) -> None:
-    if tuple(shape) != tuple(expected):
-        raise UserError(
-            f"{name} in {file} has shape {tuple(shape)}, but config.json says {tuple(expected)}; use a matching pair"
-        )

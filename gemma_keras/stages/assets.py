@@ -27,6 +27,7 @@ from gemma_keras.models.loading import describe_weights, load_params
 from gemma_keras.models.quantization import quantize_params
 from gemma_keras.models.sharding import param_sharding
 from gemma_keras.models.stacking import stack_params
+from gemma_keras.models.weight_checks import is_padded, require_no_more_tokens
 from gemma_keras.stages.programs import TrainProgram, inference_plan, plan_for
 from gemma_keras.text.templates import TEMPLATES
 from gemma_keras.text.tokenizer import Tokenizer
@@ -211,9 +212,18 @@ def _named_or_stored(config: Config, tokenizer: Tokenizer) -> Architecture:
     if not config.model.weights:
         return get_architecture(config.model.architecture).replace(vocabulary_size=tokenizer.vocabulary_size)
     architecture = describe_weights(config.model.weights)
-    if tokenizer.vocabulary_size != architecture.vocabulary_size:
+    rows, pieces = architecture.vocabulary_size, tokenizer.vocabulary_size
+    if is_padded(rows, pieces):
+        require_no_more_tokens(Path(config.model.weights), pieces)
+        print(
+            f"{config.model.weights} has {rows - pieces} padded rows of embeddings, to which no piece of {tokenizer.path} "
+            "belongs: they are left out",
+            file=sys.stderr,
+        )
+        return architecture.replace(vocabulary_size=pieces)
+    if pieces != rows:
         raise UserError(
-            f"The tokenizer {tokenizer.path} has {tokenizer.vocabulary_size} pieces, the weights "
-            f"{config.model.weights} have {architecture.vocabulary_size} embeddings; give the tokenizer of these weights."
+            f"The tokenizer {tokenizer.path} has {pieces} pieces, the weights {config.model.weights} have {rows} "
+            "embeddings; give the tokenizer of these weights."
         )
     return architecture

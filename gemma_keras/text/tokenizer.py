@@ -39,6 +39,10 @@ class Tokenizer:
         try:
             self._model.LoadFromSerializedProto(data)
         except RuntimeError as error:
+            if data.startswith(b"version https://git-lfs"):
+                raise UserError(
+                    f"{self.path} is a pointer of Git LFS, not the file itself; run git lfs pull where it was cloned"
+                ) from error
             raise UserError(f"{self.path} is no SentencePiece model; give a tokenizer.model file") from error
         self.vocabulary_size: int = self._model.get_piece_size()
         self.control_pieces: dict[str, int] = _control_pieces(self._model, self.path)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import h5py
 import keras_hub
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.models.architectures import to_hf_config
 from gemma_keras.models.forward import build_backbone
 from gemma_keras.models.loading import describe_weights, load_params
+from gemma_keras.models.weight_checks import is_padded, require_no_more_tokens
 from tests.conftest import REPOSITORY
 from tests.models.conftest import lively_params, lively_tensors, small, small_gemma1
 
@@ -176,11 +178,160 @@ def test_a_header_of_odd_length_is_read(tmp_path):
     assert_same(load(tmp_path), lively_params(small()))
 
 
-def test_quantized_weights_are_refused(tmp_path):
+def in_few_bits(**extra):
+    """A projection as a library for quantization stores it: tensors by the end of their names."""
+    return lambda tensors: (
+        tensors.pop("model.layers.0.mlp.up_proj.weight"),
+        tensors.update({f"model.layers.0.mlp.up_proj.{end.replace('__', '.')}": value for end, value in extra.items()}),
+    )
+
+
+@pytest.mark.parametrize(
+    "method, change, sign",
+    [
+        (
+            "bitsandbytes",
+            in_few_bits(weight=np.zeros((96, 1), np.uint8), weight__absmax=np.zeros(6, np.float32)),
+            "up_proj.weight .* U8|absmax",
+        ),
+        ("bitsandbytes", in_few_bits(weight=np.zeros((96, 64), np.int8), SCB=np.zeros(96, np.float32)), "SCB"),
+        (
+            "gptq",
+            in_few_bits(qweight=np.zeros((8, 96), np.int32), scales=np.zeros((1, 96), np.float16)),
+            "qweight .* I32",
+        ),
+        ("awq", in_few_bits(scales=np.zeros((1, 96), np.float16)), "scales .* F16"),
+        ("compressed-tensors", in_few_bits(weight_packed=np.zeros((96, 8), np.int32)), "weight_packed"),
+        (
+            "fp8",
+            in_few_bits(weight=np.zeros((96, 64), np.float32), weight_scale_inv=np.zeros(1, np.float32)),
+            "scale_inv",
+        ),
+        ("", lambda tensors: tensors.update({"model.norm.weight": np.zeros(64, np.int8)}), "model.norm.weight .* I8"),
+    ],
+)
+def test_quantized_weights_are_called_so(method, change, sign, tmp_path):
     save_hf(small(), tmp_path)
-    edit(tmp_path, lambda tensors: tensors.update({"model.norm.weight": np.zeros(64, np.int8)}))
-    with pytest.raises(UserError, match="model.norm.weight .* is of dtype I8"):
+    assert_same(load(tmp_path), lively_params(small()))
+    config = json.loads((tmp_path / "config.json").read_text())
+    if method:
+        config["quantization_config"] = {"quant_method": method, "load_in_4bit": True}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        # Weights that were made whole again are read, whatever is left in config.json.
+        assert_same(load(tmp_path), lively_params(small()))
+    edit(tmp_path, change)
+    with pytest.raises(UserError, match=f"quantized weights.*{method}.*({sign}).*dequantize"):
+        describe_weights(tmp_path)
+
+
+def test_a_quantized_preset_is_called_so(tmp_path):
+    preset(str(tmp_path), "float32")
+    with h5py.File(tmp_path / "model.weights.h5", "r+") as file:
+        group = file["layers/gemma_decoder_block/ffw_linear/vars"]
+        shape = group["0"].shape
+        del group["0"]
+        group["0"] = np.zeros(shape, np.int8)
+        group["1"] = np.zeros(shape[1:], np.float32)
+    with pytest.raises(UserError, match="quantized weights.*ffw_linear.* int8"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("rows", [104, 128])
+@pytest.mark.parametrize("save", [save_hf, lambda _, folder: preset(str(folder), "float32")], ids=["HF", "Keras"])
+def test_padded_embeddings_lose_their_padding(save, rows, tmp_path):
+    save(small(), tmp_path)
+    architecture, whole = describe_weights(tmp_path), load(tmp_path)
+    table = np.asarray(whole["token_embedding/embeddings"])
+    padded = np.concatenate([table, np.full((rows - 97, table.shape[1]), 9.0, np.float32)])
+    if save is save_hf:
+        edit(tmp_path, lambda tensors: tensors.update({"model.embed_tokens.weight": padded}))
+    else:
+        with h5py.File(tmp_path / "model.weights.h5", "r+") as file:
+            del file["layers/reversible_embedding/vars/0"]
+            file["layers/reversible_embedding/vars/0"] = padded
+    params = load_params(build_backbone(architecture, "float32"), architecture, tmp_path, "float32")
+    assert_same(params, whole)
+
+
+def test_what_counts_as_padding():
+    rows = {2560: 2499, 2624: 2560, 256_008: 256_000, 256_064: 256_000, 256_256: 256_000}
+    assert all(is_padded(number, pieces) for number, pieces in rows.items())
+    others = {2560: 2560, 2500: 2560, 256_001: 256_000, 16_384: 16_000, 256_000: 2560, 262_144: 256_000}
+    assert not any(is_padded(number, pieces) for number, pieces in others.items())
+
+
+def test_tokens_beyond_the_tokenizer_are_no_padding(tmp_path):
+    require_no_more_tokens(tmp_path, 97)
+    added = {"4": {"content": "<mask>"}, "97": {"content": "<tool>"}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added}))
+    require_no_more_tokens(tmp_path, 98)
+    with pytest.raises(UserError, match=r"'<tool>' \(id 97\)"):
+        require_no_more_tokens(tmp_path, 97)
+    (tmp_path / "added_tokens.json").write_text('{"<call>": 98}')
+    with pytest.raises(UserError, match=r"'<call>' \(id 98\)"):
+        require_no_more_tokens(tmp_path, 98)
+
+
+def renamed(prefix, rest):
+    """The folder's tensors under other names: `prefix` before what follows `model.`."""
+
+    def change(folder):
+        tensors = load_file(folder / "model.safetensors")
+        names = {name: prefix + name.removeprefix("model.") if rest in name else name for name in tensors}
+        save_file({names[name]: value for name, value in tensors.items()}, folder / "model.safetensors")
+
+    return change
+
+
+def only(*files):
+    """Leaves these files, empty, in the folder."""
+
+    def change(folder):
+        for file in folder.iterdir():
+            file.unlink()
+        for name in files:
+            (folder / name).write_bytes(b"")
+
+    return change
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        (only("adapter_config.json", "adapter_model.safetensors"), "no config.json but a PEFT adapter .* merge"),
+        (only("gemma-2-2b-it-Q4_K_M.gguf"), "no config.json but a model for llama.cpp"),
+        (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), "as pickles"),
+        (
+            lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model-00001-of-00002.bin"),
+            "no model.safetensors but weights as pickles",
+        ),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes(POINTER),
+            "model.safetensors is a pointer of Git LFS",
+        ),
+        (lambda folder: (folder / "config.json").write_bytes(POINTER), "config.json is a pointer of Git LFS"),
+        (renamed("", "model."), "calls the tensor model.embed_tokens.weight embed_tokens.weight"),
+        (renamed("base_model.model.model.", "model."), "wrapper"),
+        (renamed("_orig_mod.model.", "model."), "_orig_mod.model.embed_tokens.weight"),
+        (renamed("model.language_model.", "layers.1.mlp"), "model.language_model.layers.1.mlp.down_proj.weight"),
+    ],
+)
+def test_other_folders_are_called_what_they_are(change, reason, tmp_path):
+    save_hf(small(), tmp_path)
+    change(tmp_path)
+    with pytest.raises(UserError, match=reason) as caught:
+        load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_with_a_byte_order_mark_is_read(tmp_path):
+    save_hf(small(), tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert describe_weights(tmp_path) == small(name=tmp_path.name)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -213,6 +364,7 @@ import jax
 import numpy as np
 from gemma_keras.models.forward import build_backbone
 from gemma_keras.models.loading import describe_weights, load_params
+from gemma_keras.models.weight_checks import is_padded, require_no_more_tokens
 from gemma_keras.models.sharding import make_mesh, param_sharding
 
 assert len(jax.devices()) == 8

@@ -83,6 +83,9 @@ def test_missing_and_broken_files_are_told(tmp_path, tokenizer):
     broken.write_bytes(tokenizer.path.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"SentencePiece|no piece"):
         Tokenizer(broken)
+    broken.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:61a7\nsize 4241003\n")
+    with pytest.raises(UserError, match="pointer of Git LFS"):
+        Tokenizer(broken)
     broken.write_bytes(b"")
     with pytest.raises(UserError):
         Tokenizer(broken)
