@@ -171,7 +171,7 @@ def main(argv: list[str]) -> None:
     if JSON.value:
         costs = {name: {"questions": count, "tokens": cost.tokens, "calls": cost.calls, "seconds": cost.seconds}
                  for name, (count, cost) in analysis.routes.items()}  # fmt: skip
-        Path(JSON.value).write_text(json.dumps(found | {"solvers": costs}, indent=2) + "\n")
+        Path(JSON.value).write_text(json.dumps(found | {"solvers": costs}, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

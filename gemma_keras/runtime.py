@@ -6,6 +6,7 @@ Importing this module imports neither jax nor keras nor tensorflow: their settin
 import contextlib
 import gc
 import importlib.metadata
+import importlib.util
 import logging
 import os
 import platform
@@ -64,9 +65,34 @@ def configure(workdir: Path | None = None) -> None:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     logging.getLogger("absl").setLevel(logging.WARNING)
+    if not (_may_have_tpu() or _has_jax_plugins()):
+        # JAX would ask every libtpu that is installed for its chips, which without any complains at length.
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
     select_backend()
     _use_compile_cache(_cache_folder(workdir))
     hide_accelerators_from_tensorflow()  # now, since keras-hub imports tensorflow wherever it is installed
+
+
+def _may_have_tpu(root: Path = Path("/")) -> bool:
+    """False only where all speaks against a TPU: no variable for one, no device file, a bus without a chip of Google's."""
+    named = any(name.startswith(("TPU_", "CLOUD_TPU_", "JAX_FORCE_TPU", "PJRT_")) for name in os.environ)
+    files = [*root.glob("dev/accel*"), *root.glob("dev/vfio/[0-9]*")]
+    vendors = list(root.glob("sys/bus/pci/devices/*/vendor"))
+    return named or bool(files) or not vendors or any(map(_is_chip, vendors))
+
+
+def _is_chip(vendor: Path) -> bool:
+    """Whether a PCI device is Google's, but none of its virtual disks (class 1) and network cards (class 2)."""
+    try:
+        kind = vendor.with_name("class").read_text(encoding="ascii")
+        return vendor.read_text(encoding="ascii").strip() == "0x1ae0" and not kind.startswith(("0x01", "0x02"))
+    except OSError:
+        return True
+
+
+def _has_jax_plugins() -> bool:
+    """Whether JAX has more to choose from than libtpu and the CPU: plugins, as for CUDA, name themselves in either way."""
+    return bool(importlib.metadata.entry_points(group="jax_plugins")) or bool(importlib.util.find_spec("jax_plugins"))
 
 
 def _cache_folder(workdir: Path | None) -> Path | None:
@@ -102,7 +128,7 @@ def limit_programs(share: float = 0.5) -> bool:
     again. Call it where programs of new shapes are to come; returns whether it did so.
     """
     try:
-        most = int(Path("/proc/sys/vm/max_map_count").read_text())
+        most = int(Path("/proc/sys/vm/max_map_count").read_text(encoding="ascii"))
         with open("/proc/self/maps", "rb") as mappings:
             count = sum(1 for _ in mappings)
     except (OSError, ValueError):

@@ -3,7 +3,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from gemma_keras import runtime
+from tests import tpu
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -63,6 +66,48 @@ def test_hiding_accelerators_may_be_repeated_and_needs_no_tensorflow(monkeypatch
 def test_starting_a_stage_prints_nothing():
     result = run_python("from gemma_keras import runtime; runtime.configure(); import keras_hub, tensorflow")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def machine(root: Path, files: tuple[str, ...] = (), **devices: tuple[str, str]) -> Path:
+    """A root folder with PCI devices (vendor, class) and other files."""
+    for name, texts in devices.items():
+        folder = root / "sys/bus/pci/devices" / name
+        folder.mkdir(parents=True)
+        for file, text in zip(("vendor", "class"), texts, strict=True):
+            (folder / file).write_text(f"{text}\n", encoding="ascii")
+    for file in files:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).touch()
+    return root
+
+
+def test_only_a_machine_that_shows_no_sign_of_a_tpu_has_none(tmp_path, monkeypatch):
+    for name in [name for name in os.environ if "TPU" in name]:
+        monkeypatch.delenv(name)
+    others = {"disk": ("0x1ae0", "0x010802"), "network": ("0x1ae0", "0x020000"), "gpu": ("0x10de", "0x030200")}
+    plain = machine(tmp_path / "plain", **others)
+    assert not runtime._may_have_tpu(plain)
+    assert runtime._may_have_tpu(machine(tmp_path / "pci", **others, chip=("0x1ae0", "0x00ff00")))
+    assert runtime._may_have_tpu(machine(tmp_path / "v4", ("dev/accel0",), **others))
+    assert runtime._may_have_tpu(machine(tmp_path / "v5e", ("dev/vfio/0",), **others))
+    assert runtime._may_have_tpu(tmp_path / "nothing to see")
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
+    assert runtime._may_have_tpu(plain)
+    monkeypatch.delenv("TPU_WORKER_HOSTNAMES")
+    (plain / "sys/bus/pci/devices/gpu/class").unlink()
+    assert runtime._may_have_tpu(plain)
+
+
+@pytest.mark.skipif(runtime._may_have_tpu() or runtime._has_jax_plugins(), reason="JAX has more than the CPU here")
+def test_libtpu_is_not_heard_without_a_tpu_but_where_it_is_asked_for():
+    code = "from gemma_keras import runtime\nruntime.configure()\nprint(runtime.device_summary())"
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    command = [sys.executable, "-c", code]
+    with tpu.compiler():  # libtpu serves one process
+        quiet = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+        wanted = run_python(code, JAX_PLATFORMS="tpu")
+    assert quiet.returncode == 0 and quiet.stderr == "" and "(cpu)" in quiet.stdout, quiet.stderr
+    assert wanted.returncode != 0 and "Unable to initialize backend 'tpu'" in wanted.stderr
 
 
 def test_versions_name_what_results_depend_on():

@@ -89,22 +89,55 @@ def test_mistakes_end_in_one_sentence_and_status_1(name, arguments, sentence):
     ],
 )
 def test_exit_statuses(tmp_path, body, status, stderr):
-    config = tmp_path / "config.py"
-    config.write_text("from gemma_keras.config.schema import Config\ndef get_config(): return Config()")
-    script = tmp_path / "script.py"
-    script.write_text(
-        "from gemma_keras.config import flags\nfrom gemma_keras.config.errors import UserError\n"
-        f"def main(config, workdir):\n    {body}\n"
-        f"flags.run(main, default_config={str(config)!r})\n"
-    )
-    result = subprocess.run(
-        [sys.executable, str(script), f"--workdir={tmp_path}/out"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
+    result = run_main(tmp_path, body)
     assert result.returncode == status
-    assert result.stderr.startswith(stderr) if stderr else result.stderr == ""
+    printed = result.stderr.decode()
+    assert printed.startswith(stderr) if stderr else printed == ""
+
+
+def run_main(folder: Path, body: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """A script of one statement, run as ours are; what it printed comes as bytes."""
+    config, script = folder / "config.py", folder / "script.py"
+    config.write_text(
+        "from gemma_keras.config.schema import Config\ndef get_config(): return Config()", encoding="utf-8"
+    )
+    script.write_text(
+        "import sys\nfrom gemma_keras.config import flags\nfrom gemma_keras.config.errors import UserError\n"
+        f"def main(config, workdir):\n    {body}\n"
+        f"flags.run(main, default_config={str(config)!r})\n",
+        encoding="utf-8",
+    )
+    return subprocess.run(
+        [sys.executable, str(script), f"--workdir={folder}/out", *arguments],
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+    )
+
+
+@pytest.mark.parametrize(
+    ("encoding", "expected"),
+    [
+        ("gbk", "你好，??? café".encode("gbk")),
+        ("gb18030", "你好，😀㐂𠮷 café".encode("gb18030")),
+        ("ascii", b"?????? caf?"),
+        ("latin-1", "?????? café".encode("latin-1")),
+        ("utf-8", "你好，😀㐂𠮷 café".encode()),
+    ],
+)
+def test_what_the_terminal_lacks_is_replaced(tmp_path, encoding, expected):
+    text = "你好，😀㐂𠮷 café"
+    result = run_main(tmp_path, f"print({text!r}); print({text!r}, file=sys.stderr)", PYTHONIOENCODING=encoding)
+    assert (result.returncode, result.stdout) == (0, expected + b"\n"), result.stderr
+    assert "café".encode(encoding, "backslashreplace") in result.stderr
+    # A character cut in two, as damaged texts hold it, has no bytes in any encoding.
+    assert run_main(tmp_path, "print('a\\ud83d')", PYTHONIOENCODING=encoding).stdout == b"a?\n"
+    complaint = run_main(tmp_path, f"raise UserError({text!r})", PYTHONIOENCODING=encoding)
+    assert complaint.returncode == 1 and complaint.stderr.startswith(b"error: ") and complaint.stderr.count(b"\n") == 1
+
+
+def test_help_can_be_read_in_every_locale(tmp_path):
+    result = run_main(tmp_path, "pass", "--help", PYTHONIOENCODING="ascii", LC_ALL="C", PYTHONUTF8="0")
+    assert result.returncode == 0 and b"config.data.root" in result.stdout, result.stderr
 
 
 @pytest.fixture
@@ -143,7 +176,7 @@ def pretend_environment(checkout: Path) -> Path:
 
 
 def installations(log: Path) -> int:
-    return sum(" install " in line for line in log.read_text().splitlines()) if log.exists() else 0
+    return sum(" install " in line for line in log.read_text(encoding="utf-8").splitlines()) if log.exists() else 0
 
 
 def test_nothing_is_installed_twice(checkout):

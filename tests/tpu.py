@@ -34,7 +34,7 @@ def compiler(patience: float = 900.0) -> Iterator[None]:
     """Holds the TPU compiler, which serves one process; skips the test without libtpu, or after `patience` seconds."""
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("the TPU compiler (libtpu) is not installed")
-    with open(LOCK, "w") as lock:
+    with open(LOCK, "w", encoding="utf-8") as lock:
         deadline = time.monotonic() + patience
         while True:
             try:

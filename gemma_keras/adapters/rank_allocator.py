@@ -52,7 +52,7 @@ class RankSchedule:
 
     @property
     def fixed_at(self) -> int:
-        """The step after which the pattern is fixed; `tfinal` is a duration counted from the end."""
+        """The step after which the pattern is fixed; `tfinal` is a duration counted from the end. Earlier steps are scored."""
         return self.total_steps - self.tfinal
 
     def budget(self, t: int) -> int:
@@ -95,7 +95,7 @@ def resolve_schedule(config: AdapterConfig, total_steps: int, matrices: int) -> 
     """Turns fractions of the run into steps.
 
     Raises:
-        UserError: the phases do not leave a step for budgeting, or target_r is above init_r.
+        UserError: the phases do not leave a step for budgeting or for a score before it, or target_r is above init_r.
     """
     tinit, tfinal = (
         int(value * total_steps) if 0 < value < 1 else int(value) for value in (config.tinit, config.tfinal)
@@ -107,6 +107,11 @@ def resolve_schedule(config: AdapterConfig, total_steps: int, matrices: int) -> 
         )
     if config.target_r > config.init_r:
         raise UserError(f"adapter.target_r={config.target_r} is above adapter.init_r={config.init_r}; lower it.")
+    if total_steps - tfinal < 2 and config.target_r < config.init_r:
+        raise UserError(
+            f"adapter.tfinal={config.tfinal} fixes the ranks after step {total_steps - tfinal} of {total_steps}, before any "
+            "was scored, so that the first blocks would keep all; lower it, or train for longer."
+        )
     budgets = (config.init_r * matrices, config.target_r * matrices)
     return RankSchedule(total_steps, tinit, tfinal, config.delta_t, *budgets)
 

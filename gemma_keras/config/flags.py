@@ -7,6 +7,7 @@ own.
 
 import difflib
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -39,8 +40,10 @@ def run(main: Callable[[C, Path], Any], *, default_config: str, kind: type[C] = 
     """Runs a script: parses `sys.argv`, calls `main(config, workdir)` and exits.
 
     Status 0 on success, 1 with one sentence on stderr for a user's mistake, 130 when interrupted; any other exception
-    is a bug and keeps its traceback.
+    is a bug and keeps its traceback. What the terminal's encoding lacks, such as emoji in GBK, is printed as `?`.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # stderr writes such characters as escapes already
     try:
         status = _status(main, default_config, kind)
         sys.stdout.flush()

@@ -120,7 +120,7 @@ class AdapterConfig:
     beta2: float = field(0.85, "decay of the average uncertainty")
     delta_t: int = field(10, "steps between allocations")
     tinit: float = field(0.05, "steps before budgeting; below 1: a fraction of all steps")
-    tfinal: float = field(0.2, "steps after budgeting, a duration; below 1: a fraction of all steps")
+    tfinal: float = field(0.2, "steps after budgeting, a duration; below 1: a fraction of all steps; one step or more before budgeting ends must be scored")
     orth_reg_weight: float = field(0.5, "weight of the orthogonality penalty")
     peft_compatible: bool = field(False, "keep PEFT's final phase: pruned triplets stay in the penalty and are zeroed every step")
 

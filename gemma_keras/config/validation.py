@@ -320,11 +320,16 @@ def _check_phases(config: schema.Config, path: str) -> None:
         f"{path}.optim.warmup is {warmup} steps, but {path}.train.steps is only {steps}: lower the warm-up",
     )
     if config.adapter.method == "adalora":
-        phases = _in_steps(config.adapter.tinit, steps) + _in_steps(config.adapter.tfinal, steps)
+        tinit, tfinal = (_in_steps(value, steps) for value in (config.adapter.tinit, config.adapter.tfinal))
         require(
-            phases < steps,
-            f"{path}.adapter.tinit and {path}.adapter.tfinal make {phases} steps, but {path}.train.steps is only "
+            tinit + tfinal < steps,
+            f"{path}.adapter.tinit and {path}.adapter.tfinal make {tinit + tfinal} steps, but {path}.train.steps is only "
             f"{steps}: lower them or train longer",
+        )
+        require(
+            steps - tfinal > 1 or config.adapter.target_r == config.adapter.init_r,
+            f"{path}.adapter.tfinal is {tfinal} of {steps} steps, so that ranks would be fixed before any was scored: "
+            "lower it or train longer",
         )
 
 

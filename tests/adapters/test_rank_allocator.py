@@ -79,6 +79,33 @@ def test_impossible_schedules_are_named(change):
         resolve_schedule(dataclasses.replace(CONFIG, **change), STEPS, 4)
 
 
+@pytest.mark.parametrize(
+    "steps, tinit, tfinal", [(20, 0, 19), (1, 0, 0), (2, 0, 1), (1, 0.1, 0.3), (10, 0.05, 9), (2, 0, 0.5)]
+)
+def test_no_pattern_is_fixed_before_anything_is_scored(steps, tinit, tfinal):
+    config = dataclasses.replace(CONFIG, tinit=tinit, tfinal=tfinal)
+    with pytest.raises(UserError, match="after step 1 of .* before any was scored"):
+        resolve_schedule(config, steps, 4)
+    resolve_schedule(dataclasses.replace(config, target_r=config.init_r), steps, 4)  # nothing is chosen
+    longer = resolve_schedule(
+        dataclasses.replace(config, tinit=0, tfinal=int(tfinal * steps) if tfinal < 1 else tfinal), steps + 1, 4
+    )
+    first = next(t for t in range(1, steps + 2) if longer.phase(t).allocates)
+    assert any(longer.phase(t).scores for t in range(1, first + 1))
+
+
+@given(total=st.integers(2, 60), tinit=st.integers(0, 60), tfinal=st.integers(0, 60), delta=st.integers(1, 20))
+@settings(max_examples=200, deadline=None)
+def test_every_allocation_follows_a_score(total, tinit, tfinal, delta):
+    config = dataclasses.replace(CONFIG, tinit=tinit, tfinal=tfinal, delta_t=delta)
+    try:
+        schedule = resolve_schedule(config, total, 4)
+    except UserError:
+        return
+    allocations = [t for t in range(1, total + 1) if schedule.phase(t).allocates]
+    assert allocations and any(schedule.phase(t).scores for t in range(1, allocations[0] + 1))
+
+
 def test_a_phase_says_what_a_step_does():
     schedule = RankSchedule(total_steps=20, tinit=4, tfinal=6, delta_t=3, initial_budget=32, target_budget=16)
     assert [t for t in range(1, 21) if schedule.phase(t).scores] == list(range(1, 14))

@@ -108,6 +108,11 @@ def test_range(interval, inside, outside, words):
         ({"adapter__tinit": 1.5}, "config.adapter.tinit is 1.5, but from 1 on it counts steps"),
         ({"adapter__tinit": 60.0, "adapter__tfinal": 40.0, "train__steps": 100}, "make 100 steps"),
         ({"adapter__tinit": 90.0, "adapter__tfinal": 0.2, "train__steps": 100}, "make 110 steps"),
+        (
+            {"adapter__tinit": 0.0, "adapter__tfinal": 99.0, "train__steps": 100},
+            "tfinal is 99 of 100 steps, so that ranks would be fixed before any was scored",
+        ),
+        ({"adapter__tinit": 0.1, "adapter__tfinal": 0.3, "train__steps": 1}, "tfinal is 0 of 1 steps"),
         ({"adapter__targets": ()}, "config.adapter.targets is empty"),
         ({"adapter__targets": ("query", "q_proj")}, "config.adapter.targets holds 'q_proj'"),
         ({"adapter__targets": ("query", "query")}, "repeats a name"),
