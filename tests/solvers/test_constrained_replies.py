@@ -54,5 +54,5 @@ def test_decompositions_are_read_whole(form, count, model):
 def test_letters_and_scores_are_read(count, model):
     letters = replies(model, count, LETTERS, 4)
     assert [option(text, "ABCD") for text in letters] == letters and 1 < len(set(letters)) <= 4
-    scores = replies(model, count, scores.SCORE, 8)
-    assert all(f"{scores.complexity(text):.1f}" == text for text in scores) and len(set(scores)) > 2
+    numbers = replies(model, count, scores.SCORE, 8)
+    assert all(f"{scores.complexity(text):.1f}" == text for text in numbers) and len(set(numbers)) > 2

@@ -7,8 +7,16 @@ nothing is left out but blanks and the marks around them: signs, relations, brac
 
 import re
 
-from gemma_keras.solvers.replies import quantities
-from gemma_keras.solvers.replies.plain import LONGEST_ANSWER, marked_answer, plain, stated_answer, without_latex
+from gemma_keras.solvers.replies import quantities, units
+from gemma_keras.solvers.replies.plain import (
+    LONGEST_ANSWER,
+    corrected,
+    marked_answer,
+    plain,
+    stated_answer,
+    without_latex,
+)
+from gemma_keras.solvers.replies.times import WEEKDAY, normal_times
 
 
 def final_answer(reply: str) -> str:
@@ -17,6 +25,9 @@ def final_answer(reply: str) -> str:
     >>> final_answer("答案：1,200 元"), final_answer("所以 x 大于 3。"), final_answer(r"\\boxed{42}\\n以上共 3 步。")
     ('1200 元', 'x>3', '42')
     """
+    later = corrected(plain(reply))
+    if later != plain(reply) and re.search(r"\d", later) and "boxed" not in later:
+        return _form(_without_reasons(marked)) if (marked := marked_answer(later)) else _said(_conclusion(later))
     marked = marked_answer(reply)
     if marked:
         return _form(_without_reasons(marked))
@@ -39,9 +50,9 @@ def same(one: str, other: str) -> bool:
     >>> same("1200 元", "1200"), same("3 千克", "3000 克"), same("3 千克", "3 克"), same("x>3", "x<3")
     (True, True, False, False)
     """
-    first, second = quantities.written(one), quantities.written(other)
+    first, second = units.written(one), units.written(other)
     if first and second:
-        return quantities.equal(first, second)
+        return units.equal(first, second)
     return bool(one) and one == other
 
 
@@ -54,12 +65,14 @@ def says(reply: str, answer: str) -> bool:
     found, expected = final_answer(reply), expected_answer(answer)
     if same(found, expected) or not re.fullmatch(r"[^\W\d_]{2,}", expected):
         return same(found, expected)
-    sentence = _times(marked_answer(reply) or stated_answer(reply) or _conclusion(plain(reply))).casefold()
+    sentence = normal_times(marked_answer(reply) or stated_answer(reply) or _conclusion(plain(reply))).casefold()
     return bool(re.search(rf"(?<!不)(?<!不是)(?<!并非)(?<!not )(?<![a-z]){re.escape(expected)}(?![a-z])", sentence))
 
 
 _REASON = re.compile(
-    r"[,;(。] ?(?:因为|由于|理由|原因|解释|验证|检验|即|也就是|其中|而?不是|because|since|as\b|which|not\b|rather|where|while|(?:fewer|more|less) than|compared|so\b)"
+    r"[,;(。] ?(?:因为|由于|理由|原因|解释|验证|检验|即|也就是|其中|而?不是"
+    r"|because|since|as\b|which|not\b|rather|where|while|(?:fewer|more|less) than|compared|so\b"
+    r"|(?:the|a|an)\b(?!.* (?:is|are|was|were|comes|equals)\b))"
     r"|。|[!?;](?= |$)|\. (?=\D)|\.$",
     re.IGNORECASE,
 )
@@ -82,6 +95,7 @@ _REMARK = re.compile(r"\d ?(?:个?步骤?|种方法|steps?\b)")
 
 def _conclusion(text: str) -> str:
     """The last sentence that says it concludes, from there on; else the last with a number; else the last."""
+    text = text.replace("i.e.", " so ")
     sentences = [sentence.strip() for sentence in _SENTENCES.split(text) if sentence.strip()]
     said = [sentence for sentence in sentences if not _REMARK.search(sentence)] or sentences
     for sentence, following in zip(reversed(said), ["", *reversed(said)]):
@@ -95,11 +109,13 @@ def _conclusion(text: str) -> str:
 
 _DECIDED = re.compile(r"(?:不?是|不?对|不?能|不?会|不?可以|没?有|yes|no)(?=的?(?:[,;。.!]|$))", re.IGNORECASE)
 _EXPRESSION = re.compile(
-    r"(?:[-+*/^=<>≤≥≠≈√π%°∞×÷·:,.()\[\]|\s\d]|(?<![A-Za-z])[A-Za-z](?![A-Za-z])|或者?|且|\b(?:or|and)\b| ?[ap]\.?m\b)+",
+    r"(?:[-+*/^=<>≤≥≠≈√π%°∞×÷·±:,.()\[\]{}|_\s\d]|(?<![A-Za-z])[A-Za-z](?![A-Za-z])|或者?|[且和与]|\b(?:or|and)\b| ?[ap]\.?m\b)+",
     re.IGNORECASE,
 )
+_NOTE = re.compile(r"(?<=[\w%]) ?\([^()\d]{2,20}\)$")
 _REFUSED = re.compile(r"(?:不是|并非|不等于|\bnot|n't) ?-?[\d.]+[^\d,]{0,6}$", re.IGNORECASE)
-_STRUCTURE = re.compile(r"[<>≤≥≠:]|\d ?, ?-?\d|[A-Za-z]\d? ?=|或|\bor\b|\d-\d\d-\d", re.IGNORECASE)
+_STRUCTURE = re.compile(r"[<>≤≥≠:√π∞^±]|\d ?, ?[-+]?[\d∞]|[A-Za-z](?:_?\d)? ?=|或|\bor\b|\d-\d\d-\d", re.IGNORECASE)
+_RATIOS = re.compile(r"\d+(?: ?: ?\d+)+")
 _LISTED = re.compile(
     r"-?\d[\d.,/]*[^\d,;。]{0,8}(?:和|与|、|以及|或|\band\b|\bor\b) ?-?\d[^,;。]{0,12}$", re.IGNORECASE
 )
@@ -107,7 +123,8 @@ _LISTED = re.compile(
 
 def _said(text: str) -> str:
     """The answer of a sentence: yes or no where it begins so, the formula that it ends with, its only or last quantity."""
-    text = _times(_relations(without_latex(text[-LONGEST_ANSWER:]))).strip(" .,。")
+    text = normal_times(_relations(without_latex(text[-LONGEST_ANSWER:]))).strip(" .,。")
+    text = _NOTE.sub("", text)
     if _REFUSED.search(text):
         return ""
     if re.search(r"\bratio\b|\bodds\b|比", text):
@@ -118,6 +135,9 @@ def _said(text: str) -> str:
     expressions = [found[0].strip(" ,.:") for found in _EXPRESSION.finditer(text) if re.search(r"\d", found[0])]
     if expressions and text.endswith(expressions[-1]) and _STRUCTURE.search(expressions[-1]):
         return _form(expressions[-1])
+    ratios = _RATIOS.findall(text)
+    if len(ratios) == 1 and not re.search(r"\d", text[text.index(ratios[0]) + len(ratios[0]) :]):
+        return ratios[0]
     listed = _LISTED.search(text)
     if listed:
         return _form(listed[0])
@@ -127,13 +147,16 @@ def _said(text: str) -> str:
         amount = found[-1].quantity if found else quantities.counted(text)
     if amount is not None:
         return str(amount)
-    days = _WEEKDAY.findall(text)
-    return _WEEKDAY.search(text)[0] if len(days) == 1 else _form(text[_named_at(text) :])
+    days = [found[0] for found in WEEKDAY.finditer(text)]
+    return days[0] if len(days) == 1 else _form(text[_named_at(text) :].removesuffix("的"))
 
 
 def _named_at(text: str) -> int:
     """Where the predicate of a short sentence begins ("那个人是李白"); 0 where it has none that could be an answer."""
-    ends = [found.end() for found in re.finditer(r"(?<=[\u4e00-\u9fff])(?:是|为|叫)|\b(?:is|was|are|were) ", text)]
+    ends = [
+        found.end()
+        for found in re.finditer(r"(?<=[\u4e00-\u9fff])(?<!不)(?<!并非)(?:是|为|叫)|\b(?:is|was|are|were) ", text)
+    ]
     return ends[-1] if ends and 0 < len(text[ends[-1] :].strip()) <= 24 else 0
 
 
@@ -154,54 +177,12 @@ def _relations(text: str) -> str:
     return text
 
 
-_MONTHS = "january february march april may june july august september october november december".split()
-_MONTH = "|".join(rf"{month[:3]}(?:{month[3:]})?" for month in _MONTHS)
-_DATE = re.compile(r"(?<!\d)(\d{4}) ?[-/.年] ?(\d{1,2}) ?[-/.月] ?(\d{1,2}) ?[日号]?(?!\d)")
-_ENGLISH_DATE = re.compile(
-    rf"\b(?:(?P<month>{_MONTH})\.? (?P<day>\d{{1,2}})(?:st|nd|rd|th)?,? ?|(?P<first>\d{{1,2}})(?:st|nd|rd|th)? (?P<then>{_MONTH})\.?,? )(?P<year>\d{{4}})\b",
-    re.IGNORECASE,
-)
-_CLOCK = re.compile(
-    r"(?P<noon>凌晨|早上|早晨|清晨|上午|中午|下午|傍晚|晚上|夜里|半夜)?的? ?(?<!\d)(?P<hour>\d{1,2})"
-    r"(?: ?[点时] ?(?:(?P<minute>\d{1,2}) ?分?(?!\d)|(?P<half>半)|整?)|:(?P<minutes>\d{2})(?!\d))?(?: ?(?P<half_day>[ap])\.?m\b\.?)?",
-    re.IGNORECASE,
-)
-_WEEKDAY = re.compile(r"(?:星期|周|礼拜)([一二三四五六日天])|\b((?:mon|tues|wednes|thurs|fri|satur|sun)day)\b", re.IGNORECASE)
-
-
-def _times(text: str) -> str:
-    """Dates as 2023-05-01, times of day as 15:30, and days of the week by one name."""
-    text = _DATE.sub(lambda date: _iso(date[1], date[2], date[3]), text)
-    text = _ENGLISH_DATE.sub(
-        lambda date: _iso(date["year"], _month(date["month"] or date["then"]), date["day"] or date["first"]), text
-    )
-    text = _CLOCK.sub(_time_of_day, text)
-    return _WEEKDAY.sub(lambda day: f"星期{day[1].replace('天', '日')}" if day[1] else day[2].lower(), text)
-
-
-def _iso(year: str, month: int | str, day: str) -> str:
-    return f"{year}-{int(month):02}-{int(day):02}"
-
-
-def _month(name: str) -> int:
-    return [month[:3] for month in _MONTHS].index(name[:3].lower()) + 1
-
-
-def _time_of_day(found: re.Match[str]) -> str:
-    """A match of `_CLOCK` by 24 hours; as it is where it may be another number."""
-    minute = found["minute"] or found["minutes"] or ("30" if found["half"] else "")
-    if not (found["half_day"] or (found["noon"] and found[0][-1] in "点时整") or (minute and not found["minutes"]) or found["noon"] and minute):
-        return found[0]
-    hour = int(found["hour"])
-    late = found["half_day"] in ("p", "P") or found["noon"] in ("中午", "下午", "傍晚", "晚上")
-    early = found["half_day"] in ("a", "A")
-    hour += 12 if late and hour < 12 and not (found["noon"] == "中午" and hour > 10) else -12 if early and hour == 12 else 0
-    return f" {hour}:{int(minute or 0):02} "
-
-
 _RATIO = re.compile(r"(?<=\d) ?(?:比|to) ?(?=\d)", re.IGNORECASE)
 _AROUND = " \t\n.,。!?;:'\"“”‘’《》「」"
 _LEADING = re.compile(r"^(?:(?:应该|应|大?约|就)?(?:是(?!的?$)|为|=|:)|(?:it|the answer) is |is )+ ?", re.IGNORECASE)
+_SET = re.compile(r"^\{ ?[A-Za-z] ?[|:∣] ?(.+?) ?\}$")
+_TURNED = re.compile(r"(-?[\d./]+)([<>≤≥])([A-Za-z])")
+_TURNS = str.maketrans("<>≤≥", "><≥≤")
 _SPELT = [("或者", "或"), ("且", "和"), ("÷", "/"), ("·", "*"), ("×", "*")]
 
 
@@ -209,8 +190,9 @@ def _form(text: str) -> str:
     """One form of the text of an answer."""
     if len(text) > LONGEST_ANSWER:
         return re.sub(r"\s", "", text).casefold()
+    text = _SET.sub(r"\1", text)
     text = _unwrapped(_LEADING.sub("", _relations(without_latex(text)).strip(_AROUND)))
-    text = _RATIO.sub(":", _times(text))
+    text = _RATIO.sub(":", normal_times(text))
     unknowns = _unknowns(text)
     if unknowns:
         return unknowns
@@ -222,9 +204,12 @@ def _form(text: str) -> str:
     if amount is not None:
         return str(amount)
     text = re.sub(r"\bor\b", "或", re.sub(r"\band\b", "和", text.casefold()))
+    text = re.sub(r"√ ?\(([\w.]+)\)", r"√\1", text)
     for spelling, sign in _SPELT:
         text = text.replace(spelling, sign)
-    return re.sub(r"\s", "", text).strip(_AROUND)
+    text = re.sub(r"\s", "", text).strip(_AROUND)
+    turned = _TURNED.fullmatch(text)
+    return f"{turned[3]}{turned[2].translate(_TURNS)}{turned[1]}" if turned else text
 
 
 def _unwrapped(text: str) -> str:
@@ -245,6 +230,7 @@ def _unknowns(text: str) -> str:
     >>> _unknowns("x=4 或 x=-3"), _unknowns("y=2, x=1"), _unknowns("3 和 4")
     ('-3或4', 'x=1,y=2', '')
     """
+    text = re.sub(r"^(?:[A-Za-z] ?= ?)?± ?(.+)$", r"\1 或 -\1", text)
     either = _EITHER.split(text)
     if len(either) > 1:
         values = [quantities.quantity(item.rpartition("=")[2] if _NAMED.fullmatch(item) else item) for item in either]
@@ -261,5 +247,5 @@ def _unknowns(text: str) -> str:
 
 def _result(text: str) -> str:
     """What stands after the last sign of an equation; the text itself where it is none."""
-    before, sign, after = text.rpartition("=")
+    _, sign, after = text.rpartition("=")
     return after.strip() if sign and after.strip() and not re.search(r"[<>≤≥≠]", text) else text

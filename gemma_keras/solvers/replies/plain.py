@@ -4,19 +4,20 @@ Everything that reads a whole reply does so in time linear in its length: runs o
 repeat nothing without a bound next to something that it could match as well.
 """
 
+import functools
 import re
 import unicodedata
 
-from pylatexenc.macrospec import LatexContextDb
 from pylatexenc.latex2text import LatexNodes2Text, MacroTextSpec, get_default_latex_context_db
+from pylatexenc.macrospec import LatexContextDb
 
 LONGEST_ANSWER = 300
 """Characters of a final answer that are looked at; longer ones are prose."""
 
 _SAME = str.maketrans(
-    {sign: "-" for sign in "\u2212\u2013\u2010\u2011\u2012\ufe63\uff0d"}
-    | {sign: None for sign in "\u200b\u200c\u200d\u2060\ufeff\u00ad\ufe0f"}
-    | {"、": "、", "∶": ":", "﹣": "-", "⩾": "≥", "⩽": "≤", "≧": "≥", "≦": "≤", "\u2044": "/"}
+    dict.fromkeys("\u2212\u2013\u2010\u2011\u2012\ufe63\uff0d", "-")
+    | dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad\ufe0f", "")
+    | {"∶": ":", "⩾": "≥", "⩽": "≤", "≧": "≥", "≦": "≤", "\u2044": "/"}
 )
 _TRADITIONAL = str.maketrans(
     "選擇項對錯應該題確實結論說總綜須無會為優點準過邏輯議見這個還們覺認為問滿評給難複雜學單與幾萬億兩負",
@@ -28,21 +29,23 @@ _VULGAR = re.compile(r"[¼-¾⅐-⅞]")
 _EMPHASIS = re.compile(r"\*{2,}|_{2,}|`+|(?<![\w)])\*(?=\S)|(?<=\S)\*(?![\w(])")
 _BLANKS = re.compile(r"[^\S\n]+")
 _LINES = re.compile(r" ?\n[ \n]*")
+_SPACED = re.compile(r"(?<=[\u4e00-\u9fff]) (?=[\u4e00-\u9fff])")
 _ORNAMENT = re.compile(r"^(?:#{1,3} |[-*•] (?!\d))", re.MULTILINE)
 
 
+@functools.lru_cache(maxsize=16)  # several readers look at a reply, some of them several times
 def plain(text: str) -> str:
     """The text with blanks, signs, widths, emphasis and raised digits in one form, and no empty lines.
 
     >>> plain("**答案**：　−５×１０² ")
-    '答案:-5×10^2'
+    '答案: -5×10^2'
     """
     text = text.replace("\r", "\n").translate(_SAME)
     text = _RAISED.sub(lambda raised: "^" + unicodedata.normalize("NFKC", raised[0]).translate(_SAME), text)
     text = _VULGAR.sub(lambda share: " " + unicodedata.normalize("NFKC", share[0]), text)
     text = unicodedata.normalize("NFKC", text).translate(_SAME).translate(_TRADITIONAL)
     text = _LINES.sub("\n", _BLANKS.sub(" ", _EMPHASIS.sub("", text)))
-    return _ORNAMENT.sub("", text).strip()
+    return _SPACED.sub("", _ORNAMENT.sub("", text)).strip()
 
 
 def _latex_context() -> LatexContextDb:
@@ -92,13 +95,27 @@ def last_boxed(reply: str) -> tuple[str, str]:
     return reply[opening.end() : at - (not depth)], reply[at:]
 
 
-_LINK = r" ?(?:应该|应当|应|就|便)?(?:是|为|等于|[:=])(?!否|不是) ?[:=]?"
-_ENGLISH_LINK = r"(?: (?:should|would|must) be| is| was|'s)? ?[:=]?"
-_STRONG = re.compile(
-    rf"答案{_LINK}|答案 ?(?=[-\d\\$(]|[a-j](?![a-z]))|\bans(?:wer)?(?: (?:is|was|(?:should|would|must) be)(?! (?:not|no|in)\b)| ?[:=]) ?[:=]?|#### ?",
+_CORRECTION = re.compile(
+    r"等等|不对[,。;!]|重新(?:算|看|想|审)|更正|修正|说错|算错|看错|漏算|\bwait\b|\bactually,|\bcorrection\b|\bon second thought",
     re.IGNORECASE,
 )
-_WEAK = re.compile(rf"(?:^|(?<=[\n。,;!? ]))答 ?:|(?:结[果论]|正确结果){_LINK}|\bresult(?: is| ?[:=]) ?[:=]?", re.IGNORECASE)
+
+
+def corrected(text: str) -> str:
+    """What follows the last words of a text in `plain` form by which its writer corrects himself; all of it without any."""
+    ends = [found.end() for found in _CORRECTION.finditer(text)]
+    return text[ends[-1] :] if ends else text
+
+
+_LINK = r" ?(?:应该|应当|应|就|便)?(?:是(?!否)|为|等于|[:=])(?!不是) ?[:=]?"
+_STRONG = re.compile(
+    rf"答案{_LINK}|答案 ?(?=[-\d\\$(]|[a-j](?![a-z]))"
+    r"|\bans(?:wer)?(?: (?:is|was|(?:should|would|must) be)(?! (?:not|no|in)\b)| ?[:=]) ?[:=]?|#### ?",
+    re.IGNORECASE,
+)
+_WEAK = re.compile(
+    rf"(?:^|(?<=[\n。,;!? ]))答 ?:|(?:结[果论]|正确结果){_LINK}|\bresult(?: is| ?[:=]) ?[:=]?", re.IGNORECASE
+)
 
 
 def marked_answer(reply: str) -> str:

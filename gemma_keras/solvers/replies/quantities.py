@@ -4,73 +4,43 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-import cn2an
+from gemma_keras.solvers.replies.numerals import CHINESE, ENGLISH, NUMERAL, chinese_value, english_value, numeral
+from gemma_keras.solvers.replies.units import SCALES, UNIT, UNIT_END, Quantity
 
 LONGEST_NUMBER = 40
 """Characters of a number; longer ones are no answers."""
 
 
-class Quantity(NamedTuple):
-    """A number and its unit; "" without one of `_UNITS`."""
-
-    value: Fraction
-    unit: str = ""
-
-    def __str__(self) -> str:
-        return f"{_decimal(self.value)} {self.unit}".strip()
-
-
-_UNITS = {
-    "length": {"km 千米 公里 kilometers kilometres kilometer kilometre": 1000, "m 米 公尺 meters metres meter metre": 1,
-               "dm 分米": "1/10", "cm 厘米 公分 centimeters centimetres centimeter": "1/100",
-               "mm 毫米 millimeters millimetres millimeter": "1/1000"},
-    "mass": {"t 吨 tons tonnes ton tonne": 1000, "kg 千克 公斤 kilograms kilogram": 1, "斤": "1/2", "两": "1/20",
-             "g 克 grams gram": "1/1000", "mg 毫克 milligrams": "1/1000000"},
-    "time": {"天 日 days day": 86400, "h 小时 钟头 hours hour hrs hr": 3600, "min 分钟 minutes minute mins": 60,
-             "s 秒 秒钟 seconds second sec": 1},
-    "yuan": {"元 块 块钱 圆 rmb yuan": 1, "角 毛": "1/10"},
-    "dollar": {"dollars dollar usd 美元": 1, "cents cent 美分": "1/100"},
-    "area": {"km^2 平方千米 平方公里": 1000000, "公顷 hectares": 10000, "m^2 平方米 平米": 1, "dm^2 平方分米": "1/100",
-             "cm^2 平方厘米": "1/10000", "mm^2 平方毫米": "1/1000000", "亩": "2000/3"},
-    "volume": {"m^3 立方米": 1000, "l 升 dm^3 立方分米 liters litres liter litre": 1,
-               "ml 毫升 cm^3 立方厘米 milliliters": "1/1000"},
-    "speed": {"km/h 千米/时 千米/小时 公里/小时": "1/3600", "km/min 千米/分 千米/分钟": "1/60", "m/s 米/秒": "1/1000",
-              "m/min 米/分 米/分钟": "1/60000"},
-    "angle": {"° ^° ^∘ 度 degrees degree": 1},
-}  # fmt: skip
-_SCALES: dict[str, tuple[str, Fraction]] = {
-    name: (dimension, Fraction(factor))
-    for dimension, units in _UNITS.items()
-    for names, factor in units.items()
-    for name in names.split()
-}
-_UNIT = "|".join(re.escape(name) for name in sorted(_SCALES, key=len, reverse=True))
-_UNIT_END = r"(?![a-zA-Z^/])"
-
 _DIGITS = r"\d{1,3}(?:,\d{3}){1,10}(?:\.\d{1,30})?|\d{1,40}(?:\.\d{1,30})?|\.\d{1,30}"
-_POWER = {"百": 2, "千": 3, "万": 4, "十万": 5, "百万": 6, "千万": 7, "亿": 8, "十亿": 9, "百亿": 10, "千亿": 11, "万亿": 12}
+_POWER = {
+    "百": 2,
+    "千": 3,
+    "万": 4,
+    "十万": 5,
+    "百万": 6,
+    "千万": 7,
+    "亿": 8,
+    "十亿": 9,
+    "百亿": 10,
+    "千亿": 11,
+    "万亿": 12,
+}
 _ARABIC = re.compile(
     rf"(?P<sign>(?<![0-9A-Za-z)\]])[-+] ?)?(?<![0-9A-Za-z.^,])(?P<digits>{_DIGITS})(?![,.]?\d)"
     r"(?:(?P<exponent>e[-+]?\d{1,2}(?!\w))|(?: ?[×x*·] ?10 ?\^ ?\{?(?P<power>-?\d{1,2})\}?)"
     r"| ?/ ?(?P<below>\d{1,20})(?![\w/])|(?: (?:又 ?)?|又)(?P<mixed>\d{1,9} ?/ ?\d{1,9})(?![\w/])"
-    r"|(?P<scale>万亿|[十百千]?亿|[十百千]?万|[百千](?![克米瓦卡分]))(?P<rest>\d{1,4}[百千]?万|\d{1,4}[百千])?)?(?P<percent> ?%)?",
+    r"|(?P<scale>万亿|[十百千]?亿|[十百千]?万|[百千](?![克米瓦卡分]))(?P<rest>\d{1,4}[百千]?万|\d{1,4}[百千])?)?"
+    r"(?P<percent> ?%)?",
     re.IGNORECASE,
 )  # fmt: skip
-_NUMERAL = "[零〇一二两三四五六七八九十百千万亿廿卅点]{1,20}"
 _COUNTER = (
     "(?:个|只|本|人|名|位|头|匹|张|把|棵|朵|辆|支|枝|根|瓶|杯|碗|盒|袋|箱|组|排|行|列|层|页|条|件|颗|粒|块|座|台|架|艘|间|套|双|对|"
     "次|遍|回|趟|步|岁|年|月|周|倍|场|道|题|门|篇|首|句|字|种|类|班|份|票|队|包|桶|筐|篮|节|段|片|枚|株|串|束|幅|面|户|家|分|号|点)"
 )
 _CHINESE = re.compile(
-    rf"(?:[\u4e00-\u9fff]{{0,12}}?(?:是|为|有|共|剩下?|得到?|等于|约|要|了|用|花))?(?P<sign>负)?(?:(?P<integer>{_NUMERAL})又(?P<beneath>{_NUMERAL})分之(?P<over>{_NUMERAL})|百分之(?P<percent>{_NUMERAL})|(?P<below>{_NUMERAL})分之(?P<above>{_NUMERAL})"
-    rf"|(?P<tenths>[一二三四五六七八九])成(?P<half>半)?|(?P<halves>半|一半)|(?P<whole>{_NUMERAL}))"
-    rf"(?P<tail> ?(?:(?:{_UNIT}){_UNIT_END}|{_COUNTER})?[\u4e00-\u9fff]{{0,4}})"
+    rf"(?:[\u4e00-\u9fff]{{0,12}}?(?:是|为|有|共|剩下?|得到?|等于|约|要|了|用|花))?{CHINESE}"
+    rf"(?P<tail> ?(?:(?:{UNIT}){UNIT_END}|{_COUNTER})?[\u4e00-\u9fff]{{0,4}})"
 )
-_WORDS = dict(zip("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-                  "seventeen eighteen nineteen".split(), range(20))) | dict(
-    zip("twenty thirty forty fifty sixty seventy eighty ninety".split(), range(20, 100, 10)))  # fmt: skip
-_WORD = "|".join(sorted(_WORDS, key=len, reverse=True))
-_ENGLISH = re.compile(rf"\b(?P<tens>{_WORD})(?:[- ](?P<ones>{_WORD}))?(?P<hundred> hundred(?: and)?(?: (?P<more>{_WORD})(?:[- ](?P<units>{_WORD}))?)?)?\b", re.IGNORECASE)
 
 
 class Found(NamedTuple):
@@ -107,7 +77,7 @@ def _arabic(match: re.Match[str], text: str) -> Found | None:
         value += Fraction(above, below)
     elif match["scale"]:
         value *= 10 ** _POWER[match["scale"]]
-        value += _numeral(match["rest"] or "0") or 0
+        value += numeral(match["rest"] or "0") or 0
     if match["percent"]:
         value /= 100
     sign = -1 if match["sign"] and match["sign"][0] == "-" else 1
@@ -124,7 +94,7 @@ def _arabic(match: re.Match[str], text: str) -> Found | None:
     return Found(start, end, Quantity(sign * value, unit))
 
 
-_FOLLOWING_UNIT = re.compile(rf" ?(?P<unit>{_UNIT}){_UNIT_END}", re.IGNORECASE)
+_FOLLOWING_UNIT = re.compile(rf" ?(?P<unit>{UNIT}){UNIT_END}", re.IGNORECASE)
 _START = Found(0, 0, Quantity(Fraction(0)))
 
 
@@ -170,13 +140,13 @@ def quantity(text: str) -> Quantity | None:
 def _compound(found: list[Found], text: str) -> Quantity | None:
     """The sum of quantities that follow each other immediately in falling units of one dimension."""
     first = found[0].quantity
-    dimension, scale = _SCALES.get(first.unit, ("", Fraction(0)))
+    dimension, scale = SCALES.get(first.unit, ("", Fraction(0)))
     total, last = first.value * scale, scale
     for before, number in zip(found, found[1:]):
         if text[before.end : number.start].strip():
             return None
         value, unit = number.quantity
-        step = _SCALES.get(unit, (dimension, _LAST.get((dimension, text[number.end : number.end + 1]), last)))
+        step = SCALES.get(unit, (dimension, _LAST.get((dimension, text[number.end : number.end + 1]), last)))
         if step[0] != dimension or step[1] >= last:
             return None
         total, last = total + value * step[1], step[1]
@@ -187,25 +157,25 @@ _LAST = {("yuan", ""): Fraction(1, 10), ("yuan", "分"): Fraction(1, 100), ("tim
 """Units that are clear after a larger one only, by dimension: 3块5, 3元5角2分, 1小时20分."""
 
 
-_COUNTED = re.compile(rf"(?<!第)(?P<numeral>{_NUMERAL}) ?(?P<tail>(?:{_UNIT}){_UNIT_END}|{_COUNTER})")
+_COUNTED = re.compile(rf"(?<!第)(?P<numeral>{NUMERAL}) ?(?P<tail>(?:{UNIT}){UNIT_END}|{_COUNTER})")
 
 
 def counted(text: str) -> Quantity | None:
     """The last number in words of a sentence that counts or measures something: 甲做十六个零件, she has six marbles."""
     for found in reversed(list(_COUNTED.finditer(text))):
-        value = _numeral(found["numeral"]) if found["numeral"] not in ("一", "零") else None  # 一个, 零件
+        value = numeral(found["numeral"]) if found["numeral"] not in ("一", "零") else None  # 一个, 零件
         if value is not None:
             return Quantity(value, _unit_after(found["tail"], 0))
-    english = [found for found in _ENGLISH.finditer(text) if found[0].lower() != "one"]
+    english = [found for found in ENGLISH.finditer(text) if found[0].lower() != "one"]
     return _english(english[-1], text) if english else None
 
 
 def _in_words(text: str) -> Quantity | None:
     chinese = _CHINESE.fullmatch(text.replace(" ", ""))
     if chinese:
-        value, unit = _chinese_value(chinese), _unit_or_counter(chinese["tail"])
-        return None if value is None or unit is None else Quantity(-value if chinese["sign"] else value, unit)
-    english = list(_ENGLISH.finditer(text))
+        value, unit = chinese_value(chinese), _unit_or_counter(chinese["tail"])
+        return None if value is None or unit is None else Quantity(value, unit)
+    english = list(ENGLISH.finditer(text))
     return _english(english[0], text) if len(english) == 1 and len(text.split()) <= 6 else None
 
 
@@ -219,79 +189,7 @@ def _unit_or_counter(tail: str) -> str | None:
     return "" if re.match(rf" ?{_COUNTER}", tail) else None
 
 
-def _chinese_value(found: re.Match[str]) -> Fraction | None:
-    if found["halves"]:
-        return Fraction(1, 2)
-    if found["tenths"]:
-        return Fraction(_numeral(found["tenths"]) or 0) / 10 + (Fraction(1, 20) if found["half"] else 0)
-    if found["percent"]:
-        share = _numeral(found["percent"])
-        return share / 100 if share is not None else None
-    if found["integer"]:
-        share = _share(found["over"], found["beneath"])
-        return share + (_numeral(found["integer"]) or 0) if share is not None else None
-    if found["below"]:
-        return _share(found["above"], found["below"])
-    return _numeral(found["whole"])
-
-
-def _share(above: str, below: str) -> Fraction | None:
-    parts, whole = _numeral(above), _numeral(below)
-    return parts / whole if parts is not None and whole else None
-
-
-def _numeral(text: str) -> Fraction | None:
-    try:
-        return Fraction(str(cn2an.cn2an(text, "smart"))).limit_denominator(10**9)
-    except ValueError:
-        return None
-
-
-def _english(found: re.Match[str], text: str) -> Quantity | None:
-    value = _WORDS[found["tens"].lower()]
-    if found["ones"]:
-        value += _WORDS[found["ones"].lower()]
-    if found["hundred"]:
-        value *= 100
-        value += _WORDS[found["more"].lower()] if found["more"] else 0
-        value += _WORDS[found["units"].lower()] if found["units"] else 0
+def _english(found: re.Match[str], text: str) -> Quantity:
     negative = re.search(r"\b(?:minus|negative) $", text[: found.start()], re.IGNORECASE)
+    value = english_value(found)
     return Quantity(Fraction(-value if negative else value), _unit_after(text, found.end()))
-
-
-def _decimal(value: Fraction) -> str:
-    """The value in digits where it has a finite decimal form, else as a fraction."""
-    below = value.denominator
-    for prime in (2, 5):
-        while below % prime == 0:
-            below //= prime
-    if below != 1:
-        return str(value)
-    places = 0
-    while (value * 10**places).denominator != 1:
-        places += 1
-    digits = str(abs(value.numerator * 10**places // value.denominator)).rjust(places + 1, "0")
-    text = digits if not places else f"{digits[:-places]}.{digits[-places:]}"
-    return f"-{text}" if value < 0 else text
-
-
-_WRITTEN = re.compile(r"(-?[\d./]+)(?: (\S+))?")
-
-
-def written(text: str) -> Quantity | None:
-    """The quantity that `str` of one gave; None for another text."""
-    found = _WRITTEN.fullmatch(text)
-    if found is None or found[2] and found[2] not in _SCALES:
-        return None
-    try:
-        return Quantity(Fraction(found[1]), found[2] or "")
-    except (ValueError, ZeroDivisionError):
-        return None
-
-
-def equal(one: Quantity, other: Quantity) -> bool:
-    """Whether two quantities are the same, in whatever units of one dimension; a missing unit is the other's."""
-    if not one.unit or not other.unit:
-        return one.value == other.value
-    (dimension, scale), (other_dimension, other_scale) = _SCALES[one.unit], _SCALES[other.unit]
-    return dimension == other_dimension and one.value * scale == other.value * other_scale
