@@ -148,8 +148,12 @@ def _delimiter(text: str, suffix: str) -> str:
 
 def _table_rows(text: str, delimiter: str, origin: str) -> Iterator[Given]:
     """Rows by the names of their columns; in a table with tabs quotes are characters like others."""
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=delimiter,
+        quoting=csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL,
+        strict=True,
+    )
     names: list[str] = []
     try:
         for values in reader:
