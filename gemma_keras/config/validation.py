@@ -12,6 +12,7 @@ from typing import Any
 from gemma_keras.config import schema
 from gemma_keras.config.fields import leaves, sections
 from gemma_keras.config.schema import require
+from gemma_keras.config.values import check_texts
 
 ARCHITECTURES = (
     "gemma2_tiny",
@@ -183,6 +184,7 @@ def validate(config: Any, path: str = "config") -> None:
     """
     for leaf in leaves(config):
         _check_leaf(f"{path}.{leaf.path}", type(leaf.section), leaf.name, leaf.value)
+        check_texts(f"{path}.{leaf.path}", leaf)
     for section_path, section in sections(config, path):
         check = CHECKS.get(type(section))
         if check is not None:

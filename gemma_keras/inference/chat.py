@@ -78,6 +78,27 @@ class ChatModel:
         requests = with_streams([self._request(ids, sampling) for ids in self._prompts(conversations)])
         return [_answer(samples[0]) for samples in self.engine.generate(requests)]
 
+    def answer_each(self, conversations: Sequence[Messages], sampling: SamplingConfig) -> list[Answer | UserError]:
+        """As `answer_batch`, but a conversation that cannot be answered has the reason in its place; no other one suffers.
+
+        The answers are those of `answer_batch` over all of them.
+        """
+        return self._answers(list(enumerate(conversations)), sampling)
+
+    def _answers(self, numbered: list[tuple[int, Messages]], sampling: SamplingConfig) -> list[Answer | UserError]:
+        try:
+            prompts = self._prompts([messages for _, messages in numbered])
+            requests = [
+                dataclasses.replace(self._request(ids, sampling), stream=number)
+                for ids, (number, _) in zip(prompts, numbered, strict=True)
+            ]
+            return [_answer(samples[0]) for samples in self.engine.generate(requests)]
+        except UserError as error:
+            half = len(numbered) // 2
+            if half:  # only those at fault shall fail
+                return self._answers(numbered[:half], sampling) + self._answers(numbered[half:], sampling)
+            return [error]
+
     def stream(self, messages: Messages, sampling: SamplingConfig) -> Iterator[Delta]:
         """The answer to one conversation piece by piece; blanks at its ends are not taken off."""
         (ids,) = self._prompts([messages])
@@ -155,12 +176,13 @@ def conversation(
     read: Callable[[], str] = _typed_line,
     system: str = "",
     show: Callable[[str], None] | None = None,
+    refused: Callable[[str, UserError], None] | None = None,
 ) -> Iterator[str]:
     """The model's answers to one line after another, the whole conversation in view; ends at EOF or Ctrl-C.
 
     `show` gets an answer piece by piece, while it is generated. The oldest exchanges are left out once the conversation is
-    too long for the model. A line that cannot be answered yields the reason in brackets and is forgotten. Each answer has
-    its own random draws.
+    too long for the model. A line that cannot be answered yields the reason in brackets and is forgotten, which `refused` is
+    told with both; what came before it is kept. Each answer has its own random draws.
     """
     opening: list[Message] = [{"role": "system", "content": system}] if system else []
     exchanges: list[Message] = []
@@ -170,19 +192,20 @@ def conversation(
             line = read().strip()
             if not line:
                 continue
-            exchanges.append({"role": "user", "content": line})
-            _forget_oldest(model, opening, exchanges, sampling.max_new_tokens)
+            asked: list[Message] = [*exchanges, {"role": "user", "content": line}]
+            _forget_oldest(model, opening, asked, sampling.max_new_tokens)
             try:
                 answer = _shown(
-                    model, [*opening, *exchanges], dataclasses.replace(sampling, seed=sampling.seed + turn), show
+                    model, [*opening, *asked], dataclasses.replace(sampling, seed=sampling.seed + turn), show
                 )
             except UserError as error:
-                exchanges.pop()
+                if refused is not None:
+                    refused(line, error)
                 if show is not None:
                     show(f"[{error}]")
                 yield f"[{error}]"
                 continue
-            exchanges.append({"role": "model", "content": answer})
+            exchanges = [*asked, {"role": "model", "content": answer}]
             turn += 1
             yield answer
     except (EOFError, KeyboardInterrupt):

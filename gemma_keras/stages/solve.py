@@ -19,7 +19,8 @@ from gemma_keras.inference.language_model import Ask, LanguageModel, Reply
 from gemma_keras.solvers.analysis import Analysis, analyze, cost_table, interval, is_right, verification_line
 from gemma_keras.solvers.codec import from_plain, to_plain
 from gemma_keras.solvers.prompts import load_prompts
-from gemma_keras.solvers.question_file import Asked, cleaned, parse_questions, read_questions
+from gemma_keras.solvers.question_file import parse_questions, read_questions
+from gemma_keras.solvers.question_rows import Asked, cleaned
 from gemma_keras.solvers.registry import make_solver
 from gemma_keras.solvers.rendering import render
 from gemma_keras.solvers.steps import Settings

@@ -37,12 +37,15 @@ def short(config: Config, steps: int, **train) -> Config:
 
 def test_pipeline_from_data_to_verified_export(tmp_path, capsys):
     config = quickstart.get_config()
-    config = dataclasses.replace(config, pretrain=short(config.pretrain, 10), sft=short(config.sft, 20))
+    questions = (*config.sft.questions, "很长" * 3000)  # the last one is too long
+    tuned = dataclasses.replace(short(config.sft, 20), questions=questions)
+    config = dataclasses.replace(config, pretrain=short(config.pretrain, 10), sft=tuned)
     result = pipeline.run(config, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "result.json").read_text()) == result
     assert result["rank_initial"] == config.sft.adapter.init_r and result["rank_final"] == config.sft.adapter.target_r
     assert result["verification"]["verified"] is True, result["verification"]
-    assert len(result["samples"]) == 3 and result["base_perplexity"] > 1 and result["tuned_perplexity"] > 1
+    assert [sample["answer"].startswith("[prompt 0 has ") for sample in result["samples"]] == [False] * 3 + [True]
+    assert result["base_perplexity"] > 1 and result["tuned_perplexity"] > 1
     assert result["tuned"]["perplexity_content"] == pytest.approx(
         json.loads((tmp_path / "run/sft/result.json").read_text())["valid"]["perplexity_content"], rel=1e-3
     )  # the exported model is the tuned one
