@@ -75,7 +75,9 @@ class ChatModel:
 
     def answer_batch(self, conversations: Sequence[Messages], sampling: SamplingConfig) -> list[Answer]:
         """As `reply_batch`, with whether each answer came to its own end."""
-        requests = with_streams([self._request(ids, sampling) for ids in self.template.prompts(self.tokenizer, conversations)])
+        requests = with_streams(
+            [self._request(ids, sampling) for ids in self.template.prompts(self.tokenizer, conversations)]
+        )
         return [_answer(samples[0]) for samples in self.engine.generate(requests)]
 
     def stream(self, messages: Messages, sampling: SamplingConfig) -> Iterator[Delta]:

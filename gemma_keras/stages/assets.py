@@ -84,9 +84,7 @@ def resolve_tokenizer(config: Config, workdir: Path) -> Tokenizer:
     return Tokenizer(path)
 
 
-def resolve_template(
-    config: Config, tell: Callable[[str], None] = print_progress
-) -> Template | ForeignTemplate:
+def resolve_template(config: Config, tell: Callable[[str], None] = print_progress) -> Template | ForeignTemplate:
     """The chat template that is named, else that of the weights' folder, else `gemmalm_zh`.
 
     The folder's keeps its own text, even where it is named. `tell` gets a line where another one is named.
@@ -192,11 +190,11 @@ def load_chat_model(config: Config, workdir: Path, *, to_answer: bool = True) ->
     """
     if not config.model.weights:
         raise UserError("config.model.weights is empty; give the folder of the model to talk to.")
-    tokenizer = resolve_tokenizer(config, workdir)
-    architecture = resolve_architecture(config, tokenizer)
     template = resolve_template(config)
     if isinstance(template, ForeignTemplate):
         template.check()
+    tokenizer = resolve_tokenizer(config, workdir)
+    architecture = resolve_architecture(config, tokenizer)
     backbone = build_backbone(architecture, config.model.dtype)
     devices = jax.devices()
     plan = (

@@ -21,6 +21,7 @@ from gemma_keras.text.tokenizer import Tokenizer
 Turns = list[tuple[str, str]]
 """Role and content of each message."""
 
+_QUESTION = ("user", "为什么？ Why?")
 _MARKER = re.compile("\ue000([0-9]+)\ue001")  # of private use, without case and without blanks at its ends
 # What templates do to the ends of content, the longest result first.
 _STRIPPED: tuple[Callable[[str], str], ...] = (
@@ -56,7 +57,7 @@ class ForeignTemplate:
     def stop_ids(self, tokenizer: Tokenizer) -> tuple[int, ...]:
         """The tokens that end an answer: `<end_of_turn>`, `<eos>` and what the template closes an answer with."""
         try:
-            *_, closing = self._own_and_contents([("user", "?"), ("model", "!")], False)[0]
+            *_, closing = self._own_and_contents([_QUESTION, ("model", "Because.")], False)[0]
         except (UserError, jinja2.TemplateError):
             closing = ""
         literals = tokenizer.split_control(closing)[1:2]
@@ -69,7 +70,7 @@ class ForeignTemplate:
         Raises:
             UserError: the template cannot be used.
         """
-        self._parts([("user", "?")])
+        self._parts([_QUESTION])
 
     def _prompt(self, tokenizer: Tokenizer, turns: Turns) -> list[int]:
         own, contents = self._parts(turns)

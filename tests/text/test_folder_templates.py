@@ -21,11 +21,15 @@ def put(folder, text, place="chat_template.jinja"):
         (folder / place).write_bytes(text.encode())
     else:
         stored = [{"name": "rag", "template": "x"}, {"name": "default", "template": text}] if "list" in place else text
-        (folder / place.split()[-1]).write_text(json.dumps({"bos_token": {"content": "<bos>"}, "chat_template": stored}))
+        (folder / place.split()[-1]).write_text(
+            json.dumps({"bos_token": {"content": "<bos>"}, "chat_template": stored})
+        )
     return folder_template(folder)
 
 
-@pytest.mark.parametrize("place", ["chat_template.jinja", "tokenizer_config.json", "list in tokenizer_config.json", "chat_template.json"])
+@pytest.mark.parametrize(
+    "place", ["chat_template.jinja", "tokenizer_config.json", "list in tokenizer_config.json", "chat_template.json"]
+)
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_places(name, place, tmp_path):
     found = put(tmp_path, OURS[name], place)
@@ -48,7 +52,9 @@ def test_googles_forms_are_ours(form, tmp_path):
     found = put(tmp_path, GOOGLE[form])
     assert (found.name, found.source) == ("gemma", GOOGLE[form])
     # The writing does not matter: line ends, comments, names.
-    other = "{# Gemma #}" + GOOGLE[form].replace("message.", "m.").replace("message[", "m[").replace("for message", "for m")
+    other = "{# Gemma #}" + GOOGLE[form].replace("message.", "m.").replace("message[", "m[").replace(
+        "for message", "for m"
+    )
     found = put(tmp_path, other.replace("\n", "\r\n"))
     assert found.name == "gemma" and "\r\n" in found.source
 
@@ -62,11 +68,16 @@ def test_a_template_that_writes_anything_else_is_not_ours(name, change, tmp_path
         "closing": text.replace(end, repr("<end_of_turn>\n\n")),
         "blanks": text.replace(".strip(", ".lstrip("),
         "bos": text.replace("{{ bos_token }}", ""),
-        "system": "{{ bos_token }}{% if messages[0].role == 'system' %}{{ '!' }}{% endif %}" + text.removeprefix("{{ bos_token }}"),
+        "system": "{{ bos_token }}{% if messages[0].role == 'system' %}{{ '!' }}{% endif %}"
+        + text.removeprefix("{{ bos_token }}"),
         "prompt": text.replace("add_generation_prompt", "false"),
         "later turns": text.replace("{% endfor %}", "{{ '\\n' if loop.index == 4 }}{% endfor %}"),
         "date": text.replace("{{ bos_token }}", "{{ bos_token + strftime_now('%Y') }}"),
-        "thoughts": text.replace("{% set role", "{% set message = dict(message, content=message.content.split('</think>')[-1]) %}{% set role", 1),
+        "thoughts": text.replace(
+            "{% set role",
+            "{% set message = dict(message, content=message.content.split('</think>')[-1]) %}{% set role",
+            1,
+        ),
     }[change]
     assert changed != text
     found = put(tmp_path, changed)
@@ -89,7 +100,11 @@ def test_a_folder_without_a_template(tmp_path):
     ("file", "content", "message"),
     [
         ("tokenizer_config.json", b"{", "is damaged"),
-        ("tokenizer_config.json", b'{"chat_template": [{"name": "rag", "template": "x"}]}', "named ones with a default"),
+        (
+            "tokenizer_config.json",
+            b'{"chat_template": [{"name": "rag", "template": "x"}]}',
+            "named ones with a default",
+        ),
         ("tokenizer_config.json", b'{"chat_template": 3}', "neither a text nor a list"),
         ("chat_template.jinja", b"\xff\xfe", "cannot be read"),
         ("chat_template.json", b"\xff", "is damaged"),
