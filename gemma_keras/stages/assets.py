@@ -100,8 +100,8 @@ def resolve_template(config: Config, tell: Callable[[str], None] = print_progres
         return own
     kind = own.name if isinstance(own, Template) else "none of ours"
     tell(
-        f"config.data.template={named} is used, though the chat template of {folder} is another one ({kind}); leave it out "
-        "to use that one"
+        f"config.data.template={named} is used, though the chat template of {folder} is another one ({kind}); "
+        "--config.data.template=auto uses that one"
     )
     return get_template(named)
 

@@ -99,6 +99,11 @@ class ForeignTemplate:
                 if [role for role, _ in turns[:2]] != ["system", "user"]:
                     raise
                 return self._own_and_contents(folded(turns, self.name), True)
+        except jinja2.TemplateSyntaxError as error:
+            raise UserError(
+                f"{self.name} is no Jinja that can be read ({error.message}, line {error.lineno}); mend it, or name one of our "
+                "templates with --config.data.template."
+            ) from error
         except jinja2.TemplateError as error:
             roles = ", ".join(role for role, _ in turns[:8])
             raise UserError(

@@ -128,7 +128,7 @@ def test_a_literal_that_template_and_content_spell_together_is_text(tokenizer):
             "does not take messages of the roles user, model, user .*ask me nothing",
         ),
         ("{% for m in messages %}{{ m.content + 1 }}{% endfor %}", "does not take .*TypeError"),
-        ("{% for m in messages %}", "does not take"),
+        ("{% for m in messages %}", "is no Jinja that can be read .*line 1"),
     ],
 )
 def test_what_is_refused(text, message, tokenizer):
