@@ -59,7 +59,8 @@ OTHER = {
         "{% generation %}{% if add_generation_prompt %}<start_of_turn>assistant\n{% endif %}{% endgeneration %}"
     ),
     "no place for a system": (
-        "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
+        "{{ bos_token }}{% if tools is not none or documents %}You have tools.{% endif %}"
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
         "<start_of_turn>{{ m.role }}\n{{ m.content.strip() }}<end_of_turn>{% endfor %}"
         "{% if add_generation_prompt %}<start_of_turn>assistant\n{% endif %}"
     ),

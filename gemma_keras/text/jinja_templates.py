@@ -61,7 +61,7 @@ def render(
     messages = [{"role": "assistant" if role == "model" else role, "content": content} for role, content in turns]
     try:
         return template.render(
-            **tokens, messages=messages, tools=[], documents=None, add_generation_prompt=add_generation_prompt,
+            **tokens, messages=messages, tools=None, documents=None, add_generation_prompt=add_generation_prompt,
             strftime_now=now.strftime,
         )  # fmt: skip
     except jinja2.TemplateError:
