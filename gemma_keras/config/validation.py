@@ -23,7 +23,7 @@ ARCHITECTURES = (
     "gemma_2b",
     "gemma_7b",
 )
-TEMPLATES = ("gemmalm_zh", "gemma", "passage", "instruction")
+TEMPLATES = ("auto", "gemmalm_zh", "gemma", "passage", "instruction")
 TARGETS = ("query", "key", "value", "attention_output", "ffw_gating", "ffw_gating_2", "ffw_linear")
 DTYPES = ("bfloat16", "float32")
 # A solver, and those that are made of others.

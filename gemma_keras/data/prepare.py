@@ -158,7 +158,8 @@ def _write(
 
 def _fingerprint(config: DataConfig, tokenizer: Tokenizer, origins: Origins) -> str:
     """Hash of everything that the prepared bytes follow from; files count by their content, not by where they lie."""
-    settings = dataclasses.asdict(config) | {"root": "", "earlier": (), "missing": "", "loss_on": ""}
+    settings = dataclasses.asdict(config) | {"template": get_template(config.template).name}
+    settings |= {"root": "", "earlier": (), "missing": "", "loss_on": ""}
     endpoint = config.system_prompts.endpoint
     # Of the endpoint only what decides its answers, not how they are had.
     answers = [endpoint.model, endpoint.temperature, endpoint.max_tokens] if config.system_prompts.dynamic else []

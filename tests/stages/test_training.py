@@ -11,6 +11,8 @@ from configs import quickstart
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import Config
 from gemma_keras.stages import chat, evaluate, pipeline, sft
+from gemma_keras.text.jinja_templates import write_jinja
+from gemma_keras.text.templates import TEMPLATES
 from gemma_keras.training import hooks
 
 
@@ -39,7 +41,8 @@ def test_pipeline_from_data_to_verified_export(tmp_path, capsys):
     config = quickstart.get_config()
     questions = (*config.sft.questions, "很长" * 3000)  # the last one is too long
     tuned = dataclasses.replace(short(config.sft, 20), questions=questions)
-    config = dataclasses.replace(config, pretrain=short(config.pretrain, 10), sft=tuned)
+    pretrain = change(short(config.pretrain, 10), data={"template": "gemma"})
+    config = dataclasses.replace(config, pretrain=pretrain, sft=tuned)
     result = pipeline.run(config, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "result.json").read_text()) == result
     assert result["rank_initial"] == config.sft.adapter.init_r and result["rank_final"] == config.sft.adapter.target_r
@@ -49,6 +52,8 @@ def test_pipeline_from_data_to_verified_export(tmp_path, capsys):
     assert result["tuned"]["perplexity_content"] == pytest.approx(
         json.loads((tmp_path / "run/sft/result.json").read_text())["valid"]["perplexity_content"], rel=1e-3
     )  # the exported model is the tuned one
+    handed_on = [(tmp_path / "run" / name / "export/chat_template.jinja").read_text() for name in ("pretrain", "sft")]
+    assert handed_on == [write_jinja(TEMPLATES["gemma"])] * 2
     assert "average rank, first and last" in capsys.readouterr().out
     for name in ("config.json", "metrics.jsonl", "plots/loss.png", "plots/ranks.png", "adapter/adapter.safetensors"):
         assert (tmp_path / "run" / "sft" / name).is_file(), name
