@@ -41,7 +41,7 @@ def find(place: str, root: Path, readable: Callable[[Path], bool]) -> Found:
         readable: whether a file found in a folder or by a glob has a format that is read.
 
     Raises:
-        UserError: `place` is no glob.
+        UserError: `place` cannot be a path or a glob.
     """
     base = root / place
     if os.path.isfile(base):
@@ -53,8 +53,8 @@ def find(place: str, root: Path, readable: Callable[[Path], bool]) -> Found:
     # The root itself may hold characters that a pattern would give a meaning.
     parts = Path(place).parts
     fixed = next((number for number, part in enumerate(parts) if set(part) & set("*?[")), len(parts))
-    if any("**" in part and part != "**" for part in parts):
-        raise UserError(f"{place} cannot be looked through (** has to stand alone); give a file, a folder or a glob")
+    if "\0" in place or any("**" in part and part != "**" for part in parts):
+        raise UserError(f"{place!r} cannot be looked through (** has to stand alone); give a file, a folder or a glob")
     return below(root.joinpath(*parts[:fixed]), readable, parts[fixed:])
 
 
