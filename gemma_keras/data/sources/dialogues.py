@@ -238,15 +238,16 @@ _SHAREAI = "conversation: [{human, assistant}]"
 _PASSAGE = "reference, dialogue"
 _SAMPLES = "sharegpt_format_samples/"
 _THE_FILES = "the file's"
+_MARKS = "; weight, loss or train of a turn, 0 or false where it is not to be learnt"
 
 SOURCES: tuple[Source, ...] = (
     Source(name="sharegpt", read=_dialogue, licence=_THE_FILES, places=("sharegpt",),
-           schema=f"{_SHAREGPT}, system and type where there are any"),
+           schema=f"{_SHAREGPT}, system and type where there are any{_MARKS}"),
     Source(name="messages", read=_dialogue, licence=_THE_FILES, places=("messages",),
-           schema="messages: [{role, content}], system and type where there are any"),
+           schema=f"messages: [{{role, content}}], system and type where there are any{_MARKS}"),
     Source(name="history", read=_history, type="dialogue", licence=_THE_FILES, places=("history",),
            schema="instruction, prompt or question; input or query; output, response or answer; "
-           "history: [[question, answer]]; system"),
+           "history: [[question, answer]] or [{role, content}]; system"),
     Source(name="sharegpt_zh", read=_dialogue, places=("sharegpt_zh",), licence="Apache-2.0",
            hub_id="github:shibing624/MedicalGPT", schema=_SHAREGPT),
     Source(name="sharegpt_cn", read=_rounds, type="dialogue", places=("sharegpt_cn", "sharegpt_cn_firefly_format"),

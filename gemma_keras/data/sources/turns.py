@@ -146,5 +146,5 @@ _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 def _role(name: str) -> str:
     role = _ROLES.get(name.strip().lower())
     if role is None:
-        raise BadRow(f"the role {name[:30]!r} is none of {', '.join(_ROLES)}")
+        raise BadRow(f"the role {name[:30]!r} is not known: use one of {', '.join(_ROLES)}")
     return role
