@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -17,8 +17,7 @@ from gemma_keras.adapters.inject import AdaptedMatrix, initial_adapter_params
 from gemma_keras.builtin.tokenizer import train_tokenizer
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import Config, DataConfig, require
-from gemma_keras.data.cleaning import contents
-from gemma_keras.data.collecting import find_origins
+from gemma_keras.data.collecting import find_origins, training_texts
 from gemma_keras.data.pace import print_progress
 from gemma_keras.data.prepare import check
 from gemma_keras.inference.chat import ChatModel
@@ -80,7 +79,7 @@ def resolve_tokenizer(config: Config, workdir: Path) -> Tokenizer:
     if not path.exists():
         print(f"training a tokenizer of {config.tokenizer.vocabulary_size} pieces", file=sys.stderr, flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        train_tokenizer(_texts(config.data), config.tokenizer.vocabulary_size, path)
+        train_tokenizer(training_texts(config.data), config.tokenizer.vocabulary_size, path)
     return Tokenizer(path)
 
 
@@ -214,13 +213,6 @@ def load_chat_model(config: Config, workdir: Path, *, to_answer: bool = True) ->
 def count(params: Params) -> int:
     """Number of weights."""
     return sum(jnp.size(array) for array in params.values())
-
-
-def _texts(data: DataConfig) -> Iterator[str]:
-    for origin in find_origins(data, Path(data.root), lambda line: None).train:
-        for row in origin.rows():
-            for record in row.records:
-                yield from contents(record)
 
 
 def _beside_weights(folder: Path) -> Path:

@@ -7,9 +7,10 @@ Every message becomes one block, written by the row of its role in the template'
     closing   "\\n<end_of_turn><eos>"          CLOSING in a model turn (what teaches the model to stop), else PROMPT
     after     "\\n"                            PROMPT
 
-Loss weights follow from the kinds. In the template's own texts control literals are control tokens; in content they are
-ordinary text. A template's texts meet content at a newline or a control token, over which SentencePiece does not merge
-(newlines are user-defined pieces), so a conversation has the same ids in parts, in one string and in transformers.
+Loss weights follow from the kinds; the block of a message that is `UNLEARNT` is PADDING, which never has any.
+In the template's own texts control literals are control tokens; in content they are ordinary text. A template's texts meet
+content at a newline or a control token, over which SentencePiece does not merge (newlines are user-defined pieces), so a
+conversation has the same ids in parts, in one string and in transformers.
 """
 
 import re
@@ -29,6 +30,12 @@ GIVEN = "\n\n所给内容：\n"
 
 Message = dict[str, str]
 Messages = Sequence[Message]
+UNLEARNT = {"loss": "none"}
+"""What a message has besides role and content if nothing is to be learnt from it."""
+
+
+def is_unlearnt(message: Message) -> bool:
+    return UNLEARNT.items() <= message.items()
 
 
 _KINDS = dict.fromkeys(ROLES, bytes([PROMPT] * 4)) | {"model": bytes([PROMPT, CONTENT, CLOSING, PROMPT])}
@@ -118,8 +125,8 @@ class Template:
             UserError: a message has an unknown role, content that is no string, or no place in this template.
         """
         spans: list[Span] = []
-        for role, content in self._turns(messages):
-            block, kinds = self.blocks[role], _KINDS[role]
+        for (role, content), kinds in zip(self._turns(messages), self._kinds(messages), strict=True):
+            block = self.blocks[role]
             texts = (block.before, content, block.closing, block.after)
             spans.extend(map(Span, texts, (True, False, True, True), kinds))
         return spans
@@ -163,14 +170,14 @@ class Template:
         pieces: list[np.ndarray] = []
         kinds = bytearray()
         places = []  # of each row: its first piece, the piece after its last, and the piece after each model turn
-        for turns in rows:
+        for turns, messages in zip(rows, conversations, strict=True):
             start, ends = len(pieces), []
             pieces.append(first)
             kinds.append(PROMPT)
-            for role, _ in turns:
+            for (role, _), block_kinds in zip(turns, self._kinds(messages), strict=True):
                 before, closing, after = own[role]
                 pieces += (before, next(contents), closing, after)
-                kinds += _KINDS[role]
+                kinds += block_kinds
                 if role == "model":
                     ends.append(len(pieces))
             pieces += last
@@ -191,6 +198,12 @@ class Template:
         """Role and content of each block."""
         turns = [self._turn(message) for message in messages]
         return turns if "system" in self.blocks else folded(turns, f"the template {self.name}")
+
+    def _kinds(self, messages: Messages) -> list[bytes]:
+        """The kinds of the texts of each block of `_turns`."""
+        kinds = [bytes([PADDING] * 4) if is_unlearnt(m) else _KINDS[m["role"]] for m in messages]
+        folds = "system" not in self.blocks and messages and messages[0]["role"] == "system"
+        return kinds[1:] if folds else kinds
 
     def _turn(self, message: Message) -> tuple[str, str]:
         role, content = checked(message)
