@@ -89,7 +89,7 @@ class ChatModel:
 
     def _answers(self, numbered: list[tuple[int, Messages]], sampling: SamplingConfig) -> list[Answer | UserError]:
         try:
-            prompts = self._prompts([messages for _, messages in numbered])
+            prompts = self.template.prompts(self.tokenizer, [messages for _, messages in numbered])
             requests = [
                 dataclasses.replace(self._request(ids, sampling), stream=number)
                 for ids, (number, _) in zip(prompts, numbered, strict=True)
