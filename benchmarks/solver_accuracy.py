@@ -31,7 +31,7 @@ SEED = 0
 
 def ceval(root: Path, count: int):
     """Questions of all subjects, each with its letter."""
-    from gemma_keras.solvers.question_file import Asked
+    from gemma_keras.solvers.question_rows import Asked
     from gemma_keras.solvers.trace import Question
 
     found = []
@@ -45,7 +45,7 @@ def ceval(root: Path, count: int):
 
 def word_problems(root: Path, count: int):
     """Problems, each with its equation."""
-    from gemma_keras.solvers.question_file import Asked
+    from gemma_keras.solvers.question_rows import Asked
     from gemma_keras.solvers.trace import Question
 
     path = root / "mathglm" / "MathGLM_MWP" / "test.jsonl"

@@ -1,4 +1,4 @@
-"""A conversation on the terminal, or answers to `--config.questions`.
+"""A conversation on the terminal, or answers to `--config.questions` (repeated for several) or to the lines of a pipe.
 
 Launch: python -m scripts.chat --config=configs/chat.py --workdir=DIR --config.model.weights=MODEL
 Hardware: any.

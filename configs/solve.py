@@ -2,7 +2,8 @@
 
 Launch: python -m scripts.solve --config=configs/solve.py --workdir=DIR --config.model.weights=MODEL \\
     --config.solver=adaptive --config.questions=QUESTION
-Several questions: repeat --config.questions, or give --config.solver.input=FILE or standard input, one question a line.
+Several questions: repeat --config.questions, or give --config.solver.input=FILE or standard input: one question a line, JSON,
+csv, tsv or parquet.
 Hardware: any. Expected: answers.jsonl, traces.jsonl and traces.md in DIR; a question takes 1 call (normal) to about 20
 (enhanced), each as long as an answer of `scripts.chat`.
 

@@ -37,6 +37,7 @@ def data(mixture: tuple[CorpusConfig, ...]) -> DataConfig:
         corpora=mixture,
         rows=80_000,
         validation_rows=1_000,
+        template="gemmalm_zh",
         too_small="repeat",
         system_prompts=SystemPromptConfig(none=0.2, fixed=0.4, dynamic=0.4),
         cleaning=CleaningConfig(contamination=("ceval", "cmmlu", "qqp", "cola", "csl")),

@@ -1,4 +1,7 @@
-"""Chats with a model on the terminal."""
+"""Chats with a model on the terminal; or answers --config.questions (repeated for several), or the lines of a pipe, and ends.
+
+What cannot be answered has the reason in brackets, and then the exit status is 1.
+"""
 
 from pathlib import Path
 

@@ -1,6 +1,7 @@
 """Solves questions in several steps: answers, traces and what they cost.
 
-Questions come from --config.questions, from --config.solver.input=FILE (one a line, or JSON lines) or from standard input.
+Questions come from --config.questions (repeated for several), from --config.solver.input=FILE (one a line, or JSON, JSON lines,
+csv, tsv or parquet, with options and known answers) or from standard input.
 --config.solver=NAME is short for --config.solver.name=NAME.
 """
 

@@ -6,6 +6,12 @@ from typing import Any
 
 STRINGS = tuple[str, ...]
 
+# What the string or strings of a leaf are; `schema.field` says it of each, and `values` how a flag is read.
+NAMES = "names"
+PATHS = "paths"
+TEXTS = "texts"
+ESCAPED_TEXTS = "escaped texts"
+
 
 @dataclasses.dataclass(slots=True)
 class Leaf:
@@ -17,6 +23,8 @@ class Leaf:
         name: its attribute in `section`.
         kind: bool, int, float, str or `tuple[str, ...]`.
         doc: the sentence of `schema.field`.
+        holds: what its strings are: NAMES (and whatever else is short), PATHS (`~` is the home folder), TEXTS (never split
+            at commas) or ESCAPED_TEXTS (the same, and a flag may spell line ends).
     """
 
     path: str
@@ -24,6 +32,7 @@ class Leaf:
     name: str
     kind: Any
     doc: str
+    holds: str = NAMES
 
     @property
     def value(self) -> Any:
@@ -54,4 +63,4 @@ def leaves(config: Any) -> Iterator[Leaf]:
         for field in dataclasses.fields(section):
             if field.type in (bool, int, float, str, STRINGS):
                 here = f"{path}.{field.name}" if path else field.name
-                yield Leaf(here, section, field.name, field.type, field.metadata["doc"])
+                yield Leaf(here, section, field.name, field.type, field.metadata["doc"], field.metadata["holds"])

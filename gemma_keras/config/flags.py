@@ -21,12 +21,10 @@ from gemma_keras.config.fields import STRINGS, Leaf, leaves
 from gemma_keras.config.loading import load_config
 from gemma_keras.config.schema import Config, require
 from gemma_keras.config.validation import validate
+from gemma_keras.config.values import kind_of, read, shown, with_home
 
 C = TypeVar("C")
 _HINT = "run with --help for the list of all flags"
-_BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
-_EXPECTED = {bool: "true or false", int: "a whole number such as 100", float: "a number such as 0.5 or 3e-5"}
-
 
 # What a disk says that is full, over its quota, or no longer writable.
 _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -94,7 +92,7 @@ def parse(argv: Sequence[str], default_config: str, kind: type[C] = Config) -> t
         )
     first_pass = _base_flags(default_config)
     _apply(first_pass, argv, known_only=True)
-    config = load_config(first_pass["config"].value, kind)
+    config = load_config(os.path.expanduser(first_pass["config"].value), kind)
 
     values = _base_flags(default_config)
     for leaf in leaves(config):
@@ -105,8 +103,7 @@ def parse(argv: Sequence[str], default_config: str, kind: type[C] = Config) -> t
     for word in positional:
         raise UserError(f"{word!r} was given, but options have the form --name=value: {_HINT}")
     for leaf in leaves(config):
-        value = values[f"config.{leaf.path}"].value
-        leaf.value = tuple(text for texts in value for text in texts) if leaf.kind == STRINGS else value
+        leaf.value = with_home(leaf, _value(leaf, values[f"config.{leaf.path}"]))
     validate(config)
     return config, _workdir(values["workdir"].value)
 
@@ -144,34 +141,38 @@ def _near(wrong: str, names: list[str]) -> list[str]:
 class _LeafParser(absl_flags.ArgumentParser):
     """Turns a flag's text into the leaf's type; a default of that type passes unchanged."""
 
-    def __init__(self, kind: Any) -> None:
-        self.kind = kind
+    def __init__(self, leaf: Leaf) -> None:
+        self.leaf = leaf
 
     def parse(self, argument: Any) -> Any:
-        if not isinstance(argument, str) or self.kind is str:
-            return argument
-        if self.kind == STRINGS:
-            return [text.strip() for text in absl_flags.ListParser().parse(argument)]
-        convert = _BOOLEANS.__getitem__ if self.kind is bool else self.kind
-        try:
-            return convert(argument)
-        except (ValueError, KeyError):
-            raise ValueError(f"{_EXPECTED[self.kind]} is expected") from None
+        return read(self.leaf, argument) if isinstance(argument, str) else argument
 
     def flag_type(self) -> str:
-        return "list of str" if self.kind == STRINGS else self.kind.__name__
+        return kind_of(self.leaf)
 
 
 def _flag(leaf: Leaf) -> absl_flags.Flag:
     name = f"config.{leaf.path}"
     if leaf.kind == STRINGS:
-        return absl_flags.MultiFlag(_LeafParser(STRINGS), None, name, [list(leaf.value)], leaf.doc)
-    return absl_flags.Flag(_LeafParser(leaf.kind), None, name, leaf.value, leaf.doc, boolean=leaf.kind is bool)
+        return absl_flags.MultiFlag(_LeafParser(leaf), None, name, [list(leaf.value)], leaf.doc)
+    return absl_flags.Flag(_LeafParser(leaf), None, name, leaf.value, leaf.doc, boolean=leaf.kind is bool)
+
+
+def _value(leaf: Leaf, flag: absl_flags.Flag) -> Any:
+    """What the flag, given or not, makes of its leaf; one empty text alone is an empty list, as it is of names."""
+    if leaf.kind != STRINGS:
+        return flag.value
+    entries = tuple(entry for entries in flag.value for entry in entries)
+    return () if flag.present == 1 and entries == ("",) else entries
 
 
 def _workdir(text: str) -> Path:
     require(text != "", "--workdir is missing: give the folder for this run's files, such as --workdir=runs/first")
-    folder = Path(text).expanduser()
+    folder = Path(os.path.expanduser(text))
+    require(
+        not text.startswith("~") or folder != Path(text),
+        f"--workdir={text} begins with a user who is not known here: write the folder out, or ./{text} for one of that name",
+    )
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     require(nearest.is_dir(), f"--workdir={text} cannot be a folder, since {nearest} is a file: give another folder")
     require(os.access(nearest, os.W_OK), f"--workdir={text} cannot be written: give a folder that you may write to")
@@ -189,11 +190,10 @@ def _help(program: str, default_config: str, path: str, config: Any) -> str:
         f"  --config=FILE  configuration file (default: {default_config})",
         "  --help         this text",
         "",
-        f"fields, with their values in {path}; a list is given as a,b,c or by repeating its flag:",
+        f"fields, with their values in {path} as a shell takes them. A list of names or paths is given as a,b or by repeating",
+        "its flag, a list of texts by repeating its flag alone; an empty value empties a list, and ~ begins a path at home:",
         "",
     ]
     for leaf in leaves(config):
-        shown = ",".join(leaf.value) if leaf.kind == STRINGS else leaf.value
-        kind = _LeafParser(leaf.kind).flag_type()
-        lines += [f"  --config.{leaf.path} ({kind}, default: {shown!r})", f"      {leaf.doc}"]
+        lines += [f"  --config.{leaf.path} ({kind_of(leaf)}, default: {shown(leaf)})", f"      {leaf.doc}"]
     return "\n".join(lines)

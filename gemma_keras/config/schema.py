@@ -1,7 +1,7 @@
 """Typed configuration of every stage.
 
-One dataclass a section; `field(doc)` carries the sentence that `--help` prints. A stage reads only the
-sections it needs. Field types are bool, int, float, str, tuple[str, ...] and (tuples of) nested sections, so that every
+One dataclass a section; `field(doc)` carries the sentence that `--help` prints, and what the strings of a field are. A stage
+reads only the sections it needs. Field types are bool, int, float, str, tuple[str, ...] and (tuples of) nested sections, so that every
 leaf can be a command-line flag.
 """
 
@@ -9,25 +9,27 @@ import dataclasses
 from typing import Any
 
 from gemma_keras.config.errors import UserError
+from gemma_keras.config.fields import ESCAPED_TEXTS, NAMES, PATHS, TEXTS
 
 
-def field(default: Any, doc: str) -> Any:
-    """A dataclass field with its default and the sentence that `--help` shows for it."""
+def field(default: Any, doc: str, holds: str = NAMES) -> Any:
+    """A dataclass field with its default, the sentence that `--help` shows for it, and what its strings are (`Leaf.holds`)."""
+    metadata = {"doc": doc, "holds": holds}
     if dataclasses.is_dataclass(default):
-        return dataclasses.field(default_factory=type(default), metadata={"doc": doc})
-    return dataclasses.field(default=default, metadata={"doc": doc})
+        return dataclasses.field(default_factory=type(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class TokenizerConfig:
-    path: str = field("", "SentencePiece model file; empty: the one beside the weights, else the builtin one or, for other data, one trained on the text corpora")
+    path: str = field("", "SentencePiece model file; empty: the one beside the weights, else the builtin one or, for other data, one trained on the text corpora", PATHS)
     vocabulary_size: int = field(4096, "pieces of a tokenizer that is trained here")
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class ModelConfig:
     architecture: str = field("gemma2_tiny", "named shape: gemma2_tiny, gemma2_43m, gemma2_2b, gemma2_9b, gemma2_27b, gemma_2b, gemma_7b")
-    weights: str = field("", "Hugging Face folder, Keras preset folder or export of an earlier stage; empty: random initialisation (not for fine-tuning)")
+    weights: str = field("", "Hugging Face folder, Keras preset folder or export of an earlier stage; empty: random initialisation (not for fine-tuning)", PATHS)
     dtype: str = field("bfloat16", "of frozen weights and of matmuls: bfloat16 or float32; trainable weights are float32 always")
     attention: str = field("auto", "kernel: splash (TPU v4 and later), blockwise or reference; auto: splash where there is one, else blockwise")
 
@@ -45,7 +47,7 @@ class ParallelConfig:
 @dataclasses.dataclass(slots=True, kw_only=True)
 class CorpusConfig:
     name: str = field("", "entry of the table of sources, which fixes the raw schema")
-    path: str = field("", "file, folder or glob, relative to data.root; empty: the entry's usual places under data.root")
+    path: str = field("", "file, folder or glob, relative to data.root; empty: the entry's usual places under data.root", PATHS)
     hub: str = field("", "dataset id on the Hugging Face hub, read instead of a path")
     kinds: tuple[str, ...] = field((), "kinds of task to take from a corpus that holds several, as its rows name them; empty: the entry's own choice")
     group: str = field("", "stage that the corpus belongs to; sampling=random draws at random within a group only")
@@ -71,7 +73,7 @@ class SystemPromptConfig:
     fixed: float = field(0.0, "share of conversations with one of the general system prompts")
     dynamic: float = field(0.0, "share of conversations whose system prompt a large model writes for them")
     endpoint: EndpointConfig = field(EndpointConfig(), "who writes the dynamic ones")
-    cache: str = field("", "file that keeps the answers of the endpoint; empty: system_prompts.sqlite beside the prepared data")
+    cache: str = field("", "file that keeps the answers of the endpoint; empty: system_prompts.sqlite beside the prepared data", PATHS)
     dry_run: bool = field(False, "print how many calls and tokens the dynamic ones would take, and stop")
 
 
@@ -89,17 +91,17 @@ class CleaningConfig:
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class DataConfig:
-    root: str = field("", "folder that holds the corpora; empty: the builtin corpus")
+    root: str = field("", "folder that holds the corpora; empty: the builtin corpus", PATHS)
     corpora: tuple[CorpusConfig, ...] = field((), "what is trained on")
     validation: tuple[CorpusConfig, ...] = field((), "what is held out; empty: validation_rows of the training corpora")
-    validation_rows: int = field(0, "rows of the training corpora set apart when data.validation is empty")
-    earlier: tuple[str, ...] = field((), "prepared data of earlier stages (their workdir/data): a corpus that one of them holds is drawn from its rows")
+    validation_rows: int = field(0, "rows of the training corpora set apart when data.validation is empty; no other row that asks the same is trained on")
+    earlier: tuple[str, ...] = field((), "prepared data of earlier stages (their workdir/data): a corpus that one of them holds is drawn from its rows", PATHS)
     rows: int = field(0, "training rows of the mixture, shared out by the corpora's shares; 0: all rows")
     sampling: str = field("exact", "exact (counts by largest remainder) or random (within a group rows are drawn from all of its corpora)")
     too_small: str = field("error", "a corpus smaller than its share: error, repeat (its rows occur several times) or less (take what it has)")
     missing: str = field("error", "a corpus without files: error, or builtin (the rows of this kind that come with the package)")
-    template: str = field("gemmalm_zh", "chat template: gemmalm_zh, gemma, passage or instruction")
-    loss_on: str = field("response", "tokens that carry loss: response (the model's turns) or all")
+    template: str = field("auto", "chat template: gemmalm_zh, gemma, passage or instruction; auto: that of the weights' folder, gemmalm_zh where it has none")
+    loss_on: str = field("response", "tokens that carry loss: response (the model's turns) or all; turns that a corpus marks as not to be learnt carry none")
     system_prompts: SystemPromptConfig = field(SystemPromptConfig(), "shares of system prompts by kind")
     cleaning: CleaningConfig = field(CleaningConfig(), "rules that mend and remove rows")
     editions: int = field(1, "times that requests with random wording are drawn; epoch e trains on drawing e modulo this")
@@ -164,7 +166,7 @@ class SamplingConfig:
     repetition_penalty: float = field(1.1, "divides the logits of tokens already seen, those of the prompt among them; 1: none")
     presence_penalty: float = field(0.0, "taken off the logits of tokens that the answer has already")
     frequency_penalty: float = field(0.0, "the same, once for each time that the answer has them")
-    stop: tuple[str, ...] = field((), "texts that end an answer, left out of it")
+    stop: tuple[str, ...] = field((), "texts that end an answer, left out of it; a flag spells a line end \\n, a tab \\t, a carriage return \\r and a backslash before one of these letters \\\\", ESCAPED_TEXTS)
     num_beams: int = field(1, "beam search with this many beams, without random draws; 1: none")
     length_penalty: float = field(1.0, "beam search: exponent of the length that a beam's log-probability is divided by")
     penalty_alpha: float = field(0.0, "contrastive search: weight of the likeness to earlier tokens, among the top_k likely ones; 0: none")
@@ -182,9 +184,9 @@ class InferenceConfig:
 @dataclasses.dataclass(slots=True, kw_only=True)
 class SolverConfig:
     name: str = field("adaptive", "normal, least_to_most, self_verification, enhanced, simplified_enhanced, adaptive, self_consistency, escalation or backward_verification")
-    input: str = field("", "file of questions: one a line, or JSON lines with question (and choices, answer, id); empty: config.questions, else standard input")
+    input: str = field("", "file of questions: one a line; or JSON, JSON lines, csv, tsv or parquet with question (and choices or A, B, ..., answer, id); empty: config.questions, else standard input", PATHS)
     language: str = field("zh", "of the prompts: zh or en")
-    prompts: str = field("", "TOML or JSON file of prompts that take the place of those of the same name")
+    prompts: str = field("", "TOML or JSON file of prompts that take the place of those of the same name", PATHS)
     constrained: str = field("no", "hold plans, scores and letters to their form while they are generated: no, list (a plan is a numbered list) or json (a plan is an object)")
     plan_temperature: float = field(0.3, "of decompositions; answers have sampling.temperature")
     summary_temperature: float = field(0.5, "of the answer that is made from those to the sub-questions")
@@ -224,12 +226,12 @@ class Config:
     inference: InferenceConfig = field(InferenceConfig(), "how answers are generated")
     solver: SolverConfig = field(SolverConfig(), "solving of questions in several steps")
     export: ExportConfig = field(ExportConfig(), "export")
-    questions: tuple[str, ...] = field((), "sample questions answered after the stage")
+    questions: tuple[str, ...] = field((), "questions to answer: what chat and solve are asked, or samples after the pipeline; a flag is one question, as it is", TEXTS)
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class PipelineDataConfig:
-    root: str = field("", "folder that holds the corpora, given to every stage; empty: the builtin corpus")
+    root: str = field("", "folder that holds the corpora, given to every stage; empty: the builtin corpus", PATHS)
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)

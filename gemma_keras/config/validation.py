@@ -12,6 +12,7 @@ from typing import Any
 from gemma_keras.config import schema
 from gemma_keras.config.fields import leaves, sections
 from gemma_keras.config.schema import require
+from gemma_keras.config.values import check_texts
 
 ARCHITECTURES = (
     "gemma2_tiny",
@@ -22,7 +23,7 @@ ARCHITECTURES = (
     "gemma_2b",
     "gemma_7b",
 )
-TEMPLATES = ("gemmalm_zh", "gemma", "passage", "instruction")
+TEMPLATES = ("auto", "gemmalm_zh", "gemma", "passage", "instruction")
 TARGETS = ("query", "key", "value", "attention_output", "ffw_gating", "ffw_gating_2", "ffw_linear")
 DTYPES = ("bfloat16", "float32")
 # A solver, and those that are made of others.
@@ -183,6 +184,7 @@ def validate(config: Any, path: str = "config") -> None:
     """
     for leaf in leaves(config):
         _check_leaf(f"{path}.{leaf.path}", type(leaf.section), leaf.name, leaf.value)
+        check_texts(f"{path}.{leaf.path}", leaf)
     for section_path, section in sections(config, path):
         check = CHECKS.get(type(section))
         if check is not None:
@@ -314,17 +316,14 @@ def _check_phases(config: schema.Config, path: str) -> None:
     steps = config.train.steps
     if steps == 0:
         return
-    warmup = _in_steps(config.optim.warmup, steps)
-    require(
-        warmup < steps,
-        f"{path}.optim.warmup is {warmup} steps, but {path}.train.steps is only {steps}: lower the warm-up",
-    )
+    warmup, only = _in_steps(config.optim.warmup, steps), f"but {path}.train.steps is only {steps}"
+    require(warmup < steps, f"{path}.optim.warmup is {warmup} steps, {only}: lower the warm-up")
     if config.adapter.method == "adalora":
         tinit, tfinal = (_in_steps(value, steps) for value in (config.adapter.tinit, config.adapter.tfinal))
         require(
             tinit + tfinal < steps,
-            f"{path}.adapter.tinit and {path}.adapter.tfinal make {tinit + tfinal} steps, but {path}.train.steps is only "
-            f"{steps}: lower them or train longer",
+            f"{path}.adapter.tinit and {path}.adapter.tfinal make {tinit + tfinal} steps, {only}: lower them "
+            "or train longer",
         )
         require(
             steps - tfinal > 1 or config.adapter.target_r == config.adapter.init_r,

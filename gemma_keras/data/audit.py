@@ -8,7 +8,9 @@ from pathlib import Path
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import CleaningConfig, CorpusConfig
 from gemma_keras.data.cleaning import EMPTY, Mender, is_empty
+from gemma_keras.data.finding import below
 from gemma_keras.data.pace import Pace, Progress
+from gemma_keras.data.records import general_reason
 from gemma_keras.data.sources import ALL_KINDS, SOURCES, locate, read_corpus
 
 REASONS_SHOWN = 3
@@ -46,9 +48,10 @@ def audit(corpora: tuple[CorpusConfig, ...], root: Path, progress: Progress) -> 
 
 
 def unread(audits: list[Audit], root: Path) -> list[Path]:
-    """The files below `root`, relative to it, that none of the entries reads."""
+    """What lies below `root`, relative to it, and none of the entries reads: files, and hidden folders as a whole."""
     read = {path for audit in audits for path in audit.files}
-    return sorted(p.relative_to(root) for p in root.rglob("*") if p.is_file() and p not in read)
+    found = below(root, lambda path: True)
+    return sorted(p.relative_to(root) for p in (*found.files, *(p for p, _ in found.not_read)) if p not in read)
 
 
 def _has_files(corpus: CorpusConfig, root: Path) -> bool:
@@ -71,17 +74,12 @@ def _read(corpus: CorpusConfig, root: Path, progress: Progress) -> Audit:
         full = [record for record in row.records if not is_empty(record)]
         result.records += len(full)
         if row.quarantined:
-            result.quarantined[_general(row.quarantined.reason)] += row.rows
+            result.quarantined[general_reason(row.quarantined.reason)] += row.rows
         elif full:
             result.used += row.rows
         else:
             result.removed[row.skipped or EMPTY] += row.rows
     return result
-
-
-def _general(reason: str) -> str:
-    """A reason without what is particular to its row, so that equal causes are counted together."""
-    return reason.split(":")[0][:80]
 
 
 def page(audits: list[Audit], left: list[Path]) -> str:

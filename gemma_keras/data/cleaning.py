@@ -9,12 +9,13 @@ from ftfy.chardata import C1_CONTROL_RE, UTF8_DETECTOR_RE
 
 from gemma_keras.config.schema import CleaningConfig
 from gemma_keras.data.records import ChatRecord, ChoiceRecord, PreferenceRecord, Record, TextRecord
-from gemma_keras.text.templates import Message
+from gemma_keras.text.templates import Message, is_unlearnt
 
 EMPTY = "empty"
 DUPLICATE = "duplicate"
 NEAR_DUPLICATE = "near_duplicate"
 IN_VALIDATION = "in_validation"
+ASKED_IN_VALIDATION = "asked_in_validation"
 TOO_SHORT = "too_few_tokens"
 TOO_LONG = "too_many_tokens"
 
@@ -26,7 +27,12 @@ RESIDUE = "residue"
 _UNUSUAL = re.compile(
     "[^\t\n -\\[\\]-~°±·×÷\u2010-\u2027\u2100-\u2592\u2e80-\ud7ff\uf900-\ufefe\uff00-\uffef\U00010000-\U0010ffff]"
 )
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f\u200b\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
+# Of the control characters those that separate: as Unicode breaks lines (vertical tab, form feed, NEL, line and paragraph
+# separator) and as str.splitlines does (file, group and record separator); the unit separator parts words only.
+_SEPARATORS = {ord(mark): "\n" for mark in "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"} | {0x1F: " "}
+# Elsewhere this byte is the ellipsis of Windows-1252, which ftfy restores.
+_CHINESE_NEL = re.compile("(?<=[\u2e80-\uffef])\x85|(?<![\x80-\xff])\x85(?=[\u2e80-\uffef])")
+_CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x7f\u200b\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
 # All of them are unprintable, which `_visible` relies on.
 _INVISIBLE = "\xad\u200b-\u200f\u2060-\u2064\ufeff"
 _INVISIBLES = re.compile(f"[{_INVISIBLE}]")
@@ -34,6 +40,13 @@ _VISIBLE = re.compile(rf"[^\s{_INVISIBLE}]")
 
 _BLANKS = (" ", "\t", "\u3000")
 _BLANK_LINES = re.compile(r"\A(?:[ \t\u3000]*\n)+")
+
+# Each word begins otherwise than the signs between them, and so nothing can backtrack.
+_GREETING = re.compile(
+    r"(?:你好|您好|你们好|大家好|嗨|嘿|哈喽|哈啰|喂|在吗|在么|早上好|上午好|中午好|下午好|晚上好|早安|晚安|请问|继续|"
+    r"hello|hi|hey|good (?:morning|afternoon|evening)|continue|[呀啊哦呢\W_])+",
+    re.IGNORECASE,
+)
 
 _SPELT_BREAK = re.compile(r"\\n\n?")
 # Ends a sentence, stands within Chinese text, or ends a sum ("= 12 km"). After other letters it may be a difference.
@@ -78,13 +91,31 @@ def contents(record: Record) -> list[str]:
         return [record.text]
     if isinstance(record, ChoiceRecord):
         return [record.question, *record.choices]
-    if isinstance(record, PreferenceRecord):
-        return [*_turns(record.prompt), record.chosen, record.rejected]
-    return _turns(record.messages)
+    turns = [message["content"] for message in record_messages(record) if message["role"] != "system"]
+    return [*turns, record.chosen, record.rejected] if isinstance(record, PreferenceRecord) else turns
 
 
-def _turns(messages: list[Message]) -> list[str]:
-    return [message["content"] for message in messages if message["role"] != "system"]
+def question(record: Record) -> list[str]:
+    """The texts that say what a row asks, whatever its answer; of a document or an exam question all of it.
+
+    The first turn of the user, with the passage if it is about one. System turns do not count otherwise: they say how to
+    answer, and the same question with and without one is the same. A mere greeting asks nothing: the turns after it count,
+    too, up to the first that is more. Where requests are worded anew the wording's name counts, for it says what to do.
+    """
+    messages = record_messages(record)
+    if not messages:
+        return contents(record)
+    asked = [message["content"] for message in messages if message["role"] == "user"]
+    more = next((number for number, said in enumerate(asked) if not _GREETING.fullmatch(said)), len(asked) - 1)
+    passage = [message["content"] for message in messages if message["role"] == "system" and record.type == "reading"]
+    return [*passage, *asked[: more + 1], *filter(None, [getattr(record, "wording", "")])]
+
+
+def record_messages(record: Record) -> list[Message]:
+    """The turns of a conversation or of a preference pair's prompt; none of other records."""
+    if isinstance(record, ChatRecord):
+        return record.messages
+    return record.prompt if isinstance(record, PreferenceRecord) else []
 
 
 def is_empty(record: Record) -> bool:
@@ -94,10 +125,27 @@ def is_empty(record: Record) -> bool:
 
 
 def content_key(record: Record) -> int:
-    """64 bits, equal for records with the same `contents` but for blanks and invisible characters: what counts as a copy."""
+    """64 bits, equal for records with the same `contents` but for blanks and invisible characters: what counts as a copy.
+
+    Conversations from which other turns are to be learnt are no copies.
+    """
+    return _digest(contents(record), b"\xfe" + unlearnt.encode() if (unlearnt := unlearnt_turns(record)) else b"")
+
+
+def unlearnt_turns(record: Record) -> str:
+    """Which turns of a record are not to be learnt from, as a string; empty: they all are."""
+    return ",".join(str(n) for n, message in enumerate(record_messages(record)) if is_unlearnt(message))
+
+
+def question_key(record: Record) -> int:
+    """64 bits, equal for records with the same `question` but for blanks and invisible characters."""
+    return _digest(question(record))
+
+
+def _digest(texts: list[str], more: bytes = b"") -> int:
     # The separator cannot occur within UTF-8, so that ["a", "b"] and ["ab"] differ.
-    parts = [_visible(text).encode("utf-8", "surrogatepass") for text in contents(record)]
-    return int.from_bytes(hashlib.blake2b(b"\xff".join(parts), digest_size=8).digest(), "little")
+    parts = [_visible(text).encode("utf-8", "surrogatepass") for text in texts]
+    return int.from_bytes(hashlib.blake2b(b"\xff".join(parts) + more, digest_size=8).digest(), "little")
 
 
 def _visible(text: str) -> str:
@@ -108,11 +156,13 @@ def _visible(text: str) -> str:
 class Mender:
     """Mends the texts of records in place.
 
-    Rule "encoding" (`repair`): line ends become LF; blank lines in front that start with a blank, control characters but
-    tab, byte order marks, zero-width spaces and marks that turn the direction of writing go; text with several characters
-    that were decoded in the wrong way is decoded anew (by ftfy; widths, quotation marks and compositions stay as they are);
-    a spelt out backslash-n becomes a line break, unless the text holds code or LaTeX or speaks of it. Rule "residue":
-    prompt templates at the ends of a turn go.
+    Rule "encoding" (`repair`): line ends and other control characters that separate (form feeds, vertical tabs, ...) become
+    LF; blank lines in front that start with a blank, other control characters but tab, byte order marks, zero-width spaces
+    and marks that turn the direction of writing go; text with several characters that were decoded in the wrong way is
+    decoded anew (by ftfy; widths, quotation marks and compositions stay as they are); a spelt out backslash-n becomes a line
+    break, unless the text holds code or LaTeX or speaks of it. Rule "residue": prompt templates at the ends of a turn go.
+
+    A system turn in which nothing is to be seen is no turn, and goes in any case.
     """
 
     def __init__(self, config: CleaningConfig):
@@ -126,6 +176,9 @@ class Mender:
             changed.append(ENCODING)
         if self._residue and not isinstance(record, TextRecord | ChoiceRecord) and _rewrite(record, without_residue):
             changed.append(RESIDUE)
+        messages = record_messages(record)
+        if messages and messages[0]["role"] == "system" and not _VISIBLE.search(messages[0]["content"]):
+            del messages[0]
         return tuple(changed)
 
 
@@ -139,9 +192,10 @@ def repaired(text: str, spelt_breaks: bool = True) -> str:
         text = _BLANK_LINES.sub("", text)
     if not _UNUSUAL.search(text):
         return text
+    text = _CHINESE_NEL.sub("\n", text)
     if _decoded_wrongly(text):
         text = ftfy.fix_encoding(text)
-    text = _CONTROLS.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+    text = _CONTROLS.sub("", text.replace("\r\n", "\n").replace("\r", "\n").translate(_SEPARATORS))
     if spelt_breaks and "\\n" in text and _breaks_lines(text):
         text = _SPELT_BREAK.sub("\n", text)
     return text
@@ -188,8 +242,7 @@ def _rewrite(record: Record, mend: Callable[[str, str], str]) -> bool:
     elif isinstance(record, ChoiceRecord):
         record.question, *record.choices = after
     else:
-        messages = record.messages if isinstance(record, ChatRecord) else record.prompt
-        for message, text in zip(messages, after):
+        for message, text in zip(record_messages(record), after):
             message["content"] = text
         if isinstance(record, PreferenceRecord):
             record.chosen, record.rejected = after[-2:]
@@ -201,7 +254,6 @@ def _texts(record: Record) -> list[tuple[str, str]]:
         return [(record.text, "text")]
     if isinstance(record, ChoiceRecord):
         return [(text, "question") for text in (record.question, *record.choices)]
-    if isinstance(record, PreferenceRecord):
-        turns = [(message["content"], message["role"]) for message in record.prompt]
-        return [*turns, (record.chosen, "model"), (record.rejected, "model")]
-    return [(message["content"], message["role"]) for message in record.messages]
+    turns = [(message["content"], message["role"]) for message in record_messages(record)]
+    sides = [record.chosen, record.rejected] if isinstance(record, PreferenceRecord) else []
+    return [*turns, *((side, "model") for side in sides)]

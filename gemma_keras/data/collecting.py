@@ -14,12 +14,15 @@ import pyarrow.compute as pc
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import CorpusConfig, DataConfig
 from gemma_keras.data import pools as pooling
+from gemma_keras.data.accounts import told_set_aside
 from gemma_keras.data.cleaning import Mender, contents
 from gemma_keras.data.contamination import Contamination
+from gemma_keras.data.finding import describe
+from gemma_keras.data.holding_out import remove_held_out, set_apart
 from gemma_keras.data.mixture import validation_counts
 from gemma_keras.data.near_duplicates import NearDuplicates
 from gemma_keras.data.pace import Pace, Progress
-from gemma_keras.data.pools import Pool, Screen, read_pool, set_apart
+from gemma_keras.data.pools import NOT_DRAWN, SET_APART, UNDECIDED, USED, Pool, Screen, read_pool, read_texts
 from gemma_keras.data.records import ChatRecord, PreferenceRecord, Record
 from gemma_keras.data.sources import Located, SourceRow, get_source, locate, read_corpus
 from gemma_keras.data.spool import Spool
@@ -133,6 +136,9 @@ def collect(
             pace = Pace(f"read {origin.corpus.name}", progress)
             pool = read_pool(origin.corpus, origin.rows(), Spool(folder), how, quarantine, pace)
             pool.origin = origin.describe()
+            pool.not_read = origin.located.shown_not_read()
+            if pool.not_read:
+                progress(f"{origin.corpus.name}: not read: {describe(pool.not_read)}")
             stand_in = f", {pool.files[0].partition('/')[0]} in its place" if origin.located.stand_in else ""
             pace.finish(pool.rows_in, f" from {len(pool.files)} files{stand_in}")
             return pool
@@ -141,7 +147,7 @@ def collect(
         earlier_valid = [read(origin, spare) for origin in origins.earlier_valid]
         train = [read(origin, screen) for origin in origins.train]
     # Every validation row counts, also those that a limit leaves out.
-    pooling.remove_seen(train, pooling.sorted_keys([*valid, *earlier_valid]))
+    remove_held_out(train, [*valid, *earlier_valid])
     if config.cleaning.duplicates:
         pooling.remove_duplicates(valid)
         pooling.remove_duplicates(train)
@@ -149,8 +155,29 @@ def collect(
         pooling.remove_near_duplicates(train, [*valid, *earlier_valid], near_duplicates)
     if config.validation_rows:
         valid = _set_apart(config, train, earlier_valid, usable)
-        pooling.remove_seen(train, pooling.sorted_keys(valid))
+        remove_held_out(train, valid)
     return Collected(train, valid, _compared(config, contamination))
+
+
+def set_aside(pools: list[Pool]) -> list[str]:
+    """A line for each corpus of which rows cannot be read, or rules have removed many; see `told_set_aside`."""
+    lines = []
+    for pool in pools:
+        rules = pool.counts()
+        for fate in (UNDECIDED, USED, NOT_DRAWN, SET_APART):
+            del rules[fate]
+        lines.append(told_set_aside(pool, rules))
+    return list(filter(None, lines))
+
+
+def training_texts(config: DataConfig) -> Iterator[str]:
+    """The texts of all training corpora, for a tokenizer.
+
+    Raises:
+        UserError: a corpus is missing, or has no usable row.
+    """
+    for origin in find_origins(config, Path(config.root), lambda line: None).train:
+        yield from read_texts(origin.corpus, origin.rows())
 
 
 def _set_apart(

@@ -4,7 +4,7 @@ B rows of a batch, T sequence length, P packed rows, R rows, E editions. A batch
 
     tokens, targets        i32[B,T]  targets[b,t] = tokens[b,t+1] within a segment; 0 at a segment's last token
     loss_weights           f32[B,T]  of the target
-    target_kinds           u8[B,T]   0 no target, 1 prompt, 2 closing, 3 content
+    target_kinds           u8[B,T]   0 no target, or one not to be learnt, 1 prompt, 2 closing, 3 content
     segment_ids            i32[B,T]  rows packed together count from 1; 0 is padding
     positions              i32[B,T]  from 0 in every segment
     row_index              i32[B,T]  which prepared row; -1 is padding

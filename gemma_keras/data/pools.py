@@ -1,6 +1,7 @@
 """Corpora while rows are chosen: the records on disk, and for each in memory what became of it.
 
-What is kept of a record takes about 30 bytes: the place of its text, its source row, its content key, its fate.
+What is kept of a record takes about 38 bytes: the place of its text, its source row, the keys of its content and of its
+question, its fate.
 """
 
 import dataclasses
@@ -14,16 +15,18 @@ import numpy as np
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import CorpusConfig
+from gemma_keras.data.accounts import Account
 from gemma_keras.data.cleaning import (
     DUPLICATE,
     EMPTY,
-    IN_VALIDATION,
     NEAR_DUPLICATE,
     Mender,
     contaminated,
     content_key,
     contents,
     is_empty,
+    question_key,
+    unlearnt_turns,
 )
 from gemma_keras.data.contamination import Contamination
 from gemma_keras.data.near_duplicates import NearDuplicates
@@ -44,26 +47,22 @@ _BLOCK = 100_000  # keys compared at once: what a comparison takes besides does 
 _Row = tuple[int, Record, list[str]]  # source row, record, its contents
 
 
-@dataclasses.dataclass(slots=True)
-class Pool:
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Pool(Account):
     """One corpus: its records in the order of the files, and what never became a record.
 
-    Columns have one entry a record: `parents` u32 (its source row, from 1), `keys` u64, `fates` u8 (index into
-    `fate_names`), `open_to_prompt` u8 (whether it may get a system prompt).
+    Columns have one entry a record: `parents` u32 (its source row, from 1), `keys` and `questions` u64 (of its content and of
+    what it asks), `fates` u8 (index into `fate_names`), `open_to_prompt` u8 (whether it may get a system prompt).
     """
 
-    corpus: CorpusConfig
     spool: Spool
     origin: str = ""
-    files: list[str] = dataclasses.field(default_factory=list)
-    rows_in: int = 0
-    skipped: Counter[str] = dataclasses.field(default_factory=Counter)
+    not_read: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     mended: Counter[str] = dataclasses.field(default_factory=Counter)
-    quarantined: int = 0
-    first_quarantined: str = ""
     fate_names: list[str] = dataclasses.field(default_factory=lambda: [UNDECIDED, USED])
     parents: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint32))
     keys: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint64))
+    questions: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint64))
     fates: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint8))
     open_to_prompt: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint8))
     rows_of_parent: dict[int, int] = dataclasses.field(default_factory=dict)
@@ -135,35 +134,49 @@ def read_pool(
     """Reads a whole corpus into a pool; rows that cannot be read are written to `quarantine` as JSON lines.
 
     Raises:
-        UserError: none of its rows can be used.
+        UserError: none of its rows can be read.
     """
-    pool = Pool(corpus, spool)
+    pool = Pool(corpus=corpus, spool=spool)
     resemblance = _Resemblance(get_source(corpus.name).bodies or contents)
-    parents, keys, fates, prompts = array("I"), array("Q"), array("B"), array("B")
+    parents, keys, questions, fates, prompts = array("I"), array("Q"), array("Q"), array("B"), array("B")
     for batch in _batched(_account(pool, rows, quarantine, pace), screen.mender, pool.mended):
         hits = screen.hits([texts for _, _, texts in batch])
         for (parent, record, _), hit in zip(batch, hits, strict=True):
             pool.spool.append(record)
             parents.append(parent)
             keys.append(content_key(record))
+            questions.append(question_key(record))
             fates.append(pool.code(EMPTY if is_empty(record) else hit))
             prompts.append(int(isinstance(record, ChatRecord) and record.messages[0]["role"] != "system"))
         if screen.near_duplicates:
             resemblance.add(screen.near_duplicates, batch, fates[-len(batch) :])
     pool.twins = np.frombuffer(resemblance.twins, np.uint32)
     pool.parents, pool.keys = np.frombuffer(parents, np.uint32), np.frombuffer(keys, np.uint64)
+    pool.questions = np.frombuffer(questions, np.uint64)
     pool.fates, pool.open_to_prompt = np.frombuffer(fates, np.uint8), np.frombuffer(prompts, np.uint8)
     if not len(pool.fates):
-        told = [f"{count} are left out ({rule})" for rule, count in pool.skipped.items()]
-        if pool.quarantined:
-            told.append(f"{pool.quarantined} cannot be read ({pool.first_quarantined})")
-        reason = f"of {pool.rows_in} rows " + ", ".join(told)
-        shown = ", ".join(pool.files[:3]) + (", ..." if len(pool.files) > 3 else "")
-        raise UserError(
-            f"no usable row of corpus {corpus.name!r} in {shown}: {reason}; check that the corpus's name fits the files"
-            + (f" and its kinds ({', '.join(corpus.kinds)}) what they hold" if corpus.kinds else "")
-        )
+        raise pool.nothing_usable()
     return pool
+
+
+def read_texts(corpus: CorpusConfig, rows: Iterable[SourceRow]) -> Iterator[str]:
+    """The `contents` of a corpus's records, as they are in the files.
+
+    Raises:
+        UserError: none of its rows can be used.
+    """
+    account = Account(corpus=corpus)
+    used = 0
+    for row in rows:
+        account.add(row)
+        for record in row.records:
+            yield from contents(record)
+        empty = all(map(is_empty, row.records))
+        used += not empty
+        if row.records and empty:
+            account.skipped[EMPTY] += row.rows
+    if not used:
+        raise account.nothing_usable()
 
 
 class _Resemblance:
@@ -187,23 +200,18 @@ class _Resemblance:
             texts.append("" if fate or twin else "\n".join(own))
             self._last = this
             self._count += 1
-        near_duplicates.add(texts, [record.type for _, record, _ in batch])
+        # Conversations from which other turns are learnt are no copies of each other.
+        near_duplicates.add(texts, [record.type + unlearnt_turns(record) for _, record, _ in batch])
 
 
 def _account(pool: Pool, rows: Iterable[SourceRow], quarantine: IO[str], pace: Pace) -> Iterator[tuple[int, Record]]:
     """Counts source rows and sets the bad ones aside; yields (source row, record)."""
     for row in rows:
-        pool.rows_in += row.rows
+        pool.add(row)
         pace.done(pool.rows_in)
-        if pool.files[-1:] != [row.file]:
-            pool.files.append(row.file)
         if row.quarantined:
-            pool.quarantined += row.rows
-            pool.first_quarantined = pool.first_quarantined or row.quarantined.reason
             _write(quarantine, row.quarantined)
-        elif not row.records:
-            pool.skipped[row.skipped or EMPTY] += row.rows
-        elif row.rows > 1:
+        elif row.records and row.rows > 1:
             pool.rows_of_parent[pool.rows_in] = row.rows
         for record in row.records:
             if isinstance(record, ChoiceRecord):
@@ -240,7 +248,7 @@ def remove_duplicates(pools: list[Pool]) -> None:
     keys.sort()
     repeated = np.unique(keys[1:][keys[1:] == keys[:-1]])
     del keys  # mostly there is little left to do, which takes little memory
-    copies = [np.flatnonzero(_among(pool.keys, repeated) & (pool.fates == 0)) for pool in pools]
+    copies = [np.flatnonzero(among(pool.keys, repeated) & (pool.fates == 0)) for pool in pools]
     keys = np.concatenate([repeated[:0], *(pool.keys[rows] for pool, rows in zip(pools, copies, strict=True))])
     order = np.argsort(keys, kind="stable")
     later = np.zeros(len(keys), bool)
@@ -249,13 +257,6 @@ def remove_duplicates(pools: list[Pool]) -> None:
     for pool, rows in zip(pools, copies, strict=True):
         pool.fates[rows[later[start : start + len(rows)]]] = pool.code(DUPLICATE)
         start += len(rows)
-
-
-def remove_seen(pools: list[Pool], forbidden: np.ndarray) -> None:
-    """Removes the records whose content key is among `forbidden` (u64, sorted)."""
-    for pool in pools:
-        seen = _among(pool.keys, forbidden) & (pool.fates == 0)
-        pool.fates[seen] = pool.code(IN_VALIDATION)
 
 
 def remove_near_duplicates(pools: list[Pool], before: list[Pool], near_duplicates: NearDuplicates) -> None:
@@ -269,69 +270,10 @@ def remove_near_duplicates(pools: list[Pool], before: list[Pool], near_duplicate
         start += len(pool.fates)
 
 
-def sorted_keys(pools: Iterable[Pool], fate: str | None = None) -> np.ndarray:
-    """The content keys of all records, or of those with one fate, u64, sorted."""
-    parts = [pool.keys if fate is None else pool.keys[pool.fates == pool.code(fate)] for pool in pools]
-    return np.sort(np.concatenate(parts)) if parts else np.zeros(0, np.uint64)
-
-
-def count_among(keys: np.ndarray, others: np.ndarray) -> int:
-    """How many of `keys` occur in `others` (sorted)."""
-    return int(_among(keys, others).sum())
-
-
-def _among(keys: np.ndarray, others: np.ndarray) -> np.ndarray:
+def among(keys: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """bool[n]: which of `keys` occur in `others`, which is sorted."""
     found = np.zeros(len(keys), bool)
     for start in range(0, len(keys) if len(others) else 0, _BLOCK):
         block = keys[start : start + _BLOCK]
         found[start : start + _BLOCK] = others[np.minimum(np.searchsorted(others, block), len(others) - 1)] == block
     return found
-
-
-def set_apart(
-    pools: list[Pool], counts: list[int], seed: int, usable: Callable[[list[Record]], list[bool]]
-) -> list[Pool]:
-    """Draws that many usable validation records from each pool; returns them as pools of their own.
-
-    The other records of a source row of which one is drawn are used nowhere.
-
-    Raises:
-        UserError: a pool has fewer usable ones.
-    """
-    apart = []
-    for index, (pool, count) in enumerate(zip(pools, counts, strict=True)):
-        rng = np.random.default_rng([seed, 2, index])
-        drawn = np.sort(_first_usable(pool, rng.permutation(pool.available()), count, usable))
-        if len(drawn) < count:
-            raise UserError(
-                f"data.validation_rows would take {count} rows of {pool.corpus.name}, of which only {len(drawn)} fit into "
-                "data.sequence_length and the limits of data.cleaning; set fewer apart"
-            )
-        siblings = np.isin(pool.parents, pool.parents[drawn]) & (pool.fates == 0)
-        corpus = dataclasses.replace(pool.corpus, share=0.0, limit=0)
-        parents = np.unique(pool.parents[drawn]).tolist()
-        copy = Pool(corpus, pool.spool, pool.origin, pool.files)
-        copy.rows_of_parent = {
-            parent: pool.rows_of_parent[parent] for parent in parents if parent in pool.rows_of_parent
-        }
-        copy.rows_in = sum(copy.rows_of_parent.get(parent, 1) for parent in parents)
-        copy.parents, copy.keys, copy.open_to_prompt = pool.parents[drawn], pool.keys[drawn], pool.open_to_prompt[drawn]
-        copy.fates = np.zeros(len(drawn), np.uint8)
-        copy.places = drawn if pool.places is None else pool.places[drawn]
-        pool.fates[siblings] = pool.code(SET_APART)
-        apart.append(copy)
-    return apart
-
-
-def _first_usable(
-    pool: Pool, order: np.ndarray, count: int, usable: Callable[[list[Record]], list[bool]]
-) -> np.ndarray:
-    """The first `count` records in this order that are usable."""
-    chosen: list[int] = []
-    for start in range(0, len(order), BATCH_RECORDS):
-        if len(chosen) >= count:
-            break
-        places = order[start : start + BATCH_RECORDS].tolist()
-        verdicts = usable([pool.record(place) for place in places])
-        chosen += [place for place, verdict in zip(places, verdicts, strict=True) if verdict]
-    return np.array(chosen[:count], np.int32)

@@ -18,10 +18,10 @@ from typing import Any
 from gemma_keras import builtin
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import DataConfig
-from gemma_keras.data.collecting import Collected, Origins, collect, find_origins
+from gemma_keras.data.collecting import Collected, Origins, collect, find_origins, set_aside
+from gemma_keras.data.holding_out import overlaps
 from gemma_keras.data.mixture import Mixture, mix
 from gemma_keras.data.pace import Progress, print_progress
-from gemma_keras.data.pools import USED, count_among, sorted_keys
 from gemma_keras.data.prompting import FAILED, Prompter
 from gemma_keras.data.rendering import Renderer
 from gemma_keras.data.report import split_report, write_report
@@ -29,7 +29,7 @@ from gemma_keras.data.sources import get_source
 from gemma_keras.text.templates import get_template
 from gemma_keras.text.tokenizer import Tokenizer
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever the prepared bytes change, so that older prepared data is made again."""
 
 
@@ -38,7 +38,7 @@ def prepare(
 ) -> dict[str, Any]:
     """Prepares training and validation rows under `out`, or finds them there already; returns the report.
 
-    Validation rows come first; training rows equal to one of them are removed. The folder appears only when it is
+    Validation rows come first; training rows that ask the same as one of them are removed. The folder appears only when it is
     complete. With `system_prompts.dry_run` nothing is written, and what is returned is the estimate alone.
 
     Raises:
@@ -70,12 +70,19 @@ def prepare(
     try:
         renderer = Renderer(config, tokenizer, prompter, progress)
         collected = collect(config, origins, partial, renderer.usable, progress)
+        told = set_aside([*collected.train, *collected.valid])
+        for line in told:
+            progress(line)
         mixtures = {"valid": mix(collected.valid, 0, config), "train": mix(collected.train, config.rows, config)}
         for split, mixture in mixtures.items():
             prompter.assign(split, collected.pools(split), mixture)
         if config.system_prompts.dry_run:
             return prompter.estimate()
         report = _write(config, renderer, collected, mixtures, prompter, partial, fingerprint)
+        # Rules that count tokens have removed more meanwhile.
+        for line in set_aside([*collected.train, *collected.valid]):
+            if line not in told:
+                progress(line)
         _replace(partial, out)
     finally:
         gc.unfreeze()
@@ -141,14 +148,14 @@ def _write(
             f"none of the {kinds[FAILED]} system prompts could be had from {config.system_prompts.endpoint.url} "
             f"({prompter.failures()[-1]['reason']}); check data.system_prompts.endpoint, or set data.system_prompts.dynamic to 0"
         )
-    overlap = count_among(sorted_keys(collected.train, USED), sorted_keys(collected.valid, USED))
-    assert overlap == 0, overlap
+    common = overlaps(collected.train, collected.valid)
+    assert not any(common.values()), common
     report = {
         "fingerprint": fingerprint,
         "sequence_length": config.sequence_length,
         **parts["train"],
         "validation": parts["valid"],
-        "overlap": overlap,
+        **common,
         "contamination": collected.contamination,
         "system_prompt_failures": len(prompter.failures()),
     }
@@ -158,7 +165,8 @@ def _write(
 
 def _fingerprint(config: DataConfig, tokenizer: Tokenizer, origins: Origins) -> str:
     """Hash of everything that the prepared bytes follow from; files count by their content, not by where they lie."""
-    settings = dataclasses.asdict(config) | {"root": "", "earlier": (), "missing": "", "loss_on": ""}
+    settings = dataclasses.asdict(config) | {"template": get_template(config.template).name}
+    settings |= {"root": "", "earlier": (), "missing": "", "loss_on": ""}
     endpoint = config.system_prompts.endpoint
     # Of the endpoint only what decides its answers, not how they are had.
     answers = [endpoint.model, endpoint.temperature, endpoint.max_tokens] if config.system_prompts.dynamic else []

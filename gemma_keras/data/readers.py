@@ -23,6 +23,20 @@ datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
 # The limit belongs to the module, not to a reader; its default is shorter than many a document.
 csv.field_size_limit(MAX_ROW_BYTES)
 
+_POINTERS = (
+    (
+        b"version https://git-lfs.github.com/spec/",
+        "a Git LFS pointer, not the data (run git lfs pull where it was cloned)",
+    ),
+    (
+        b"version https://hawser.github.com/spec/",
+        "a Git LFS pointer, not the data (run git lfs pull where it was cloned)",
+    ),
+    (b"/annex/objects/", "a git-annex pointer, not the data (run git annex get where it was cloned)"),
+)
+"""What a file begins with that stands for another one, and what to do about it. Such files are short."""
+_LONGEST_POINTER = 1024
+
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt")
 _PARQUET_ROWS = 256
 _MOST_HELD = 4 << 20
@@ -49,8 +63,9 @@ def read_file(
     - `.parquet`;
     - `.txt`: a row `{"text": ...}` for each line that is not blank, each paragraph, or the file.
 
-    For encodings see `streams.ByteStream`. A file without rows, or one that cannot be opened, is row 0 with the reason; in
-    one that is cut or corrupt, the last row gives the reason, and the rows before the damage come out.
+    For encodings see `streams.ByteStream`. A file without rows, one that cannot be opened, or a pointer that Git LFS left in
+    its place, is row 0 with the reason; in one that is cut or corrupt, the last row gives the reason, and the rows before
+    the damage come out.
 
     Args:
         text_unit: what of a text file is a row: "line", "paragraph" (lines up to a blank one) or "file".
@@ -58,6 +73,9 @@ def read_file(
         plain: the file is text whatever its suffix.
     """
     stream = ByteStream(path)
+    if pointer := _pointer(stream):
+        yield 0, None, pointer
+        return
     suffix = ".txt" if plain else suffix_of(path)
     if suffix in (".csv", ".tsv"):
         rows = _table_rows(stream, suffix, columns)
@@ -75,6 +93,18 @@ def read_file(
         yield number + 1 if number else 0, None, stream.damage
     elif not number:
         yield 0, None, "no rows"
+
+
+def _pointer(stream: ByteStream) -> str:
+    """What the file is if it only stands for another one, else empty."""
+    try:
+        with stream.open() as file:
+            head = file.read(_LONGEST_POINTER + 1)
+    except OSError:
+        return ""  # which the reader says by itself
+    if len(head) > _LONGEST_POINTER:
+        return ""
+    return next((what for start, what in _POINTERS if head.startswith(start)), "")
 
 
 def read_hub(name: str) -> Iterator[ReadRow]:

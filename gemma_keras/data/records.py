@@ -18,7 +18,8 @@ class ChatRecord:
     """A conversation that ends with the model's turn.
 
     Attributes:
-        messages: turns `{"role": "system" | "user" | "model", "content": str}`.
+        messages: turns `{"role": "system" | "user" | "model", "content": str}`; one with `templates.UNLEARNT` besides carries
+            no loss.
         type: kind of task: instruction, translation, dialogue, story_generation, ...
         source: name of the corpus.
         id: corpus, file and row that it came from.
@@ -78,6 +79,11 @@ class ChoiceRecord:
 
 
 Record = ChatRecord | TextRecord | PreferenceRecord | ChoiceRecord
+
+
+def general_reason(reason: str) -> str:
+    """A reason without what is particular to its row, so that equal causes are counted together."""
+    return reason.split(":")[0][:80]
 
 
 @dataclass(slots=True, kw_only=True, frozen=True)

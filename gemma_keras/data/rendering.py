@@ -9,6 +9,7 @@ import numpy as np
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import DataConfig
+from gemma_keras.data.cleaning import unlearnt_turns
 from gemma_keras.data.encoding import Encoded, Item, Limits, encode_items
 from gemma_keras.data.mixture import Mixture
 from gemma_keras.data.pace import Pace, Progress
@@ -28,7 +29,8 @@ BATCH_ROWS, BATCH_BYTES = 2048, 4_000_000
 class Rendered:
     """What a split has come to; `by_*` count records, `lengths` are of the rows that an epoch trains on, i32.
 
-    `packed_rows` has the number of packed rows of each edition; `sides` is 2 of preference pairs, which are packed together.
+    `unlearnt` counts those of which some turns carry no loss. `packed_rows` has the number of packed rows of each edition;
+    `sides` is 2 of preference pairs, which are packed together.
     """
 
     by_pool: Counter[int] = dataclasses.field(default_factory=Counter)
@@ -37,6 +39,7 @@ class Rendered:
     by_system_prompt: Counter[str] = dataclasses.field(default_factory=Counter)
     truncated: int = 0
     turns_cut: int = 0
+    unlearnt: int = 0
     lengths: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
     packed_rows: list[int] = dataclasses.field(default_factory=list)
     sides: int = 1
@@ -172,6 +175,7 @@ class Renderer:
         rendered.by_type[slot.record.type] += 1
         rendered.truncated += slot.encoded.truncated
         rendered.turns_cut += slot.encoded.turns_cut
+        rendered.unlearnt += bool(unlearnt_turns(slot.record))
         if slot.prompted.kind:
             rendered.by_system_prompt[slot.prompted.kind] += 1
 

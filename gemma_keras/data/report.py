@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gemma_keras.data.finding import describe
 from gemma_keras.data.mixture import Mixture, Share
 from gemma_keras.data.pools import NOT_DRAWN, SET_APART, UNDECIDED, USED, Pool
 from gemma_keras.data.records import TextRecord
@@ -17,8 +18,8 @@ def split_report(pools: list[Pool], mixture: Mixture, rendered: Rendered, sequen
     """The figures of one split.
 
     `rows_in`, `used`, `removed` and `quarantined` count source rows and balance (one is removed when none of its records is
-    used; `removed_records` counts all of these); `by_*`, `truncated` and `turns_cut` count
-    the records made of them; `rows` and `token_lengths` the prepared rows (a long document makes several). `corpora` has
+    used; `removed_records` counts all of these); `by_*`, `truncated`, `turns_cut` and `unlearnt` count the records made of them;
+    `rows` and `token_lengths` the prepared rows (a long document makes several). `corpora` has
     for each corpus where it came from, its own balance, how many records its share implies and how many it gave.
     """
     corpora: dict[str, Any] = {}
@@ -36,10 +37,12 @@ def split_report(pools: list[Pool], mixture: Mixture, rendered: Rendered, sequen
         **totals,
         "removed": dict(sorted(removed.items())),
         "removed_records": dict(sorted(sum((pool.removed_records() for pool in pools), Counter()).items())),
+        "quarantined_for": dict(sum((pool.reasons for pool in pools), Counter()).most_common()),
         "mended": dict(sorted(sum((pool.mended for pool in pools), Counter()).items())),
         "records": rendered.by_type.total(),
         "truncated": rendered.truncated,
         "turns_cut": rendered.turns_cut,
+        "unlearnt": rendered.unlearnt,
         "by_source": dict(sorted(rendered.by_source.items())),
         "by_type": dict(sorted(rendered.by_type.items())),
         "by_system_prompt": dict(sorted(rendered.by_system_prompt.items())),
@@ -65,6 +68,8 @@ def _corpus(pool: Pool, share: Share, given: int) -> dict[str, Any]:
         "used": used,
         "removed": dict(sorted(fates.items())),
         "quarantined": pool.quarantined,
+        "quarantined_for": dict(pool.reasons.most_common()),
+        "not_read": [list(entry) for entry in pool.not_read],
         "removed_records": dict(sorted(pool.removed_records().items())),
         "kinds": list(pool.corpus.kinds),
         "path": pool.corpus.path,
@@ -111,14 +116,18 @@ def _page(report: dict[str, Any]) -> str:
             f"{part['records']} records make {part['rows']} rows with {part['tokens']} "
             f"tokens (mean {lengths['mean']}, median {lengths['median']}, 90th percentile {lengths['p90']}, "
             f"longest {lengths['max']}); of conversations beyond {report['sequence_length']} tokens {part['turns_cut']} lost "
-            f"whole turns and {part['truncated']} the end of their answer. {part['packed_rows']} packed rows, useful token "
+            f"whole turns and {part['truncated']} the end of their answer. {part['unlearnt']} conversations have turns "
+            f"that are marked not to be learnt and carry no loss. {part['packed_rows']} packed rows, useful token "
             f"share {part['useful_token_share']:.4f}.",
             "",
             *_corpora_table(part["corpora"]),
         ]
-        for name in ("by_type", "by_system_prompt", "removed", "removed_records", "mended"):
+        for name in ("by_type", "by_system_prompt", "removed", "removed_records", "quarantined_for", "mended"):
             lines += _markdown_table(name, part[name])
-    lines.append(f"Rows in both splits: {report['overlap']}.")
+    lines.append(
+        f"Training records whose content is also a validation record's: {report['overlap']}; whose question is: "
+        f"{report['question_overlap']}."
+    )
     if report["system_prompt_failures"]:
         lines.append(
             f"{report['system_prompt_failures']} conversations got a fixed system prompt, since none could be had for them: see "
@@ -132,7 +141,10 @@ def _page(report: dict[str, Any]) -> str:
         for name, corpus in part["corpora"].items():
             files = corpus["files"]
             shown = ", ".join(files[:5]) + (f" and {len(files) - 5} more" if len(files) > 5 else "")
-            lines.append(f"- {name}{split}, {corpus['origin']}: {shown}")
+            not_read = describe([(path, reason) for path, reason in corpus["not_read"]])
+            lines.append(
+                f"- {name}{split}, {corpus['origin']}: {shown}" + (f"; not read: {not_read}" if not_read else "")
+            )
     return "\n".join(lines) + "\n"
 
 

@@ -144,7 +144,7 @@ def reword(messages: list[Message], wording: str, draw: int) -> list[Message]:
     tables, draws = WORDINGS[wording], _Draws(draw)
     written = {"user": _request, "model": _answer}
     return [
-        {"role": message["role"], "content": written[message["role"]](message["content"], tables, draws)}
+        {**message, "content": written[message["role"]](message["content"], tables, draws)}
         if message["role"] in written
         else message
         for message in messages

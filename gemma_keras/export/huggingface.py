@@ -20,7 +20,7 @@ from gemma_keras.export.safetensors_writer import TensorEntry, write_safetensors
 from gemma_keras.export.tokenizer_files import require_expressible, write_tokenizer_files
 from gemma_keras.models.architectures import Architecture, to_hf_config
 from gemma_keras.models.hf_names import HfTensor, hf_tensors
-from gemma_keras.text.templates import TEMPLATES, Template
+from gemma_keras.text.templates import DEFAULT, TEMPLATES, ChatTemplate
 from gemma_keras.text.tokenizer import Tokenizer
 
 INDEX = "model.safetensors.index.json"
@@ -36,7 +36,7 @@ def export_hf(
     *,
     dtype: str = "bfloat16",
     shard_megabytes: int = 4000,
-    template: Template = TEMPLATES["gemmalm_zh"],
+    template: ChatTemplate = TEMPLATES[DEFAULT],
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Writes folder `out`: config, weights as `dtype` in shards of about `shard_megabytes`, tokenizer, chat template.
@@ -65,7 +65,7 @@ def export_hf(
         partial = out.with_name(f".{out.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        _write_configs(architecture, tokenizer, partial, dtype)
+        _write_configs(architecture, tokenizer, template, partial, dtype)
         _write_weights(params, architecture, partial, dtype, shard_megabytes * 10**6, progress)
         write_tokenizer_files(tokenizer, template, partial)
         _put_in_place(partial, out)
@@ -76,10 +76,12 @@ def export_hf(
         multihost_utils.sync_global_devices(f"exported {out.name}")
 
 
-def _write_configs(architecture: Architecture, tokenizer: Tokenizer, folder: Path, dtype: str) -> None:
+def _write_configs(
+    architecture: Architecture, tokenizer: Tokenizer, template: ChatTemplate, folder: Path, dtype: str
+) -> None:
     ids = {"bos_token_id": tokenizer.bos_id, "pad_token_id": tokenizer.pad_id}
     _write_json(folder / "config.json", to_hf_config(architecture, dtype) | ids | {"eos_token_id": tokenizer.eos_id})
-    stops = [tokenizer.eos_id, tokenizer.end_of_turn_id]
+    stops = sorted(template.stop_ids(tokenizer))
     _write_json(folder / "generation_config.json", ids | {"eos_token_id": stops})
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.text.templates import Template
+from gemma_keras.text.jinja_templates import write_jinja
+from gemma_keras.text.templates import ChatTemplate, Template
 from gemma_keras.text.tokenizer import Tokenizer
 
 SPACE = "\u2581"  # SentencePiece's sign for a blank
@@ -28,13 +29,21 @@ class Piece(NamedTuple):
     kind: int
 
 
-def write_tokenizer_files(tokenizer: Tokenizer, template: Template, out: Path) -> None:
-    """Writes `tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja` and `tokenizer.model` into folder `out`."""
+def write_tokenizer_files(tokenizer: Tokenizer, template: ChatTemplate, out: Path) -> None:
+    """Writes `tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja` and `tokenizer.model` into folder `out`.
+
+    `chat_template.jinja` is the text that the template was found with, or else ours. Beside it, for a template of ours,
+    `chat_template_training.jinja` says with `{% generation %}` what carries loss, which trainers of other packages ask for.
+    """
     pieces = read_pieces(tokenizer.path.read_bytes())
     added = _added_tokens(pieces, tokenizer)
     _write_json(out / "tokenizer.json", tokenizer_json(pieces, added, tokenizer.bos_id))
-    _write_json(out / "tokenizer_config.json", _tokenizer_config(added, template))
-    (out / "chat_template.jinja").write_text(template.jinja, encoding="utf-8")
+    chat_template = template.source or (write_jinja(template) if isinstance(template, Template) else "")
+    _write_json(out / "tokenizer_config.json", _tokenizer_config(added, chat_template))
+    (out / "chat_template.jinja").write_text(chat_template, encoding="utf-8", newline="")
+    if isinstance(template, Template):
+        marked = write_jinja(template, marked=True)
+        (out / "chat_template_training.jinja").write_text(marked, encoding="utf-8")
     shutil.copyfile(tokenizer.path, out / "tokenizer.model")
 
 
@@ -209,7 +218,7 @@ def _added_tokens(pieces: list[Piece], tokenizer: Tokenizer) -> list[dict[str, A
     ]
 
 
-def _tokenizer_config(added: list[dict[str, Any]], template: Template) -> dict[str, Any]:
+def _tokenizer_config(added: list[dict[str, Any]], chat_template: str) -> dict[str, Any]:
     """`tokenizer_config.json` for GemmaTokenizer; `chat_template` is there for transformers before 4.43 too."""
     return {
         "tokenizer_class": "GemmaTokenizer",
@@ -224,7 +233,7 @@ def _tokenizer_config(added: list[dict[str, Any]], template: Template) -> dict[s
         "added_tokens_decoder": {
             str(token["id"]): {key: value for key, value in token.items() if key != "id"} for token in added
         },
-        "chat_template": template.jinja,
+        "chat_template": chat_template,
         "clean_up_tokenization_spaces": False,
         "model_max_length": 10**30,
         "padding_side": "left",

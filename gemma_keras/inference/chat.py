@@ -14,7 +14,7 @@ from gemma_keras.inference.requests import Completion, Delta, Request
 from gemma_keras.inference.text_stream import StopStrings
 from gemma_keras.models.compute_plan import ONE_DEVICE, ComputePlan
 from gemma_keras.models.forward import Params
-from gemma_keras.text.templates import Message, Messages, Template, apply_chat_template
+from gemma_keras.text.templates import ChatTemplate, Message, Messages, apply_chat_template
 from gemma_keras.text.tokenizer import Tokenizer
 
 __all__ = ["Answer", "ChatModel", "apply_chat_template", "conversation", "generate_response"]
@@ -44,7 +44,7 @@ class ChatModel:
     tokenizer: Tokenizer
     backbone: GemmaBackbone
     params: Params
-    template: Template
+    template: ChatTemplate
     plan: ComputePlan = ONE_DEVICE
     inference: InferenceConfig = dataclasses.field(default_factory=InferenceConfig)
 
@@ -60,10 +60,10 @@ class ChatModel:
             cache_dtype=chosen.cache, prefix_tokens=chosen.prefix_tokens,
         )  # fmt: skip
 
-    @property
-    def stop_ids(self) -> tuple[int, int]:
+    @functools.cached_property
+    def stop_ids(self) -> tuple[int, ...]:
         """The tokens that end an answer."""
-        return self.tokenizer.end_of_turn_id, self.tokenizer.eos_id
+        return self.template.stop_ids(self.tokenizer)
 
     def reply(self, messages: Messages, sampling: SamplingConfig) -> str:
         """The model's answer to one conversation."""
@@ -75,17 +75,40 @@ class ChatModel:
 
     def answer_batch(self, conversations: Sequence[Messages], sampling: SamplingConfig) -> list[Answer]:
         """As `reply_batch`, with whether each answer came to its own end."""
-        requests = with_streams([self._request(ids, sampling) for ids in self._prompts(conversations)])
+        requests = with_streams(
+            [self._request(ids, sampling) for ids in self.template.prompts(self.tokenizer, conversations)]
+        )
         return [_answer(samples[0]) for samples in self.engine.generate(requests)]
+
+    def answer_each(self, conversations: Sequence[Messages], sampling: SamplingConfig) -> list[Answer | UserError]:
+        """As `answer_batch`, but a conversation that cannot be answered has the reason in its place; no other one suffers.
+
+        The answers are those of `answer_batch` over all of them.
+        """
+        return self._answers(list(enumerate(conversations)), sampling)
+
+    def _answers(self, numbered: list[tuple[int, Messages]], sampling: SamplingConfig) -> list[Answer | UserError]:
+        try:
+            prompts = self.template.prompts(self.tokenizer, [messages for _, messages in numbered])
+            requests = [
+                dataclasses.replace(self._request(ids, sampling), stream=number)
+                for ids, (number, _) in zip(prompts, numbered, strict=True)
+            ]
+            return [_answer(samples[0]) for samples in self.engine.generate(requests)]
+        except UserError as error:
+            half = len(numbered) // 2
+            if half:  # only those at fault shall fail
+                return self._answers(numbered[:half], sampling) + self._answers(numbered[half:], sampling)
+            return [error]
 
     def stream(self, messages: Messages, sampling: SamplingConfig) -> Iterator[Delta]:
         """The answer to one conversation piece by piece; blanks at its ends are not taken off."""
-        (ids,) = self._prompts([messages])
+        (ids,) = self.template.prompts(self.tokenizer, [messages])
         return self.engine.stream(self._request(ids, sampling))
 
     def answer(self, asks: Sequence[Ask]) -> list[Reply]:
         """The reply to each call (`LanguageModel`), all of them generated together."""
-        prompts = self._prompts([ask.messages for ask in asks])
+        prompts = self.template.prompts(self.tokenizer, [ask.messages for ask in asks])
         requests = [
             dataclasses.replace(self._request(ids, _sampling(ask)), constraint=ask.constraint)
             for ids, ask in zip(prompts, asks, strict=True)
@@ -99,17 +122,14 @@ class ChatModel:
             for ask, ids, completion in zip(asks, prompts, completions, strict=True)
         ]  # fmt: skip
 
-    def _prompts(self, conversations: Sequence[Messages]) -> list[list[int]]:
-        encoded = self.template.encode_batch(self.tokenizer, conversations, add_generation_prompt=True)
-        return [row.ids.tolist() for row in encoded]
-
     def _request(self, ids: Sequence[int], sampling: SamplingConfig) -> Request:
         stop_strings = StopStrings(sampling.stop) if sampling.stop else None
         return Request(prompt=ids, sampling=sampling, stop_ids=self.stop_ids, stop_strings=stop_strings)
 
     def prompt_length(self, messages: Messages) -> int:
         """Tokens of the prompt that a conversation makes."""
-        return len(self.template.encode(self.tokenizer, messages, add_generation_prompt=True)[0])
+        (ids,) = self.template.prompts(self.tokenizer, [messages])
+        return len(ids)
 
 
 def generate_response(
@@ -155,12 +175,13 @@ def conversation(
     read: Callable[[], str] = _typed_line,
     system: str = "",
     show: Callable[[str], None] | None = None,
+    refused: Callable[[str, UserError], None] | None = None,
 ) -> Iterator[str]:
     """The model's answers to one line after another, the whole conversation in view; ends at EOF or Ctrl-C.
 
     `show` gets an answer piece by piece, while it is generated. The oldest exchanges are left out once the conversation is
-    too long for the model. A line that cannot be answered yields the reason in brackets and is forgotten. Each answer has
-    its own random draws.
+    too long for the model. A line that cannot be answered yields the reason in brackets and is forgotten, which `refused` is
+    told with both; what came before it is kept. Each answer has its own random draws.
     """
     opening: list[Message] = [{"role": "system", "content": system}] if system else []
     exchanges: list[Message] = []
@@ -170,19 +191,20 @@ def conversation(
             line = read().strip()
             if not line:
                 continue
-            exchanges.append({"role": "user", "content": line})
-            _forget_oldest(model, opening, exchanges, sampling.max_new_tokens)
+            asked: list[Message] = [*exchanges, {"role": "user", "content": line}]
+            _forget_oldest(model, opening, asked, sampling.max_new_tokens)
             try:
                 answer = _shown(
-                    model, [*opening, *exchanges], dataclasses.replace(sampling, seed=sampling.seed + turn), show
+                    model, [*opening, *asked], dataclasses.replace(sampling, seed=sampling.seed + turn), show
                 )
             except UserError as error:
-                exchanges.pop()
+                if refused is not None:
+                    refused(line, error)
                 if show is not None:
                     show(f"[{error}]")
                 yield f"[{error}]"
                 continue
-            exchanges.append({"role": "model", "content": answer})
+            exchanges = [*asked, {"role": "model", "content": answer}]
             turn += 1
             yield answer
     except (EOFError, KeyboardInterrupt):

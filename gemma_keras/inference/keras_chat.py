@@ -19,7 +19,7 @@ from gemma_keras.inference.constraints import Constraint
 from gemma_keras.inference.language_model import Ask, Reply
 from gemma_keras.inference.samplers import ConstrainedSampler, PenaltySampler
 from gemma_keras.inference.sampling import check_sampling
-from gemma_keras.text.templates import Template
+from gemma_keras.text.templates import ChatTemplate
 from gemma_keras.text.tokenizer import Tokenizer
 
 _KEPT_SAMPLERS = 16  # with their compiled programs
@@ -46,7 +46,7 @@ class KerasChat:
         self,
         causal_lm: GemmaCausalLM,
         tokenizer: Tokenizer,
-        template: Template,
+        template: ChatTemplate,
         *,
         max_position: int = 8192,
         batch_rows: int = 32,
@@ -62,7 +62,7 @@ class KerasChat:
             )
         self._causal_lm, self._tokenizer, self._template = causal_lm, tokenizer, template
         self._max_position, self._batch_rows = max_position, batch_rows
-        self._stop_ids = (tokenizer.end_of_turn_id, tokenizer.eos_id)
+        self._stop_ids = template.stop_ids(tokenizer)
         self._compiled: dict[Form, tuple[PenaltySampler, Any]] = {}
 
     def answer(self, asks: Sequence[Ask]) -> list[Reply]:
@@ -71,10 +71,7 @@ class KerasChat:
         Raises:
             UserError: a prompt that is too long, an impossible setting, or an impossible constraint.
         """
-        encoded = self._template.encode_batch(
-            self._tokenizer, [ask.messages for ask in asks], add_generation_prompt=True
-        )
-        prompts = [row.ids.tolist() for row in encoded]
+        prompts = self._template.prompts(self._tokenizer, [ask.messages for ask in asks])
         forms: dict[Form, list[int]] = {}
         for number, (ask, prompt) in enumerate(zip(asks, prompts)):
             self._check(number, ask, prompt)

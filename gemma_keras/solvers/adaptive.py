@@ -1,11 +1,11 @@
 """Adaptive solving: the model scores how complex a question is, and the score chooses the solver."""
 
 from gemma_keras.inference.language_model import LanguageModel
-from gemma_keras.solvers import parsing
 from gemma_keras.solvers.base import Solver
 from gemma_keras.solvers.enhanced import EnhancedSolver
 from gemma_keras.solvers.least_to_most import LeastToMost
 from gemma_keras.solvers.normal import Normal
+from gemma_keras.solvers.replies import scores
 from gemma_keras.solvers.steps import Settings, Steps
 from gemma_keras.solvers.trace import Adapted, Question
 
@@ -31,9 +31,9 @@ class Adaptive(Solver):
     def _score_and_solve(self, question: Question, work: Adapted) -> Steps:
         settings = self.settings
         work.reply = yield from settings.ask(
-            "complexity", settings.solver.judge_temperature, settings.constrained(parsing.SCORE), question=question.text
+            "complexity", settings.solver.judge_temperature, settings.constrained(scores.SCORE), question=question.text
         )
-        work.complexity = parsing.complexity(work.reply)
+        work.complexity = scores.complexity(work.reply)
         solver = self._chosen(work.complexity)
         work.solver = solver.name
         work.work, steps = solver.begin(question)

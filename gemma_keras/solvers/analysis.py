@@ -2,12 +2,11 @@
 
 import dataclasses
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gemma_keras.solvers import parsing
+from gemma_keras.solvers.replies import answers
 from gemma_keras.solvers.trace import Check, Cost, Trace, route
 
 
@@ -20,7 +19,7 @@ class Verification:
         accepted: left as they were, since the first verdict asked for nothing.
         rewritten: at least once.
         accepted_after: of these, the ones whose last verdict asked for nothing.
-        new_results: of these, the ones whose final answer (`parsing.vote`) is another one than before.
+        new_results: of these, the ones whose final answer is another one than before.
     """
 
     checks: int = 0
@@ -77,7 +76,9 @@ def _count(check: Check, verification: Verification) -> None:
     if check.rewrites:
         verification.rewritten += 1
         verification.accepted_after += check.verdicts[-1].accepted and len(check.verdicts) > len(check.rewrites)
-        verification.new_results += parsing.vote(check.original) != parsing.vote(check.answer)
+        verification.new_results += not answers.same(
+            answers.final_answer(check.original), answers.final_answer(check.answer)
+        )
     else:
         verification.accepted += check.verdicts[0].accepted
 
@@ -107,36 +108,12 @@ def verification_line(verification: Verification) -> str:
 
 
 def is_right(trace: Trace, expected: str) -> bool:
-    """Whether a trace's answer is the expected one: its letter, or its final answer as `parsing.vote` reads it.
+    """Whether a trace's answer is the expected one: its letter, or what `answers.says` finds in it.
 
     An expected text of several numbers ("3:4", "2023-05-01", "3 1/2") counts as a whole, but an equation as its result,
     and a text of several lines as the last one.
     """
-    if trace.question.choices:
-        return trace.letter == expected.strip()
-    if not trace.answer:
-        return False
-    result = _RESULT.search(parsing.marked_answer(_marked(expected)))
-    wanted = {_form(expected), *([_form(result[1])] if result else [])}
-    # An answer without a mark may be the bare answer, or end with it.
-    return bool(wanted & {_form(trace.answer), parsing.vote(trace.answer)})
-
-
-# What stands after the last sign of an equation, unless there are several equations ("x=3, y=4"). Commas between digits
-# belong to numbers or to several results.
-_RESULT = re.compile(r"^[^=＝]*(?:[=＝](?:[^,，、;；和或]|(?<=\d),(?=\d))*)?[=＝]\s*([^=＝]+)$")
-
-
-def _form(text: str) -> str:
-    """`parsing.vote` of a text as an answer; signs alone, such as ">", which it leaves out, as they are."""
-    marked = _marked(text)
-    return parsing.vote(marked) or parsing.marked_answer(marked)
-
-
-def _marked(text: str) -> str:
-    """The text with a mark before its last line, unless there is one in it."""
-    *_, last = text.strip().split("\n")
-    return text if parsing.marked_answer(text) else f"答案：{last}"
+    return trace.letter == expected.strip() if trace.question.choices else answers.says(trace.answer, expected)
 
 
 def interval(right: int, count: int, z: float = 1.96) -> tuple[float, float]:

@@ -6,9 +6,12 @@ under which most numbers are recovered counts. For a question without numbers, t
 statement is right.
 """
 
+import re
+
 from gemma_keras.inference.language_model import LanguageModel
-from gemma_keras.solvers import parsing
 from gemma_keras.solvers.base import Solver
+from gemma_keras.solvers.replies import answers, judgements
+from gemma_keras.solvers.replies.plain import marked_answer
 from gemma_keras.solvers.self_consistency import sample
 from gemma_keras.solvers.steps import Settings, Steps, together
 from gemma_keras.solvers.trace import Backward, Candidate, Question, Recovery, Voted
@@ -46,7 +49,7 @@ def _verify(settings: Settings, question: Question, candidate: Candidate) -> Ste
     candidate.statement = yield from settings.ask(
         "statement", settings.solver.judge_temperature, question=question.text, answer=_conclusion(question, candidate)
     )
-    masked = parsing.masked_questions(question.text, settings.solver.conditions) or [(question.text, "")]
+    masked = masked_questions(question.text, settings.solver.conditions) or [(question.text, "")]
     candidate.recoveries = [
         Recovery(question=text, expected=number) for text, number in masked for _ in range(settings.solver.checks)
     ]
@@ -57,7 +60,7 @@ def _conclusion(question: Question, candidate: Candidate) -> str:
     """The final answer of a candidate in short: the option that it chooses, what it marks, or all of it."""
     if question.choices:
         return question.choices[question.letters.index(candidate.vote)]
-    return parsing.marked_answer(candidate.answer) or candidate.answer
+    return marked_answer(candidate.answer) or candidate.answer
 
 
 def _recover(settings: Settings, statement: str, one: Recovery) -> Steps:
@@ -65,4 +68,17 @@ def _recover(settings: Settings, statement: str, one: Recovery) -> Steps:
     one.reply = yield from settings.ask(
         prompt, settings.sampling.temperature, question=one.question, statement=statement
     )
-    one.found = parsing.vote(one.reply) == parsing.vote(one.expected) if one.expected else parsing.affirmed(one.reply)
+    one.found = answers.says(one.reply, one.expected) if one.expected else judgements.affirmed(one.reply)
+
+
+_MASKABLE = re.compile(r"(?<![\dA-Za-z.])\d+(?:,\d{3})*(?:\.\d+)?(?![\dA-Za-z])")
+
+
+def masked_questions(question: str, most: int) -> list[tuple[str, str]]:
+    """The question with one of its numbers replaced by X, and that number; for the first `most` of them.
+
+    >>> masked_questions("有 20 本书，借走 6 本，还剩多少本？", 1)
+    [('有 X 本书，借走 6 本，还剩多少本？', '20')]
+    """
+    found = list(_MASKABLE.finditer(question))[:most]
+    return [(f"{question[: number.start()]}X{question[number.end() :]}", number[0]) for number in found]

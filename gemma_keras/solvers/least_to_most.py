@@ -1,7 +1,7 @@
 """Least to most (arXiv 2205.10625): sub-questions in order, each answered with all answers before it, then a summary."""
 
-from gemma_keras.solvers import parsing
 from gemma_keras.solvers.base import Solver
+from gemma_keras.solvers.replies import plans
 from gemma_keras.solvers.steps import Asking, Settings, SolverFailure, Steps
 from gemma_keras.solvers.trace import Decomposed, Question, Step
 
@@ -51,11 +51,11 @@ def listed(settings: Settings, steps: list[Step]) -> str:
 
 def _decompose(settings: Settings, question: str, work: Decomposed) -> Steps:
     for prompt in (PLAN_PROMPTS[settings.solver.constrained], "plan_strictly"):
-        form = parsing.plan_json if prompt == "plan_json" else parsing.plan_list
+        form = plans.plan_json if prompt == "plan_json" else plans.plan_list
         constraint = settings.constrained(form(settings.solver.language))
         reply = yield from settings.ask(prompt, settings.solver.plan_temperature, constraint, question=question)
         work.attempts.append(reply)
-        work.steps = [Step(question=text) for text in parsing.sub_questions(reply)]
+        work.steps = [Step(question=text) for text in plans.sub_questions(reply)]
         if work.steps:
             return
     raise SolverFailure(

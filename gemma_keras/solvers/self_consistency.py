@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gemma_keras.inference.language_model import LanguageModel
-from gemma_keras.solvers import parsing
 from gemma_keras.solvers.base import Solver
 from gemma_keras.solvers.letters import chosen_letter
+from gemma_keras.solvers.replies import answers
 from gemma_keras.solvers.steps import Settings, SolverFailure, Steps, together
 from gemma_keras.solvers.trace import Escalated, Question, Sample, Voted
 
@@ -14,7 +14,7 @@ from gemma_keras.solvers.trace import Escalated, Question, Sample, Voted
 class SelfConsistency(Solver):
     """Samples answers of another solver; the most frequent final answer counts.
 
-    Final answers are compared as `parsing.vote` reads them; of a question with options, by their letters.
+    Final answers are compared as `answers.final_answer` reads them; of a question with options, by their letters.
     """
 
     name = "self_consistency"
@@ -69,7 +69,7 @@ def sample(settings: Settings, solver: Solver, question: Question, work: Voted) 
     for _ in range(work.planned):
         part, steps = solver.begin(asked)
         work.samples.append(Sample(work=part))
-        parts.append(_vote(settings, question, work.samples[-1], steps))
+        parts.append(_vote(settings, question, work, work.samples[-1], steps))
     yield from together(parts)
     if not work.vote:
         reasons = {one.failure for one in work.samples if one.failure} or {"their answers are empty"}
@@ -85,7 +85,7 @@ def with_final_line(settings: Settings, question: Question) -> Question:
     return replace(question, text=settings.prompts.text("final_line", question=question.text))
 
 
-def _vote(settings: Settings, question: Question, one: Sample, steps: Steps) -> Steps:
+def _vote(settings: Settings, question: Question, work: Voted, one: Sample, steps: Steps) -> Steps:
     try:
         yield from steps
     except SolverFailure as failure:
@@ -95,4 +95,6 @@ def _vote(settings: Settings, question: Question, one: Sample, steps: Steps) -> 
     if question.choices:
         one.vote = yield from chosen_letter(settings, question, answer)
     else:
-        one.vote = parsing.vote(answer)
+        vote = answers.final_answer(answer)
+        # Of equal answers ("3 千克", "3000 克") the form that came first, so that they are counted together.
+        one.vote = next((other.vote for other in work.samples if answers.same(other.vote, vote)), vote)

@@ -1,7 +1,7 @@
 """Self-verification: the model judges an answer, rewrites it by that judgement, and judges again."""
 
-from gemma_keras.solvers import parsing
 from gemma_keras.solvers.base import Solver
+from gemma_keras.solvers.replies import judgements
 from gemma_keras.solvers.steps import Settings, Steps
 from gemma_keras.solvers.trace import Check, Question, Verified
 
@@ -32,7 +32,7 @@ def verify(settings: Settings, question: str, check: Check) -> Steps:
         reply = yield from settings.ask(
             "judge", settings.solver.judge_temperature, question=question, answer=check.answer
         )
-        verdict = parsing.verdict(reply)
+        verdict = judgements.verdict(reply)
         check.verdicts.append(verdict)
         if verdict.accepted or len(check.rewrites) == settings.solver.rewrites:
             return

@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -17,8 +17,8 @@ from gemma_keras.adapters.inject import AdaptedMatrix, initial_adapter_params
 from gemma_keras.builtin.tokenizer import train_tokenizer
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import Config, DataConfig, require
-from gemma_keras.data.cleaning import contents
-from gemma_keras.data.collecting import find_origins
+from gemma_keras.data.collecting import find_origins, training_texts
+from gemma_keras.data.pace import print_progress
 from gemma_keras.data.prepare import check
 from gemma_keras.inference.chat import ChatModel
 from gemma_keras.models.architectures import Architecture, get_architecture
@@ -29,7 +29,9 @@ from gemma_keras.models.sharding import param_sharding
 from gemma_keras.models.stacking import stack_params
 from gemma_keras.models.weight_checks import is_padded, require_no_more_tokens
 from gemma_keras.stages.programs import TrainProgram, inference_plan, plan_for
-from gemma_keras.text.templates import TEMPLATES
+from gemma_keras.text.folder_templates import folder_template
+from gemma_keras.text.foreign_template import ForeignTemplate
+from gemma_keras.text.templates import AUTO, Template, get_template
 from gemma_keras.text.tokenizer import Tokenizer
 
 
@@ -78,8 +80,44 @@ def resolve_tokenizer(config: Config, workdir: Path) -> Tokenizer:
     if not path.exists():
         print(f"training a tokenizer of {config.tokenizer.vocabulary_size} pieces", file=sys.stderr, flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        train_tokenizer(_texts(config.data), config.tokenizer.vocabulary_size, path)
+        train_tokenizer(training_texts(config.data), config.tokenizer.vocabulary_size, path)
     return Tokenizer(path)
+
+
+def resolve_template(config: Config, tell: Callable[[str], None] = print_progress) -> Template | ForeignTemplate:
+    """The chat template that is named, else that of the weights' folder, else `gemmalm_zh`.
+
+    The folder's keeps its own text, even where it is named. `tell` gets a line where another one is named.
+
+    Raises:
+        UserError: the files of the folder are damaged.
+    """
+    named, folder = config.data.template, config.model.weights
+    own = folder_template(folder) if folder else None
+    if own is None:
+        return get_template(named)
+    if named in (AUTO, own.name):
+        return own
+    kind = own.name if isinstance(own, Template) else "none of ours"
+    tell(
+        f"config.data.template={named} is used, though the chat template of {folder} is another one ({kind}); "
+        "--config.data.template=auto uses that one"
+    )
+    return get_template(named)
+
+
+def with_spans(template: Template | ForeignTemplate) -> Template:
+    """A template, for a stage that has to know which tokens are the model's.
+
+    Raises:
+        UserError: it is none of ours.
+    """
+    if isinstance(template, ForeignTemplate):
+        raise UserError(
+            f"{template.name} is none of ours, so there is no telling which tokens are the model's; name the one to use "
+            "with --config.data.template (gemma is Google's)."
+        )
+    return template
 
 
 def load_assets(config: Config, tokenizer: Tokenizer, program: TrainProgram) -> Assets:
@@ -148,10 +186,13 @@ def load_chat_model(config: Config, workdir: Path, *, to_answer: bool = True) ->
     """The model in `model.weights`, over all devices, as it answers fastest, or for whole rows as training has them.
 
     Raises:
-        UserError: no weights are named, or they cannot be read.
+        UserError: no weights are named, they cannot be read, or no template of their folder serves.
     """
     if not config.model.weights:
         raise UserError("config.model.weights is empty; give the folder of the model to talk to.")
+    template = resolve_template(config)
+    if isinstance(template, ForeignTemplate):
+        template.check()
     tokenizer = resolve_tokenizer(config, workdir)
     architecture = resolve_architecture(config, tokenizer)
     backbone = build_backbone(architecture, config.model.dtype)
@@ -165,7 +206,7 @@ def load_chat_model(config: Config, workdir: Path, *, to_answer: bool = True) ->
     if config.inference.weights == "int8":
         params = quantize_params(params)
     return ChatModel(
-        tokenizer=tokenizer, backbone=backbone, params=params, template=TEMPLATES[config.data.template], plan=plan,
+        tokenizer=tokenizer, backbone=backbone, params=params, template=template, plan=plan,
         inference=config.inference,
     )  # fmt: skip
 
@@ -173,13 +214,6 @@ def load_chat_model(config: Config, workdir: Path, *, to_answer: bool = True) ->
 def count(params: Params) -> int:
     """Number of weights."""
     return sum(jnp.size(array) for array in params.values())
-
-
-def _texts(data: DataConfig) -> Iterator[str]:
-    for origin in find_origins(data, Path(data.root), lambda line: None).train:
-        for row in origin.rows():
-            for record in row.records:
-                yield from contents(record)
 
 
 def _beside_weights(folder: Path) -> Path:

@@ -10,7 +10,7 @@ from gemma_keras.data.prepare import prepare
 from gemma_keras.evaluation.perplexity import make_evaluator
 from gemma_keras.inference.chat import ChatModel
 from gemma_keras.stages import workdir as files
-from gemma_keras.stages.assets import load_chat_model, resolve_data
+from gemma_keras.stages.assets import load_chat_model, resolve_data, resolve_template, with_spans
 
 
 def run(config: Config, workdir: Path) -> dict:
@@ -18,7 +18,8 @@ def run(config: Config, workdir: Path) -> dict:
     require(bool(config.model.weights), "config.model.weights is empty; give the folder of the model to evaluate.")
     config = dataclasses.replace(config, adapter=AdapterConfig(method="none"))
     files.begin(workdir, to_dict(config))
-    data = resolve_data(config.data)
+    template = with_spans(resolve_template(config, lambda line: None))  # `load_chat_model` tells
+    data = dataclasses.replace(resolve_data(config.data), template=template.name)
     model = load_chat_model(config, workdir, to_answer=False)
     prepare(data, model.tokenizer, workdir / "data")
     figures = evaluate_model(model, PreparedSplit.load(workdir / "data" / "valid"), config.train.batch_rows)

@@ -9,8 +9,13 @@ from gemma_keras.config.serialization import to_dict
 from gemma_keras.export.huggingface import export_hf
 from gemma_keras.models.forward import build_backbone
 from gemma_keras.stages import workdir as files
-from gemma_keras.stages.assets import ByteProgress, load_weights, resolve_architecture, resolve_tokenizer
-from gemma_keras.text.templates import TEMPLATES
+from gemma_keras.stages.assets import (
+    ByteProgress,
+    load_weights,
+    resolve_architecture,
+    resolve_template,
+    resolve_tokenizer,
+)
 
 
 def run(config: Config, workdir: Path) -> dict:
@@ -20,11 +25,12 @@ def run(config: Config, workdir: Path) -> dict:
     files.begin(workdir, to_dict(config))
     tokenizer = resolve_tokenizer(config, workdir)
     architecture = resolve_architecture(config, tokenizer)
+    template = resolve_template(config)
     backbone = build_backbone(architecture, "float32")
     params = load_weights(backbone, config.model.weights, config.export.dtype, None, on_host=True)
     export_hf(
         params, architecture, tokenizer, workdir / "export", dtype=config.export.dtype,
-        shard_megabytes=config.export.shard_megabytes, template=TEMPLATES[config.data.template],
+        shard_megabytes=config.export.shard_megabytes, template=template,
         progress=ByteProgress("exporting"),
     )  # fmt: skip
     result = {"export_dir": str(workdir / "export")}

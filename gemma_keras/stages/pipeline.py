@@ -4,10 +4,11 @@ import dataclasses
 import time
 from pathlib import Path
 
+from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import Config, PipelineConfig, require
 from gemma_keras.config.serialization import to_dict
 from gemma_keras.data.pipeline import PreparedSplit
-from gemma_keras.inference.chat import ChatModel
+from gemma_keras.inference.chat import Answer, ChatModel
 from gemma_keras.stages import pretrain, sft
 from gemma_keras.stages import workdir as files
 from gemma_keras.stages.assets import load_chat_model
@@ -51,7 +52,7 @@ def _summary(tuned: Config, sft_result: dict, workdir: Path) -> dict:
     base, model = (_load_float32(tuned, folder, workdir) for folder in (tuned.model.weights, sft_result["export_dir"]))
     before, after = (evaluate_model(m, split, tuned.train.batch_rows) for m in (base, model))
     conversations = [[{"role": "user", "content": question}] for question in tuned.questions]
-    answers = model.answer_batch(conversations, tuned.sampling)
+    answers = model.answer_each(conversations, tuned.sampling)
     return {
         "base_perplexity": before["perplexity_content"],
         "tuned_perplexity": after["perplexity_content"],
@@ -62,12 +63,16 @@ def _summary(tuned: Config, sft_result: dict, workdir: Path) -> dict:
         "export_dir": sft_result["export_dir"],
         "base": before,
         "tuned": after,
-        "samples": [
-            {"question": question, "answer": answer.text, "ended": answer.ended}
-            for question, answer in zip(tuned.questions, answers, strict=True)
-        ],
+        "samples": [_sample(question, answer) for question, answer in zip(tuned.questions, answers, strict=True)],
         "verification": verify_export(Path(sft_result["export_dir"]), model, tuned.questions),
     }
+
+
+def _sample(question: str, answer: Answer | UserError) -> dict:
+    """A question that could not be asked has the reason in brackets for an answer, and costs the run nothing else."""
+    if isinstance(answer, UserError):
+        return {"question": question, "answer": f"[{answer}]", "ended": False}
+    return {"question": question, "answer": answer.text, "ended": answer.ended}
 
 
 def _load_float32(config: Config, weights: str, workdir: Path) -> ChatModel:

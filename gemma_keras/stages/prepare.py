@@ -1,12 +1,13 @@
 """Data preparation as a stage of its own, so that it can run before, or far from, the accelerator."""
 
+import dataclasses
 from pathlib import Path
 
 from gemma_keras.config.schema import Config
 from gemma_keras.config.serialization import to_dict
 from gemma_keras.data.prepare import prepare
 from gemma_keras.stages import workdir as files
-from gemma_keras.stages.assets import resolve_data, resolve_tokenizer
+from gemma_keras.stages.assets import resolve_data, resolve_template, resolve_tokenizer, with_spans
 
 
 def run(config: Config, workdir: Path) -> dict:
@@ -15,7 +16,8 @@ def run(config: Config, workdir: Path) -> dict:
     With `data.system_prompts.dry_run` it only prints, and returns, what the dynamic system prompts would take.
     """
     files.begin(workdir, to_dict(config))
-    data = resolve_data(config.data, dry_run=True)
+    template = with_spans(resolve_template(config))
+    data = dataclasses.replace(resolve_data(config.data, dry_run=True), template=template.name)
     report = prepare(data, resolve_tokenizer(config, workdir), workdir / "data")
     if config.data.system_prompts.dry_run:
         print(", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in report.items()))

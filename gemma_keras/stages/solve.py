@@ -19,13 +19,15 @@ from gemma_keras.inference.language_model import Ask, LanguageModel, Reply
 from gemma_keras.solvers.analysis import Analysis, analyze, cost_table, interval, is_right, verification_line
 from gemma_keras.solvers.codec import from_plain, to_plain
 from gemma_keras.solvers.prompts import load_prompts
-from gemma_keras.solvers.question_file import Asked, cleaned, parse_questions, read_questions
+from gemma_keras.solvers.question_file import parse_questions, read_questions
+from gemma_keras.solvers.question_rows import Asked, cleaned
 from gemma_keras.solvers.registry import make_solver
 from gemma_keras.solvers.rendering import render
 from gemma_keras.solvers.steps import Settings
 from gemma_keras.solvers.trace import Question, Trace
 from gemma_keras.stages import workdir as files
-from gemma_keras.stages.assets import load_chat_model
+from gemma_keras.stages.assets import load_chat_model, resolve_template
+from gemma_keras.text.templates import Template
 
 # What a call takes of the sampling section (`Ask`).
 _TAKEN = ("max_new_tokens", "temperature", "top_p", "repetition_penalty", "seed")
@@ -139,10 +141,16 @@ def _inputs(config: Config, settings: Settings) -> dict[str, Any]:
         "solver settings": {name: value for name, value in to_dict(config.solver).items() if name not in _FREE},
         "sampling settings": to_dict(config.sampling),
         "prompts": settings.prompts.to_json(),
-        "model settings": model | kept | {"data.template": config.data.template},
+        "model settings": model | kept | {"data.template": _template_name(config)},
         "weights": files.fingerprints(weights),
         "tokenizer files": files.fingerprints(tokenizers),
     }
+
+
+def _template_name(config: Config) -> str:
+    """Of the folder's own one the text is among the weights' files."""
+    template = resolve_template(config, lambda line: None)
+    return template.name if isinstance(template, Template) else "foreign"
 
 
 def _questions(config: Config) -> list[Asked]:

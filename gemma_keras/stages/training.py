@@ -22,6 +22,7 @@ from gemma_keras.checkpoints.manager import Checkpoints
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import Config, require
 from gemma_keras.config.serialization import to_dict
+from gemma_keras.data.pace import print_progress
 from gemma_keras.data.pipeline import PreparedSplit, batches, evaluation_batches
 from gemma_keras.data.prepare import prepare
 from gemma_keras.evaluation.perplexity import make_evaluator
@@ -41,10 +42,12 @@ from gemma_keras.stages.assets import (
     load_assets,
     resolve_architecture,
     resolve_data,
+    resolve_template,
     resolve_tokenizer,
+    with_spans,
 )
 from gemma_keras.stages.programs import TrainProgram, compile_first_that_fits, plan_for, step_settings
-from gemma_keras.text.templates import TEMPLATES
+from gemma_keras.text.templates import Template
 from gemma_keras.training import hooks
 from gemma_keras.training.loop import Batch, Metrics, train
 from gemma_keras.training.optimizers import learning_rate_schedule
@@ -75,7 +78,9 @@ def run(config: Config, workdir: Path) -> dict:
     if finished:
         print(f"{workdir} is finished; give another --workdir to run it anew", file=sys.stderr)
         return finished
-    data = resolve_data(config.data)
+    tell = print_progress if processes.is_writer() else lambda line: None
+    template = with_spans(resolve_template(config, tell))
+    data = dataclasses.replace(resolve_data(config.data), template=template.name)
     tokenizer = _by_turns(lambda: resolve_tokenizer(config, workdir))
     require_expressible(tokenizer)  # as the export at the end of the run will
     architecture = resolve_architecture(config, tokenizer)  # a mistake there shall not cost the preparation of data
@@ -91,7 +96,7 @@ def run(config: Config, workdir: Path) -> dict:
     resuming = any((workdir / "checkpoints").glob("[0-9]*"))
     processes.by_writer(lambda: files.check_inputs(workdir, inputs, resuming))
     evaluate = _evaluator(config, assets, splits["valid"], program.plan)
-    run = _Run(config, workdir, assets, splits, program, step, last_step, ranks, evaluate)
+    run = _Run(config, workdir, template, assets, splits, program, step, last_step, ranks, evaluate)
     state = _train(run)
     result = _finish(run, state, report)
     result["seconds"] = time.perf_counter() - started
@@ -151,6 +156,7 @@ class _Run:
 
     config: Config
     workdir: Path
+    template: Template
     assets: Assets
     splits: dict[str, PreparedSplit]
     program: TrainProgram
@@ -309,7 +315,7 @@ def _finish(run: _Run, state: TrainState, report: dict) -> dict:
     export_hf(
         MergedParams(assets.matrices, params), assets.backbone.architecture, assets.tokenizer, workdir / "export",
         dtype=config.export.dtype, shard_megabytes=config.export.shard_megabytes,
-        template=TEMPLATES[config.data.template], progress=ByteProgress("exporting"),
+        template=run.template, progress=ByteProgress("exporting"),
     )  # fmt: skip
     return result
 

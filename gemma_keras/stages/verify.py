@@ -42,7 +42,9 @@ def verify_export(folder: Path, model: ChatModel, questions: Sequence[str]) -> d
         if model.tokenizer.encode_with_control(question) != model.tokenizer.encode_content(question):
             continue  # transformers reads control tokens in content; we do not, on purpose
         messages = [{"role": "user", "content": question}]
-        ids, _ = model.template.encode(model.tokenizer, messages, add_generation_prompt=True)
+        (ids,) = model.template.prompts(model.tokenizer, [messages])
+        if len(ids) + GREEDY_STEPS > model.backbone.architecture.max_position:
+            continue
         rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         report["same_chat_template"] &= tokenizer(rendered, add_special_tokens=False)["input_ids"] == ids
         report["same_token_ids"] &= tokenizer(question)["input_ids"][1:] == model.tokenizer.encode_content(question)

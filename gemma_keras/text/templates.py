@@ -7,15 +7,16 @@ Every message becomes one block, written by the row of its role in the template'
     closing   "\\n<end_of_turn><eos>"          CLOSING in a model turn (what teaches the model to stop), else PROMPT
     after     "\\n"                            PROMPT
 
-Loss weights follow from the kinds. In the template's own texts control literals are control tokens; in content they are
-ordinary text. A template's texts meet content at a newline or a control token, over which SentencePiece does not merge
-(newlines are user-defined pieces), so a conversation has the same ids in parts, in one string and in transformers.
+Loss weights follow from the kinds; the block of a message that is `UNLEARNT` is PADDING, which never has any.
+In the template's own texts control literals are control tokens; in content they are ordinary text. A template's texts meet
+content at a newline or a control token, over which SentencePiece does not merge (newlines are user-defined pieces), so a
+conversation has the same ids in parts, in one string and in transformers.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -29,6 +30,12 @@ GIVEN = "\n\n所给内容：\n"
 
 Message = dict[str, str]
 Messages = Sequence[Message]
+UNLEARNT = {"loss": "none"}
+"""What a message has besides role and content if nothing is to be learnt from it."""
+
+
+def is_unlearnt(message: Message) -> bool:
+    return UNLEARNT.items() <= message.items()
 
 
 _KINDS = dict.fromkeys(ROLES, bytes([PROMPT] * 4)) | {"model": bytes([PROMPT, CONTENT, CLOSING, PROMPT])}
@@ -57,6 +64,27 @@ class Block(NamedTuple):
     after: str
 
 
+class ChatTemplate(Protocol):
+    """What inference needs of a template: ours (`Template`) or a folder's own (`foreign_template.ForeignTemplate`).
+
+    Attributes:
+        name: what it is called in messages.
+        source: the Jinja text of the folder that it was found in; empty: none.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def source(self) -> str: ...
+
+    def prompts(self, tokenizer: Tokenizer, conversations: Sequence[Messages]) -> list[list[int]]:
+        """Token ids of each conversation, from bos to the opening of the model's answer."""
+
+    def stop_ids(self, tokenizer: Tokenizer) -> tuple[int, ...]:
+        """The tokens that end an answer."""
+
+
 class Encoding(NamedTuple):
     """A conversation as tokens.
 
@@ -81,12 +109,14 @@ class Template:
             beginning of the user's message after it, with an empty line between them.
         stripped: characters taken from both ends of content, for they would merge with the template's; None: whitespace.
         given: what is written for the first `GIVEN` in a user's message; empty: just that.
+        source: the Jinja text of the folder that the template was found in, which exports keep; empty: ours.
     """
 
     name: str
     blocks: Mapping[str, Block]
     stripped: str | None = "\n\r"
     given: str = ""
+    source: str = ""
 
     def spans(self, messages: Messages) -> list[Span]:
         """The spans of a conversation, without bos.
@@ -95,8 +125,8 @@ class Template:
             UserError: a message has an unknown role, content that is no string, or no place in this template.
         """
         spans: list[Span] = []
-        for role, content in self._turns(messages):
-            block, kinds = self.blocks[role], _KINDS[role]
+        for (role, content), kinds in zip(self._turns(messages), self._kinds(messages), strict=True):
+            block = self.blocks[role]
             texts = (block.before, content, block.closing, block.after)
             spans.extend(map(Span, texts, (True, False, True, True), kinds))
         return spans
@@ -140,14 +170,14 @@ class Template:
         pieces: list[np.ndarray] = []
         kinds = bytearray()
         places = []  # of each row: its first piece, the piece after its last, and the piece after each model turn
-        for turns in rows:
+        for turns, messages in zip(rows, conversations, strict=True):
             start, ends = len(pieces), []
             pieces.append(first)
             kinds.append(PROMPT)
-            for role, _ in turns:
+            for (role, _), block_kinds in zip(turns, self._kinds(messages), strict=True):
                 before, closing, after = own[role]
                 pieces += (before, next(contents), closing, after)
-                kinds += _KINDS[role]
+                kinds += block_kinds
                 if role == "model":
                     ends.append(len(pieces))
             pieces += last
@@ -155,60 +185,60 @@ class Template:
             places.append((start, len(pieces), ends))
         return _rows(pieces, kinds, places)
 
-    @property
-    def jinja(self) -> str:
-        """The same template for Hugging Face tokenizers, with bos in front and "assistant" for "model"."""
-        content = f"message['content'].strip({'' if self.stripped is None else repr(self.stripped)})"
-        opening = "{{ bos_token }}"
-        if "system" not in self.blocks:
-            opening += _JINJA_SYSTEM
-            content = f"((system if loop.first else '') + {content}).strip()"
-        contents = dict.fromkeys(self.blocks, "content")
-        if self.given:
-            contents["user"] += f".replace({GIVEN!r}, {self.given!r}, 1)"
-        branches = "el".join(
-            f"if role == {role!r} %}}{{{{ {before!r} + {contents[role]} + {closing + after!r} }}}}{{% "
-            for role, (before, closing, after) in self.blocks.items()
-        )
-        return (
-            f"{opening}{{% for message in messages %}}"
-            "{% set role = 'model' if message['role'] == 'assistant' else message['role'] %}"
-            f"{{% set content = {content} %}}"
-            f"{{% {branches}else %}}{{{{ raise_exception('no place for a message of role ' + role) }}}}{{% endif %}}"
-            f"{{% endfor %}}{{% if add_generation_prompt %}}{{{{ {self.blocks['model'].before!r} }}}}{{% endif %}}"
-        )
+    def prompts(self, tokenizer: Tokenizer, conversations: Sequence[Messages]) -> list[list[int]]:
+        """Token ids of each conversation, from bos to the opening of the model's answer."""
+        encoded = self.encode_batch(tokenizer, conversations, add_generation_prompt=True)
+        return [row.ids.tolist() for row in encoded]
+
+    def stop_ids(self, tokenizer: Tokenizer) -> tuple[int, ...]:
+        """The tokens that end an answer."""
+        return tokenizer.end_of_turn_id, tokenizer.eos_id
 
     def _turns(self, messages: Messages) -> list[tuple[str, str]]:
         """Role and content of each block."""
         turns = [self._turn(message) for message in messages]
-        return turns if "system" in self.blocks else _folded(turns, self.name)
+        return turns if "system" in self.blocks else folded(turns, f"the template {self.name}")
+
+    def _kinds(self, messages: Messages) -> list[bytes]:
+        """The kinds of the texts of each block of `_turns`."""
+        kinds = [bytes([PADDING] * 4) if is_unlearnt(m) else _KINDS[m["role"]] for m in messages]
+        folds = "system" not in self.blocks and messages and messages[0]["role"] == "system"
+        return kinds[1:] if folds else kinds
 
     def _turn(self, message: Message) -> tuple[str, str]:
-        role, content = message.get("role"), message.get("content")
-        if role not in ROLES:
-            raise UserError(f"a message has the role {role!r}; use one of {', '.join(ROLES)}")
-        if not isinstance(content, str):
-            raise UserError(f"the content of a {role} message is {type(content).__name__}; give a string")
+        role, content = checked(message)
         content = content.strip(self.stripped)
         if self.given and role == "user":
             content = content.replace(GIVEN, self.given, 1)
         return role, content
 
 
-_JINJA_SYSTEM = (
-    "{% set system = '' %}{% if messages[0]['role'] == 'system' %}"
-    "{% set system = messages[0]['content'].strip() + '\\n\\n' %}{% set messages = messages[1:] %}{% endif %}"
-)
+def checked(message: Message) -> tuple[str, str]:
+    """Role and content of a message.
+
+    Raises:
+        UserError: an unknown role, or content that is no string.
+    """
+    role, content = message.get("role"), message.get("content")
+    if role not in ROLES:
+        raise UserError(f"a message has the role {role!r}; use one of {', '.join(ROLES)}")
+    if not isinstance(content, str):
+        raise UserError(f"the content of a {role} message is {type(content).__name__}; give a string")
+    return role, content
 
 
-def _folded(turns: list[tuple[str, str]], template: str) -> list[tuple[str, str]]:
-    """The turns with the system's text at the front of the user's first."""
+def folded(turns: list[tuple[str, str]], template: str) -> list[tuple[str, str]]:
+    """The turns with the system's text at the front of the user's first.
+
+    Raises:
+        UserError: a system message stands elsewhere than before the first user's.
+    """
     roles = [role for role, _ in turns]
     if "system" not in roles:
         return turns
     if roles[:2] != ["system", "user"] or "system" in roles[1:]:
         raise UserError(
-            f"the template {template} writes a system message into the user's after it, but the roles are "
+            f"{template} writes a system message into the user's after it, but the roles are "
             f"{', '.join(roles[:8])}; give one system message, then the user's"
         )
     return [("user", f"{turns[0][1]}\n\n{turns[1][1]}".strip()), *turns[2:]]
@@ -265,12 +295,17 @@ ends a model turn is a control token in all of them, and that no content can wri
 """
 
 
+AUTO, DEFAULT = "auto", "gemmalm_zh"
+"""A template to be found in the weights' folder, and the one where there is none to be found."""
+
+
 def get_template(name: str) -> Template:
-    """The template called `name`.
+    """The template called `name`; `auto`, which stages have settled before, is the default one.
 
     Raises:
         UserError: there is none.
     """
+    name = DEFAULT if name == AUTO else name
     if name not in TEMPLATES:
         raise UserError(f"no chat template is called {name!r}; choose one of {', '.join(TEMPLATES)}")
     return TEMPLATES[name]
@@ -282,7 +317,7 @@ def apply_chat_template(messages: Messages, add_generation_prompt: bool = False)
     Control literals inside content stay in the string, so whoever parses it again can be misled; `Template.encode`
     is the safe way to token ids.
     """
-    return TEMPLATES["gemmalm_zh"].render(messages, add_generation_prompt)
+    return TEMPLATES[DEFAULT].render(messages, add_generation_prompt)
 
 
 _BLOCK = re.compile(r"<start_of_turn>(system|user|model)\n(.*?)\n<end_of_turn><eos>\n(?=<start_of_turn>|\Z)", re.DOTALL)

@@ -82,12 +82,14 @@ class Tokenizer:
                 encoded[index] = np.concatenate(self._encode(self._inside_control.split(text)))
         return encoded
 
+    def split_control(self, text: str) -> list[str]:
+        """`text` cut around its control literals, which have the odd places."""
+        return self._control.split(text)  # the pattern has one group
+
     def encode_with_control(self, text: str) -> list[int]:
         """Ids of a rendered string, every control literal becoming its id, as Hugging Face tokenizers do; no bos."""
-        parts = self._control.split(text)
         ids: list[int] = []
-        for index, part in enumerate(parts):
-            # The pattern has one group, so odd places hold the control literals.
+        for index, part in enumerate(self.split_control(text)):
             ids.extend([self.control_pieces[part]] if index % 2 else self._model.encode(part))
         return ids
 

@@ -1,4 +1,6 @@
-from gemma_keras.config.fields import leaves, sections
+import re
+
+from gemma_keras.config.fields import PATHS, leaves, sections
 from gemma_keras.config.schema import Config, CorpusConfig, DataConfig, PipelineConfig
 
 
@@ -22,6 +24,14 @@ def test_no_field_is_left_out():
     nested = len(list(sections(config))) - 1  # each section but the root is a field or an entry
     empty_tuples = 1  # data.validation
     assert len(list(leaves(config))) == counted - nested - empty_tuples
+
+
+def test_every_field_that_names_a_file_is_a_path():
+    """And none else: what a new field holds is told by its sentence, so that nobody forgets `~`."""
+    naming = re.compile(r"\bfiles?\b.*;|\bfolder\b|^file |prepared data of|prompts that take")
+    for leaf in leaves(PipelineConfig(sft=Config(data=DataConfig(corpora=(CorpusConfig(),))))):
+        named = leaf.kind in (str, tuple[str, ...]) and bool(naming.search(leaf.doc))
+        assert named == (leaf.holds == PATHS), (leaf.path, leaf.doc)
 
 
 def test_setting_a_leaf_changes_the_section():

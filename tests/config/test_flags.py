@@ -1,4 +1,6 @@
 import errno
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -83,14 +85,50 @@ def test_booleans(sft, arguments, value):
     [
         ([], ("一", "二")),
         (["--config.questions=三"], ("三",)),
-        (["--config.questions=三, 四"], ("三", "四")),
-        (["--config.questions=三", "--config.questions=四,五"], ("三", "四", "五")),
-        (['--config.questions="Who, me?",三'], ("Who, me?", "三")),
+        (["--config.questions=小明有12个苹果,吃了3个,现在有几个？"], ("小明有12个苹果,吃了3个,现在有几个？",)),
+        (["--config.questions=三", "--config.questions=四,五"], ("三", "四,五")),
+        (['--config.questions="Who, me?" he said'], ('"Who, me?" he said',)),
+        (
+            [r"--config.questions=求 $\frac{1}{2}\times\nabla f$，\n 是什么？"],
+            (r"求 $\frac{1}{2}\times\nabla f$，\n 是什么？",),
+        ),
+        (["--config.questions", "两行\n的问题 "], ("两行\n的问题 ",)),
         (["--config.questions="], ()),
     ],
 )
-def test_lists_are_given_with_commas_or_by_repetition(sft, arguments, value):
+def test_questions_are_texts_as_they_are(sft, arguments, value):
     assert read(sft, *arguments).questions == value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [
+        (["\n"], ("\n",)),
+        ([r"\n"], ("\n",)),
+        (["\n用户："], ("\n用户：",)),
+        ([r"\n用户："], ("\n用户：",)),
+        ([","], (",",)),
+        ([" ", '"', "a, b"], (" ", '"', "a, b")),
+        ([r"\t\r\\n", r"\end{document}", r"C:\\temp"], ("\t\r\\n", r"\end{document}", r"C:\temp")),
+        ([""], ()),
+    ],
+)
+def test_stop_strings_keep_their_ends_and_may_spell_line_ends(sft, arguments, value):
+    assert read(sft, *(f"--config.sampling.stop={text}" for text in arguments)).sampling.stop == value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [
+        (["--config.adapter.targets=query, key"], ("query", "key")),
+        (["--config.adapter.targets=query", "--config.adapter.targets=key,value"], ("query", "key", "value")),
+        (['--config.adapter.targets= "query", "key"'], ("query", "key")),
+    ],
+)
+def test_names_are_given_with_commas_or_by_repetition(sft, arguments, value):
+    assert read(sft, *arguments).adapter.targets == value
+    paths = ["--config.data.earlier=a,~/b", '--config.data.earlier="c,d"']
+    assert read(sft, *paths).data.earlier == ("a", str(Path.home() / "b"), "c,d")
 
 
 def test_the_later_flag_wins(sft, pipeline):
@@ -129,7 +167,12 @@ def test_parsing_twice_leaves_nothing_behind(sft):
         (["--config.adapter.peft_compatible=perhaps"], "true or false is expected"),
         (["--config.adapter.method=adalora", "--config.adapter.target_r=100"], "config.adapter.target_r is 100"),
         (["--config.optim.learning_rate=nan"], "config.optim.learning_rate is nan"),
-        (['--config.questions="open'], "Unable to parse"),
+        (['--config.adapter.targets="open'], "names with commas between them are expected"),
+        (["--config.data.cleaning.contamination=ceval,,cmmlu"], "and one of these is empty"),
+        (["--config.data.earlier=a\nb"], "names with commas between them are expected"),
+        (["--config.questions=", "--config.questions=a"], "config.questions has an empty text in place 1"),
+        (["--config.questions=\n "], "config.questions has an empty text in place 1"),
+        (["--config.sampling.stop=a", "--config.sampling.stop="], "config.sampling.stop has an empty text in place 2"),
         (["stray"], "'stray' was given, but options have the form --name=value"),
         (["--", "--config.train.steps=1"], "'--config.train.steps=1' was given"),
         (["--config=missing.py"], "--config=missing.py is not a file"),
@@ -160,7 +203,64 @@ def test_help_lists_every_field_with_meaning_type_and_the_files_value(sft):
         assert f"  --config.{leaf.path} (" in text
         assert f"      {leaf.doc}\n" in f"{text}\n"
     assert "--config.train.steps (int, default: 100)" in text
+    assert "--config.questions (list of texts, the flag repeated, default: --config.questions='一' " in text
+    assert "--config.adapter.targets (list of names a,b, default: query,key,value,attention_output)" in text
+    assert "--config.data.earlier (list of paths a,b, default: '')" in text
+    assert "--config.solver.input (path, default: '')" in text
     assert "usage: python -m scripts.train " in text
+
+
+ODD = r"""
+from gemma_keras.config.schema import *
+
+def get_config():
+    return Config(
+        questions=("a, b", 'it\'s "so"', "两行\n $\\nabla$ ", "--x", "~"),
+        sampling=SamplingConfig(stop=("\n", "\\n", "\t\\frac\\\\", " ", ",", "'", "\r\n用户：")),
+        adapter=AdapterConfig(targets=()),
+        data=DataConfig(earlier=("a,b", "c d", 'e"f'), root="a'b $HOME", cleaning=CleaningConfig(repair=False)),
+    )
+"""
+
+
+def test_what_help_shows_can_be_given_again(tmp_path):
+    path = tmp_path / "odd.py"
+    path.write_text(ODD, encoding="utf-8")
+    with pytest.raises(HelpRequested) as request:
+        parse(["scripts/train.py", "--help"], str(path))
+    flags = []
+    for field, value in re.findall(
+        r"^  (--config\.\S+) \(.*?, default: ((?s:.*?))\)\n {6}", f"{request.value}\n", re.M
+    ):
+        flags.append(value if value.startswith("--") else f"{field}={value}")
+    words = shlex.split(" ".join(flags))
+    assert len(words) >= len(list(leaves(Config())))
+    expected = read(str(path))
+    assert expected.questions[2] == "两行\n $\\nabla$ " and expected.sampling.stop[2] == "\t\\frac\\\\"
+    path.write_text("from gemma_keras.config.schema import *\ndef get_config(): return Config()", encoding="utf-8")
+    assert read(str(path), *words) == expected
+
+
+def test_home_is_meant_by_a_tilde_in_every_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = tmp_path / "own.py"
+    path.write_text(
+        "from gemma_keras.config.schema import *\n"
+        "def get_config():\n"
+        "    data = DataConfig(root='~/c', corpora=(CorpusConfig(name='belle', path='~/x*.json'),), earlier=('~/e',))\n"
+        "    return Config(data=data, questions=('~/q',), sampling=SamplingConfig(stop=('~',)))",
+        encoding="utf-8",
+    )
+    names = ("model.weights", "tokenizer.path", "solver.input", "solver.prompts", "data.system_prompts.cache")
+    arguments = [f"--config.{name}=~/{name}" for name in names]
+    config, workdir = parse(["x", "--workdir=~/w", "--config=~/own.py", *arguments], "none.py")
+    given = {leaf.path: leaf.value for leaf in leaves(config)}
+    assert [given[name] for name in names] == [f"{tmp_path}/{name}" for name in names]
+    assert (workdir, config.data.root, config.data.earlier) == (tmp_path / "w", f"{tmp_path}/c", (f"{tmp_path}/e",))
+    assert config.data.corpora[0].path == f"{tmp_path}/x*.json"
+    assert config.questions == ("~/q",) and config.sampling.stop == ("~",)
+    with pytest.raises(UserError, match="--workdir=~no_such_user/w begins with a user who is not known here"):
+        parse(["x", "--workdir=~no_such_user/w"], str(path))
 
 
 def test_bytes_that_are_no_text_are_told(sft):

@@ -4,8 +4,19 @@ import json
 import pytest
 
 from gemma_keras.config.schema import CleaningConfig
-from gemma_keras.data.cleaning import Mender, contaminated, content_key, contents, is_empty, repaired, without_residue
+from gemma_keras.data.cleaning import (
+    Mender,
+    contaminated,
+    content_key,
+    contents,
+    is_empty,
+    question,
+    question_key,
+    repaired,
+    without_residue,
+)
 from gemma_keras.data.records import ChatRecord, ChoiceRecord, PreferenceRecord, TextRecord
+from gemma_keras.text.templates import UNLEARNT
 
 
 def chat(*turns, system=""):
@@ -71,6 +82,50 @@ def test_content_key():
     assert isinstance(content_key(TextRecord(text="\ud800")), int)
 
 
+def test_conversations_from_which_other_turns_are_learnt_are_no_copies():
+    keys = set()
+    for place in (None, 1, 3):
+        record = chat("甲", "乙", "丙", "丁")
+        if place:
+            record.messages[place] |= UNLEARNT
+        keys.add(content_key(record))
+    assert len(keys) == 3
+
+
+@pytest.mark.parametrize(
+    ("record", "texts"),
+    [
+        (chat("甲", "乙"), ["甲"]),
+        (chat("甲", "乙", "丙", "丁"), ["甲"]),
+        (chat("甲", "乙", system="你是老师"), ["甲"]),
+        (chat("你好！", "您好", "甲", "乙", "丙", "丁"), ["你好！", "甲"]),
+        (chat("Hello, good morning", "Hi", "你好呀", "好", "甲", "乙"), ["Hello, good morning", "你好呀", "甲"]),
+        (chat("你好", "您好"), ["你好"]),
+        (chat("Hi", "Hello", "嗨", "嗨"), ["Hi", "嗨"]),
+        (chat("history", "甲", "乙", "丙"), ["history"]),
+        (TextRecord(text="文"), ["文"]),
+        (pair("甲", "好", "坏"), ["甲"]),
+        (choice("哪一年？", "甲", "乙"), ["哪一年？", "甲", "乙"]),
+        (ChatRecord(messages=chat("甲", "乙", system="文章").messages, type="reading"), ["文章", "甲"]),
+        (ChatRecord(messages=chat("甲", "乙").messages, type="summary", wording="title"), ["甲", "title"]),
+    ],
+)
+def test_question(record, texts):
+    assert question(record) == texts
+
+
+def test_question_key():
+    same = [
+        chat("床前 明月光？", "一"),
+        chat("床前明月光？\u200b", "二", "再问", "三", system="请背诗"),
+        pair("床前明月光？", "好", "坏"),
+    ]
+    assert len(set(map(question_key, same))) == 1
+    assert question_key(same[0]) != question_key(chat("床前明月光。", "一"))
+    long = chat("你好" * 50_000 + "x", "一", "二", "三")
+    assert question(long) == [contents(long)[0]]
+
+
 def test_names_of_rules():
     assert contaminated("ceval") == "contaminated_ceval"
 
@@ -91,6 +146,13 @@ def test_names_of_rules():
         ("是喜剧还是恐怖片？\\n电影《夜宴》", "是喜剧还是恐怖片？\n电影《夜宴》"),
         ("5 x 3 = 15 km\\nSpeed = 15/2", "5 x 3 = 15 km\nSpeed = 15/2"),
         ("零\u200b宽\u2060字\ufeff符", "零宽字符"),
+        ("page one\x0cPage two", "page one\nPage two"),
+        ("第一行\x0b第二行", "第一行\n第二行"),
+        ("文件\x1c组\x1d记录\x1e单元\x1f字段", "文件\n组\n记录\n单元 字段"),
+        ("第一行\u2028第二行\u2029下一段", "第一行\n第二行\n下一段"),
+        ("第一行\x85第二行\x85third", "第一行\n第二行\nthird"),
+        ("wait\x85 what", "wait… what"),
+        ("bell\x07 and escape\x1b", "bell and escape"),
         ("How fast?\\nOptions:\\n- (A) 3\\n- (B) Tom's", "How fast?\nOptions:\n- (A) 3\n- (B) Tom's"),
     ],
 )
@@ -209,6 +271,25 @@ def test_system_turns_are_mended_too():
     record = chat("一", "二", system="请\r\n友善")
     assert Mender(CleaningConfig()).mend(record) == ("encoding",)
     assert record.messages[0]["content"] == "请\n友善"
+
+
+@pytest.mark.parametrize("system", ["\u200b", "\x00\x07", " \u3000"])
+def test_a_system_turn_in_which_nothing_is_seen_is_none(system):
+    record = chat("一", "二", system=system)
+    Mender(CleaningConfig()).mend(record)
+    assert record == chat("一", "二")
+    prompt = PreferenceRecord(
+        prompt=[{"role": "system", "content": system}, {"role": "user", "content": "一"}], chosen="甲", rejected="乙"
+    )
+    Mender(CleaningConfig()).mend(prompt)
+    assert prompt == pair("一", "甲", "乙")
+
+
+def test_mending_keeps_what_is_not_to_be_learnt():
+    record = chat("一\r\n", "### Response:\n二")
+    record.messages[1] |= UNLEARNT
+    Mender(CleaningConfig()).mend(record)
+    assert record.messages[1] == {"role": "model", "content": "二"} | UNLEARNT
 
 
 def test_one_rule_at_a_time():

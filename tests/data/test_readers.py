@@ -2,6 +2,7 @@ import csv
 import gzip
 import json
 import random
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -381,3 +382,29 @@ def test_paragraphs_of_a_text(tmp_path):
     ]
     path = write(tmp_path / "b.txt", "一\n\n".encode() + b"\xff\xff\n\n" + "二\n".encode())
     assert list(read_file(path, text_unit="paragraph"))[1:] == [(3, None, "not UTF-8"), (5, {"text": "二\n"}, "")]
+
+
+LFS = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'4d7a2146' * 8}\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    "name", ["a.txt", "a.jsonl", "a.csv", "a.tsv", "a.parquet", "a.json.gz", "a.jsonl.zst", "a.bin"]
+)
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (LFS, "a Git LFS pointer, not the data .run git lfs pull"),
+        (LFS.replace("git-lfs", "hawser").replace("\n", "\r\n"), "a Git LFS pointer"),
+        ("/annex/objects/SHA256E-s12--abc.txt\n", "a git-annex pointer, not the data .run git annex get"),
+    ],
+)
+@pytest.mark.parametrize("unit", ["line", "file"])
+def test_pointers_are_not_data(tmp_path, name, content, what, unit):
+    ((number, row, reason),) = read_file(write(tmp_path / name, content), text_unit=unit)
+    assert (number, row) == (0, None)
+    assert re.match(what, reason)
+
+
+@pytest.mark.parametrize("text", ["说明：\n" + LFS, LFS + "正文" * 500])
+def test_texts_about_pointers_are_data(tmp_path, text):
+    assert rows_of(write(tmp_path / "a.txt", text), text_unit="file") == [{"text": text}]

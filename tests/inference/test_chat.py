@@ -105,6 +105,24 @@ def test_a_line_that_is_too_long_is_told_and_forgotten(model):
     assert answers[1] == model.reply([{"role": "user", "content": "你好"}], SAMPLING)
 
 
+def test_what_came_before_a_line_that_is_too_long_is_kept(model):
+    refused = []
+    lines = ("你好", "很长" * 200, "再说")
+    answers = list(conversation(model, SAMPLING, typed(*lines), refused=lambda *what: refused.append(what)))
+    assert [answers[0], answers[2]] == list(conversation(model, SAMPLING, typed("你好", "再说")))
+    assert [(line, f"[{error}]") for line, error in refused] == [(lines[1], answers[1])]
+
+
+def test_only_conversations_at_fault_have_no_answer(model):
+    asked = [[{"role": "user", "content": text}] for text in ("你好", "很长" * 200, "再见")]
+    asked.append([{"role": "nobody", "content": "?"}])
+    first, too_long, last, unknown = model.answer_each(asked, SAMPLING)
+    whole = model.answer_batch([asked[0], QUESTION, asked[2]], SAMPLING)
+    assert (first, last) == (whole[0], whole[2])
+    assert isinstance(too_long, UserError) and "exceeds the model's 128 positions" in str(too_long)
+    assert isinstance(unknown, UserError) and "has the role 'nobody'" in str(unknown)
+
+
 def test_tokenizer_and_weights_must_belong_together(model):
     backbone = build_backbone(small(), "float32")
     message = "has 2560 pieces, the model 97 embeddings"

@@ -16,7 +16,9 @@ from gemma_keras.solvers.prompts import Prompts, replacements
 from gemma_keras.solvers.registry import make_solver
 from gemma_keras.solvers.steps import Settings
 from gemma_keras.solvers.trace import Question
+from gemma_keras.text.foreign_template import ForeignTemplate
 from gemma_keras.text.templates import TEMPLATES
+from tests.chat_templates import OTHER
 from tests.inference.models import varied_params
 from tests.models.conftest import small
 from tests.solvers.scripted import NAMES, PIECES
@@ -113,6 +115,16 @@ def test_programs_are_compiled_once(theirs, causal_lm, monkeypatch):
 
     monkeypatch.setattr(causal_lm, "compile", compile_again)
     theirs.answer([ask("三", temperature=0.3, seed=5), ask("四", constraint=LETTER)])
+
+
+def test_a_template_of_others_serves_both(ours, theirs, monkeypatch, tokenizer):
+    text = OTHER["date and a system text of its own"]
+    template = ForeignTemplate(name="the chat template of DIR", source=text, tokens={"bos_token": "<bos>"})
+    monkeypatch.setattr(theirs, "_template", template)
+    question = ask("春天的花", temperature=0.0)
+    replies = [model.answer([question])[0] for model in (dataclasses.replace(ours, template=template), theirs)]
+    assert replies[0] == replies[1]
+    assert replies[0].prompt_tokens == len(template.prompts(tokenizer, [question.messages])[0])
 
 
 def test_an_answer_ends_before_its_stop_token(theirs, monkeypatch, tokenizer):

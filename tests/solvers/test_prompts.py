@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.solvers import parsing
 from gemma_keras.solvers.prompts import PIECES, PLACEHOLDERS, Prompts, builtin_prompts, load_prompts, replacements
+from gemma_keras.solvers.replies import plans
+from gemma_keras.solvers.replies.judgements import verdict as read_verdict
+from gemma_keras.solvers.replies.letters import option
 from gemma_keras.text.templates import TEMPLATES
 
 
@@ -34,14 +37,15 @@ def test_the_examples_are_what_the_parsers_read(language):
     for messages in by_name.values():
         assert [message["role"] for message in messages] == ["system", "user", "model", "user", "model", "user"]
     for listed, as_object in zip(by_name["plan"][2::2], by_name["plan_json"][2::2]):
-        plan = parsing.sub_questions(listed["content"])
-        assert plan == parsing.sub_questions(as_object["content"]) and 3 <= len(plan) <= 5
+        plan = plans.sub_questions(listed["content"])
+        assert plan == plans.sub_questions(as_object["content"]) and 3 <= len(plan) <= 5
     (strictly,) = prompts.messages("plan_strictly", question="q")
-    assert len(parsing.sub_questions(strictly["content"])) == 3
-    verdict = parsing.verdict(prompts.messages("judge", question="q", answer="a")[0]["content"])
+    assert len(plans.sub_questions(strictly["content"])) == 3
+    verdict = read_verdict(prompts.messages("judge", question="q", answer="a")[0]["content"])
     assert verdict.accuracy and verdict.completeness and verdict.logic and verdict.suggestions
     options = prompts.text("options", question="q", options="A. x")
-    assert parsing.option(f"{options}B", "AB") == "B"
+    mark = re.search('[“"](答案：|Answer:)[”"]', options)
+    assert mark and option(f"{mark[1]} B", "AB") == "B"
 
 
 def test_what_a_question_spells_is_left_alone():

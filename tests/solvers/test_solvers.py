@@ -5,8 +5,8 @@ import pytest
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.validation import SINGLE_SOLVERS, SOLVERS
 from gemma_keras.inference.constraints import Choice
-from gemma_keras.solvers import parsing
 from gemma_keras.solvers.registry import NAMES, SINGLE, make_solver
+from gemma_keras.solvers.replies import plans, scores
 from gemma_keras.solvers.trace import Adapted, Backward, Decomposed, Enhanced, Escalated, Question, Verified, Voted
 from tests.solvers.scripted import FAIL, PASS, PLAN, Scripted, settings
 
@@ -64,8 +64,8 @@ def test_more_than_five_sub_questions_are_cut():
     ("form", "letter", "plan", "constraint"),
     [
         ("no", "P", PLAN, None),
-        ("list", "P", PLAN, parsing.plan_list("zh")),
-        ("json", "PJ", '{"sub_questions": ["a", "b", "c"]}', parsing.plan_json("zh")),
+        ("list", "P", PLAN, plans.plan_list("zh")),
+        ("json", "PJ", '{"sub_questions": ["a", "b", "c"]}', plans.plan_json("zh")),
     ],
 )
 def test_decompositions_under_a_constraint(form, letter, plan, constraint):
@@ -77,7 +77,7 @@ def test_decompositions_under_a_constraint(form, letter, plan, constraint):
 
 def test_the_stricter_words_ask_for_a_list_whatever_the_form():
     _, model = solve("least_to_most", {"PJ": "?", "PS": PLAN, "F": "1", "N": "n", "S": "总"}, constrained="json")
-    assert [ask.constraint for ask in model.asks[:2]] == [parsing.plan_json("zh"), parsing.plan_list("zh")]
+    assert [ask.constraint for ask in model.asks[:2]] == [plans.plan_json("zh"), plans.plan_list("zh")]
 
 
 def test_a_verdict_that_asks_for_nothing_leaves_the_answer():
@@ -174,7 +174,7 @@ def test_adaptive(reply, complexity, chosen):
 
 def test_the_score_under_a_constraint():
     _, model = solve("adaptive", {"C": "0.1", "A": "答"}, constrained="list")
-    assert [ask.constraint for ask in model.asks] == [parsing.SCORE, None]
+    assert [ask.constraint for ask in model.asks] == [scores.SCORE, None]
 
 
 def test_self_consistency_takes_the_most_frequent_answer():
@@ -302,10 +302,13 @@ def test_a_question_with_options_ends_in_a_letter():
     assert model.calls == [(f"A {WORDED}", 0.7)]
     assert (trace.answer, trace.letter) == ("A 太小，答案：B", "B")
     assert solve("normal", {"A": "应选 B"}, CHOICE)[0].letter == "B"
-    assert solve("normal", {"A": "不知道"}, CHOICE)[0].letter == ""
 
 
-def test_an_unclear_letter_is_read_by_the_model_under_a_constraint():
+def test_an_unclear_letter_is_read_by_the_model():
+    trace, model = solve("normal", {"A": "第二项", "L": "他选的是 B。"}, CHOICE)
+    assert model.calls[1] == (f"L {WORDED}|第二项|A B", 0.0) and model.asks[1].constraint is None
+    assert trace.letter == "B"
+    assert solve("normal", {"A": "不知道", "L": "都没有选"}, CHOICE)[0].letter == ""
     trace, model = solve("normal", {"A": "第二项", "L": "B"}, CHOICE, constrained="list")
     assert model.calls[1] == (f"L {WORDED}|第二项|A B", 0.0)
     assert model.asks[1].constraint == Choice(("A", "B")) and trace.letter == "B"

@@ -11,6 +11,8 @@ from configs import quickstart
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import Config
 from gemma_keras.stages import chat, evaluate, pipeline, sft
+from gemma_keras.text.jinja_templates import write_jinja
+from gemma_keras.text.templates import TEMPLATES
 from gemma_keras.training import hooks
 
 
@@ -37,15 +39,21 @@ def short(config: Config, steps: int, **train) -> Config:
 
 def test_pipeline_from_data_to_verified_export(tmp_path, capsys):
     config = quickstart.get_config()
-    config = dataclasses.replace(config, pretrain=short(config.pretrain, 10), sft=short(config.sft, 20))
+    questions = (*config.sft.questions, "很长" * 3000)  # the last one is too long
+    tuned = dataclasses.replace(short(config.sft, 20), questions=questions)
+    pretrain = change(short(config.pretrain, 10), data={"template": "gemma"})
+    config = dataclasses.replace(config, pretrain=pretrain, sft=tuned)
     result = pipeline.run(config, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "result.json").read_text()) == result
     assert result["rank_initial"] == config.sft.adapter.init_r and result["rank_final"] == config.sft.adapter.target_r
     assert result["verification"]["verified"] is True, result["verification"]
-    assert len(result["samples"]) == 3 and result["base_perplexity"] > 1 and result["tuned_perplexity"] > 1
+    assert [sample["answer"].startswith("[prompt 0 has ") for sample in result["samples"]] == [False] * 3 + [True]
+    assert result["base_perplexity"] > 1 and result["tuned_perplexity"] > 1
     assert result["tuned"]["perplexity_content"] == pytest.approx(
         json.loads((tmp_path / "run/sft/result.json").read_text())["valid"]["perplexity_content"], rel=1e-3
     )  # the exported model is the tuned one
+    handed_on = [(tmp_path / "run" / name / "export/chat_template.jinja").read_text() for name in ("pretrain", "sft")]
+    assert handed_on == [write_jinja(TEMPLATES["gemma"])] * 2
     assert "average rank, first and last" in capsys.readouterr().out
     for name in ("config.json", "metrics.jsonl", "plots/loss.png", "plots/ranks.png", "adapter/adapter.safetensors"):
         assert (tmp_path / "run" / "sft" / name).is_file(), name

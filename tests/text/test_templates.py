@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import jinja2
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from gemma_keras import builtin
 from gemma_keras.config.errors import UserError
 from gemma_keras.export.tokenizer_files import write_tokenizer_files
+from gemma_keras.text.jinja_templates import write_jinja
 from gemma_keras.text.templates import (
     CLOSING,
     CONTENT,
@@ -78,7 +80,7 @@ def test_content_cannot_forge_turns(tokenizer):
 
 @pytest.mark.parametrize("ending", [False, True])
 def test_jinja_renders_the_same(ending):
-    template = jinja2.Environment().from_string(TEMPLATE.jinja)
+    template = jinja2.Environment().from_string(write_jinja(TEMPLATE))
     text = template.render(messages=CHAT, bos_token="<bos>", add_generation_prompt=ending)
     assert text == "<bos>" + TEMPLATE.render(CHAT, ending)
     ours = [{"role": "model", "content": "\n答\n"}]
@@ -106,6 +108,7 @@ def test_user_mistakes():
         TEMPLATE.render([{"role": "user", "content": None}])
     with pytest.raises(UserError, match="gemmalm_zh"):
         get_template("gemma3")
+    assert get_template("auto") == TEMPLATE
 
 
 WRITTEN = {
@@ -201,6 +204,46 @@ def test_transformers_writes_the_same(name, chat, ending, exported, tokenizer):
     same = ids == template.encode(tokenizer, messages, ending)[0]
     # A string cannot tell control tokens from what spells them.
     assert same == (chat != "attack")
+
+
+@templates
+@pytest.mark.parametrize("chat", [chat for chat in CHATS if chat != "attack"])
+def test_the_marked_copy_marks_what_carries_loss(name, chat, exported, tokenizer):
+    theirs, messages = exported[name], renamed(CHATS[chat])
+    folder = Path(theirs.name_or_path)
+    plain, marked = ((folder / f"chat_template{end}.jinja").read_text() for end in ("", "_training"))
+    assert theirs.chat_template == plain and "generation %}" not in plain
+    for ending in (False, True):
+        texts = [
+            theirs.apply_chat_template(messages, chat_template=text, tokenize=False, add_generation_prompt=ending)
+            for text in (plain, marked)
+        ]
+        assert texts[0] == texts[1]
+    written = theirs.apply_chat_template(
+        messages, chat_template=marked, return_assistant_tokens_mask=True, return_dict=True
+    )
+    ids, kinds = TEMPLATES[name].encode(tokenizer, CHATS[chat])
+    assert written["input_ids"] == ids
+    assert written["assistant_masks"] == [int(kind in (CONTENT, CLOSING)) for kind in kinds]
+    assert sum(written["assistant_masks"]) or chat == "question"
+
+
+@pytest.mark.parametrize("name", ["gemma", "passage", "instruction"])
+def test_an_empty_answer_still_carries_its_closing(name, exported, tokenizer):
+    """Not `gemmalm_zh`, where the newlines around nothing are one token in a string."""
+    messages = [{"role": "user", "content": "x"}, {"role": "model", "content": "\n"}]
+    marked = (Path(exported[name].name_or_path) / "chat_template_training.jinja").read_text()
+    written = exported[name].apply_chat_template(
+        messages, chat_template=marked, return_assistant_tokens_mask=True, return_dict=True
+    )
+    kinds = TEMPLATES[name].encode(tokenizer, messages)[1]
+    assert written["assistant_masks"] == [int(kind == CLOSING) for kind in kinds] and CONTENT not in kinds
+
+
+@templates
+def test_what_llama_cpp_does_not_know_is_not_written(name):
+    text = write_jinja(TEMPLATES[name])
+    assert ".replace(" not in text and "generation %}" not in text
 
 
 @templates

@@ -11,6 +11,7 @@ from pathlib import Path
 from gemma_keras import builtin
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import CorpusConfig
+from gemma_keras.data.finding import Found, describe, find
 from gemma_keras.data.readers import SUFFIXES, ReadRow, read_file, read_hub, suffix_of
 from gemma_keras.data.records import BadRow, Quarantined, Record, SkippedRow, validate
 from gemma_keras.data.sources import dialogues, exams, instructions, preferences, tasks, texts
@@ -24,6 +25,9 @@ SOURCES: dict[str, Source] = {
 
 ALL_KINDS = "all"
 """In a corpus's `kinds`: every kind, whatever the entry would choose by itself."""
+
+OTHER_KIND = "other_kind"
+"""Rule of the rows of a kind that is not taken."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,7 +46,8 @@ class SourceRow:
 class Located:
     """Where a corpus is read from: files below a root, or the hub.
 
-    `builtin` if the package's own rows stand in, `stand_in` if another corpus does that has the same schema.
+    `builtin` if the package's own rows stand in, `stand_in` if another corpus does that has the same schema; `not_read` is what
+    else lies where the files were found, with the reason.
     """
 
     root: Path
@@ -50,10 +55,15 @@ class Located:
     hub: str = ""
     builtin: bool = False
     stand_in: bool = False
+    not_read: tuple[tuple[Path, str], ...] = ()
 
     def shown(self) -> list[str]:
         """The files as reports and row ids name them."""
         return [f"hub:{self.hub}"] if self.hub else [shown_path(path, self.root) for path in self.files]
+
+    def shown_not_read(self) -> list[tuple[str, str]]:
+        """`not_read` as reports name it."""
+        return [(shown_path(path, self.root), reason) for path, reason in self.not_read]
 
 
 def get_source(name: str) -> Source:
@@ -82,18 +92,21 @@ def locate(config: CorpusConfig, root: Path, missing: str = "error") -> Located:
     if config.hub:
         return Located(root=root, hub=config.hub)
     places = (config.path,) if config.path else source.places or (source.name,)
-    files = _first_matching(places, root, source)
-    if files:
-        found = files[0].relative_to(root).parts[0] if files[0].is_relative_to(root) else ""
-        return Located(root=root, files=files, stand_in=not config.path and found != source.name)
+    found = _first_found(places, root, source)
+    if found.files:
+        first = found.files[0].relative_to(root).parts[0] if found.files[0].is_relative_to(root) else ""
+        stand_in = not config.path and first != source.name
+        return Located(root=root, files=found.files, stand_in=stand_in, not_read=found.not_read)
     if missing == "builtin":
         own = builtin.data_root()
-        files = _first_matching(source.places or (source.name,), own, source)
+        files = _first_found(source.places or (source.name,), own, source).files
         if files:
             return Located(root=own, files=files, builtin=True)
     if not root.is_dir():
         raise UserError(f"data.root={root} is no folder; give the folder that holds the corpora")
     looked = ", ".join(str(root / place) for place in places)
+    if found.not_read:
+        looked += f", where there is only {describe(Located(root=root, not_read=found.not_read).shown_not_read())}"
     raise UserError(
         f"no files of corpus {config.name!r} ({', '.join((*SUFFIXES, *source.suffixes))}) in {looked}; set data.root to the "
         "folder of corpora, or the corpus's path or hub, or take it out of the configuration"
@@ -160,7 +173,7 @@ def _source_row(
             rows = [{**row, FILE: file} for row in rows]
         wanted = kinds or source.kinds
         if source.kind is not None and wanted and ALL_KINDS not in wanted and source.kind(rows[0]) not in wanted:
-            raise SkippedRow("other_kind")
+            raise SkippedRow(OTHER_KIND)
         records = source.read_group(rows) if source.read_group is not None else source.read(rows[0])
         for part, record in enumerate(records):
             record.source = source.name
@@ -174,26 +187,13 @@ def _source_row(
     return result
 
 
-def _first_matching(places: tuple[str, ...], root: Path, source: Source) -> tuple[Path, ...]:
+def _first_found(places: tuple[str, ...], root: Path, source: Source) -> Found:
+    """What the first of the places has that has any file; what is not read in all of them where none has."""
+    suffixes = (*SUFFIXES, *source.suffixes)
+    not_read: list[tuple[Path, str]] = []
     for place in places:
-        files = _matching(place, root, (*SUFFIXES, *source.suffixes))
-        if files:
-            return files
-    return ()
-
-
-def _matching(place: str, root: Path, suffixes: tuple[str, ...]) -> tuple[Path, ...]:
-    base = root / place
-    if base.is_file():
-        return (base,)
-    if base.is_dir():
-        candidates = base.rglob("*")
-    else:
-        # The root itself may hold characters that a pattern would give a meaning.
-        start = Path(Path(place).anchor) if Path(place).is_absolute() else root
-        candidates = start.glob(str(Path(place).relative_to(Path(place).anchor)))
-    try:
-        found = [p for p in candidates if p.is_file() and suffix_of(p) in suffixes and p.name[0] != "."]
-    except (OSError, ValueError) as error:
-        raise UserError(f"{place} cannot be looked through ({error}); give a file, a folder or a glob") from error
-    return tuple(sorted(found))
+        found = find(place, root, lambda path: suffix_of(path) in suffixes)
+        if found.files:
+            return found
+        not_read += found.not_read
+    return Found((), tuple(not_read))

@@ -1,8 +1,12 @@
 """What an entry of the table of sources is, and what the functions that read rows share."""
 
+import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+import orjson
 
 from gemma_keras.data.cleaning import contents
 from gemma_keras.data.records import BadRow, ChatRecord, Record
@@ -62,25 +66,73 @@ class Source:
     bodies: Callable[[Record], list[str]] | None = None
 
 
+_MAY_BE_NUMBERS = frozenset(
+    "output output_zh trans_output response RESPONSE answer Answer std_answer textbox_answer target 答 "
+    "response_chosen response_rejected chosen rejected assistant human value content "
+    "input input_zh trans_input query A B C D".split()
+)
+"""Keys of answers, of what requests are about, and of turns. A number as an instruction or a document is a mistake."""
+
+
 def text(row: Row, *keys: str) -> str:
-    """The string under the first of `keys` that the row has; BadRow if it has none, or something else there."""
+    """The text under the first of `keys` that the row has something under; BadRow if it has none, or no text there."""
     for key in keys:
         value = row.get(key)
-        if value is not None:
-            if not isinstance(value, str):
-                raise BadRow(f"{key} is {type(value).__name__}, not a string")
-            return value
+        if isinstance(value, int | float) and key not in _MAY_BE_NUMBERS and not _is_missing(value):
+            raise BadRow(f"{key} is {type(value).__name__}, not a string")
+        if not _is_missing(value):
+            return as_text(value, key)
     raise BadRow(f"no {' or '.join(keys)}")
 
 
 def optional_text(row: Row, *keys: str) -> str:
-    """As `text`, but empty if the row has none of the keys."""
-    return text(row, *keys) if any(row.get(key) is not None for key in keys) else ""
+    """As `text`, but empty if the row has none of the keys, or false there."""
+    present = [key for key in keys if not _is_missing(row.get(key)) and row[key] is not False]
+    return text(row, *present) if present else ""
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def as_text(value: Any, key: str) -> str:
+    """A string as it stands; a number, true and false as JSON writes them; a list of text parts, a line each.
+
+    Raises:
+        BadRow: it is something else, or a part is no text.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        return json.dumps(value)
+    if value and isinstance(value, list) and all(isinstance(part, dict) for part in value):
+        return "\n".join(filter(None, (_part(part, key) for part in value)))
+    raise BadRow(f"{key} is {type(value).__name__}, not a string")
+
+
+def _part(part: Row, key: str) -> str:
+    """The text of `{"type": "text", "text": ...}`, whose type may be missing or that of an API (input_text, output_text)."""
+    kind, said = part.get("type"), part.get("text")
+    if kind not in (None, "text", "input_text", "output_text"):
+        raise BadRow(f"{key} has a part of type {str(kind)[:20]}, but only text is read")
+    if not isinstance(said, str):
+        raise BadRow(f"{key} has a part without text")
+    return said
+
+
+def parsed(value: Any) -> Any:
+    """A list or object that a column holds as a JSON string; anything else as it is."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            return orjson.loads(value)
+        except orjson.JSONDecodeError:
+            return value
+    return value
 
 
 def list_of(row: Row, key: str, kind: type) -> list[Any]:
-    """The list under `key`, all of whose items are of `kind`; BadRow otherwise."""
-    values = row.get(key)
+    """The list under `key`, or the JSON of one, all of whose items are of `kind`; BadRow otherwise."""
+    values = parsed(row.get(key))
     if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
         raise BadRow(f"{key} is not a list of {kind.__name__}")
     return values

@@ -6,22 +6,33 @@ from typing import Any
 
 from gemma_keras.data.records import BadRow, ChatRecord, Record, SkippedRow
 from gemma_keras.data.sources.base import RESEARCH, Row, Source, answer, list_of, optional_text, text
-from gemma_keras.data.sources.turns import NO_ANSWER, ONE_SIDED, Turn, conversation, marked_turns, pairs, with_input
+from gemma_keras.data.sources.turns import (
+    NO_ANSWER,
+    ONE_SIDED,
+    MarkedTurn,
+    Turn,
+    conversation,
+    is_learnt,
+    marked_turns,
+    pairs,
+    read_turn,
+    with_input,
+)
 from gemma_keras.text.templates import parse_rendered
 
 
 def _dialogue(row: Row) -> list[Record]:
     """Turns {"from", "value"} or {"role", "content"}, under any of three keys; a system text may stand beside them."""
     key = next((key for key in ("conversations", "messages", "conversation") if row.get(key) is not None), "messages")
-    turns = [(text(turn, "from", "role"), text(turn, "value", "content")) for turn in list_of(row, key, dict)]
+    turns = [read_turn(turn) for turn in list_of(row, key, dict)]
     system = optional_text(row, "system")
     return conversation([("system", system), *turns] if system else turns, optional_text(row, "type") or "dialogue")
 
 
 def _rounds(row: Row) -> list[Record]:
-    turns: list[Turn] = []
+    turns: list[Turn | MarkedTurn] = []
     for said in list_of(row, "conversation", dict):
-        turns += [("human", text(said, "human")), ("assistant", text(said, "assistant"))]
+        turns += [("human", text(said, "human")), ("assistant", text(said, "assistant"), is_learnt(said))]
     return conversation(turns, "dialogue")
 
 
@@ -207,7 +218,7 @@ def _smile(row: Row) -> list[Record]:
 
 
 def _smile_file(rows: list[Row]) -> list[Record]:
-    return conversation([(text(row, "role"), text(row, "content")) for row in rows], "counselling")
+    return conversation(map(read_turn, rows), "counselling")
 
 
 def _gemmalm_kind(row: Row) -> str:
@@ -227,15 +238,16 @@ _SHAREAI = "conversation: [{human, assistant}]"
 _PASSAGE = "reference, dialogue"
 _SAMPLES = "sharegpt_format_samples/"
 _THE_FILES = "the file's"
+_MARKS = "; weight, loss or train of a turn, 0 or false where it is not to be learnt"
 
 SOURCES: tuple[Source, ...] = (
     Source(name="sharegpt", read=_dialogue, licence=_THE_FILES, places=("sharegpt",),
-           schema=f"{_SHAREGPT}, system and type where there are any"),
+           schema=f"{_SHAREGPT}, system and type where there are any{_MARKS}"),
     Source(name="messages", read=_dialogue, licence=_THE_FILES, places=("messages",),
-           schema="messages: [{role, content}], system and type where there are any"),
+           schema=f"messages: [{{role, content}}], system and type where there are any{_MARKS}"),
     Source(name="history", read=_history, type="dialogue", licence=_THE_FILES, places=("history",),
            schema="instruction, prompt or question; input or query; output, response or answer; "
-           "history: [[question, answer]]; system"),
+           "history: [[question, answer]] or [{role, content}]; system"),
     Source(name="sharegpt_zh", read=_dialogue, places=("sharegpt_zh",), licence="Apache-2.0",
            hub_id="github:shibing624/MedicalGPT", schema=_SHAREGPT),
     Source(name="sharegpt_cn", read=_rounds, type="dialogue", places=("sharegpt_cn", "sharegpt_cn_firefly_format"),

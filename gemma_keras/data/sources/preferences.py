@@ -4,7 +4,7 @@ from typing import Any
 
 from gemma_keras.data.preference import letter_pair
 from gemma_keras.data.records import BadRow, ChoiceRecord, PreferenceRecord, Record, SkippedRow
-from gemma_keras.data.sources.base import Row, Source, list_of, optional_text, text, user
+from gemma_keras.data.sources.base import Row, Source, list_of, optional_text, parsed, text, user
 from gemma_keras.data.sources.turns import pairs, with_input
 from gemma_keras.text.templates import Message
 
@@ -18,14 +18,21 @@ def _turn(value: Any) -> Message:
     return {"role": _ROLES.get(role, role), "content": text(value, "value", "content")}
 
 
+def _turns(value: Any) -> list[Message] | None:
+    """The turns of a list of them, of a single one, or of their JSON; None where it is something else, such as a text."""
+    value = parsed(value)
+    turns = value if isinstance(value, list) else [value]
+    named = [isinstance(turn, dict) and not turn.keys().isdisjoint(("from", "role")) for turn in turns]
+    return [_turn(turn) for turn in turns] if any(named) else None
+
+
 def _prompt(row: Row) -> list[Message]:
     """A list of turns under `conversations` or `prompt`; or `history`, pairs of question and answer, and a question."""
-    turns = row.get("prompt") if row.get("conversations") is None else row["conversations"]
-    if isinstance(turns, list):
-        prompt = [_turn(turn) for turn in turns]
-    else:
+    prompt = _turns(row.get("prompt") if row.get("conversations") is None else row["conversations"])
+    if prompt is None:
         question = with_input(text(row, "prompt", "question", "instruction"), optional_text(row, "input"))
-        prompt = [*({"role": role, "content": said} for role, said in pairs(row, "history")), user(question)]
+        history = [{"role": _ROLES.get(name, name), "content": said} for name, said, *_ in pairs(row, "history")]
+        prompt = [*history, user(question)]
     system = optional_text(row, "system")
     return [{"role": "system", "content": system}, *prompt] if system.strip() else prompt
 
@@ -33,12 +40,10 @@ def _prompt(row: Row) -> list[Message]:
 def _reply(row: Row, *keys: str) -> tuple[list[Message], str]:
     """An answer, and the turns before it if it is a whole conversation."""
     value = next((row[key] for key in keys if row.get(key) is not None), None)
-    if value is None:
-        raise BadRow(f"no {' or '.join(keys)}")
-    if isinstance(value, str):
-        return [], value
-    turns = [_turn(turn) for turn in (value if isinstance(value, list) else [value])]
-    if not turns or turns[-1]["role"] != "model":
+    turns = _turns(value)
+    if turns is None:
+        return [], text(row, *keys)
+    if turns[-1]["role"] != "model":
         raise BadRow(f"{keys[0]} does not end with the model's turn")
     return turns[:-1], turns[-1]["content"]
 

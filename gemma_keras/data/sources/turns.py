@@ -6,13 +6,25 @@ from itertools import groupby
 from operator import itemgetter
 
 from gemma_keras.data.records import BadRow, ChatRecord, Record, SkippedRow
-from gemma_keras.data.sources.base import Row, answer, optional_text, text
+from gemma_keras.data.sources.base import Row, answer, as_text, optional_text, parsed, text
+from gemma_keras.text.templates import UNLEARNT, Message, is_unlearnt
 
 Turn = tuple[str, str]
 """The name that a corpus gives to the speaker, and what is said."""
 
+MarkedTurn = tuple[str, str, bool]
+"""A turn, and whether it is to be learnt."""
+
 ONE_SIDED = "one_sided"
 NO_ANSWER = "no_answer"
+NOTHING_LEARNT = "nothing_to_learn"
+
+_LEARNT = ("weight", "loss", "loss_weight", "loss_scale", "train", "training", "trainable")
+_NOT_LEARNT = ("masked",)
+_WORDS = {
+    **dict.fromkeys(("true", "yes", "on", "1", "1.0"), True),
+    **dict.fromkeys(("false", "no", "off", "0", "0.0"), False),
+}
 
 _ROLES = {
     "system": "system",
@@ -21,19 +33,44 @@ _ROLES = {
 }
 
 
-def conversation(turns: Iterable[Turn], type: str) -> list[Record]:
-    """The turns as one record. Those of one speaker in a row become one, a line each; a reply to nothing at the front
-    and a question without a reply at the end are left out. Empty turns stay: that is for the rules of cleaning.
+def read_turn(row: Row) -> MarkedTurn:
+    """A turn `{"from", "value"}` or `{"role", "content"}`."""
+    return text(row, "from", "role"), text(row, "value", "content"), is_learnt(row)
+
+
+def is_learnt(turn: Row) -> bool:
+    """Whether no key of a turn (weight, loss, train, ..., masked) says that it is not to be learnt from.
+
+    Raises:
+        BadRow: such a key has another value than yes or no: shares of loss are not kept.
+    """
+    wanted = [_is_yes(turn[key], key) for key in _LEARNT if turn.get(key) is not None]
+    masked = [_is_yes(turn[key], key) for key in _NOT_LEARNT if turn.get(key) is not None]
+    return all(wanted) and not any(masked)
+
+
+def _is_yes(value: object, key: str) -> bool:
+    yes = _WORDS.get(str(value).strip().lower())
+    if yes is None:
+        raise BadRow(f"a turn's {key} is {str(value)[:20]}, neither 0 nor 1: a turn is learnt or not, not by a share")
+    return yes
+
+
+def conversation(turns: Iterable[Turn | MarkedTurn], type: str) -> list[Record]:
+    """The turns as one record. Those of one speaker in a row become one, a line each, from which nothing is learnt if
+    from one of them nothing is; empty system turns, a reply to nothing at the front and a question without a reply at
+    the end are left out. Other empty turns stay: that is for the rules of cleaning.
 
     Raises:
         BadRow: there are no turns, or a speaker has a name that is not known.
-        SkippedRow: no question with its reply is among them.
+        SkippedRow: no question with its reply is among them, or no reply is to be learnt.
     """
-    named = [(_role(name), content) for name, content in turns]
-    messages = [
-        {"role": role, "content": "\n".join(content for _, content in same)}
-        for role, same in groupby(named, key=itemgetter(0))
-    ]
+    said = [(_role(name), content, all(mark)) for name, content, *mark in turns]
+    said = [turn for turn in said if turn[0] != "system" or turn[1].strip()]
+    messages: list[Message] = []
+    for role, same in groupby(said, key=itemgetter(0)):
+        contents, learnt = zip(*[turn[1:] for turn in same])
+        messages.append({"role": role, "content": "\n".join(contents)} | ({} if all(learnt) else UNLEARNT))
     if not messages:
         raise BadRow("no turns")
     first = 1 if messages[0]["role"] == "system" else 0
@@ -43,21 +80,27 @@ def conversation(turns: Iterable[Turn], type: str) -> list[Record]:
         messages.pop()
     if len(messages) <= first:
         raise SkippedRow(ONE_SIDED)
+    if not any(message["role"] == "model" and not is_unlearnt(message) for message in messages):
+        raise SkippedRow(NOTHING_LEARNT)
     return [ChatRecord(messages=messages, type=type)]
 
 
-def pairs(row: Row, key: str) -> list[Turn]:
-    """The turns of `[[question, reply], ...]` under `key`, oldest first; none where the row has nothing there."""
-    rounds = row.get(key)
-    if rounds is None:
+def pairs(row: Row, key: str) -> list[Turn | MarkedTurn]:
+    """The turns of `[[question, reply], ...]` under `key`, oldest first, or of turns as `read_turn` has them; none where the
+    row has nothing there."""
+    rounds = parsed(row.get(key))
+    if rounds is None or (isinstance(rounds, str) and not rounds.strip()):
         return []
     if not isinstance(rounds, list):
         raise BadRow(f"{key} is {type(rounds).__name__}, not a list")
-    turns: list[Turn] = []
+    turns: list[Turn | MarkedTurn] = []
     for pair in rounds:
-        if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(said, str) for said in pair):
+        if isinstance(pair, dict):
+            turns.append(read_turn(pair))
+        elif isinstance(pair, list | tuple) and len(pair) == 2:
+            turns += [(name, as_text(said, key)) for name, said in zip(("user", "model"), pair)]
+        else:
             raise BadRow(f"{key} holds something else than pairs of strings")
-        turns += [("user", pair[0]), ("model", pair[1])]
     return turns
 
 
@@ -103,5 +146,5 @@ _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 def _role(name: str) -> str:
     role = _ROLES.get(name.strip().lower())
     if role is None:
-        raise BadRow(f"the role {name[:30]!r} is none of {', '.join(_ROLES)}")
+        raise BadRow(f"the role {name[:30]!r} is not known: use one of {', '.join(_ROLES)}")
     return role

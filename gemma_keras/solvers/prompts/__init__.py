@@ -11,7 +11,7 @@ is a text (one message of the user) or a list of messages:
 
 Each must have the placeholders that `PLACEHOLDERS` lists, and no others. Any other brace stands for itself. What the
 answers must look like (a numbered list, four lines of a verdict, "答案：" or "Answer:" before a result) is read by
-`solvers.parsing` and cannot be changed here.
+`solvers.replies` and cannot be changed here.
 """
 
 import dataclasses

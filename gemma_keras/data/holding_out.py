@@ -1,0 +1,95 @@
+"""Validation rows: which are held out, and what must leave the training rows for their sake.
+
+Rows are held out by what they ask: a training row with the question of a validation row is removed, whatever its answer.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from gemma_keras.config.errors import UserError
+from gemma_keras.data.cleaning import ASKED_IN_VALIDATION, IN_VALIDATION
+from gemma_keras.data.pools import BATCH_RECORDS, SET_APART, USED, Pool, among
+from gemma_keras.data.records import Record
+
+
+def remove_held_out(pools: list[Pool], held: Iterable[Pool]) -> None:
+    """Removes the records with the content, or just the question, of any record of the pools that are `held` out."""
+    held = list(held)
+    contents = _sorted([pool.keys for pool in held])
+    questions = _sorted([pool.questions for pool in held])
+    for pool in pools:
+        for keys, forbidden, rule in (
+            (pool.keys, contents, IN_VALIDATION),
+            (pool.questions, questions, ASKED_IN_VALIDATION),
+        ):
+            pool.fates[among(keys, forbidden) & (pool.fates == 0)] = pool.code(rule)
+
+
+def overlaps(train: list[Pool], valid: list[Pool]) -> dict[str, int]:
+    """How many of the training records used have the content, and the question, of a validation record used."""
+    return {
+        name: sum(int(among(_used(pool, column), held).sum()) for pool in train)
+        for name, column in (("overlap", "keys"), ("question_overlap", "questions"))
+        for held in [_sorted([_used(pool, column) for pool in valid])]
+    }
+
+
+def _used(pool: Pool, column: str) -> np.ndarray:
+    keys: np.ndarray = getattr(pool, column)
+    return keys[pool.fates == pool.code(USED)]
+
+
+def _sorted(parts: list[np.ndarray]) -> np.ndarray:
+    return np.sort(np.concatenate([np.zeros(0, np.uint64), *parts]))
+
+
+def set_apart(
+    pools: list[Pool], counts: list[int], seed: int, usable: Callable[[list[Record]], list[bool]]
+) -> list[Pool]:
+    """Draws that many usable validation records from each pool; returns them as pools of their own.
+
+    The other records of a source row of which one is drawn are used nowhere.
+
+    Raises:
+        UserError: a pool has fewer usable ones.
+    """
+    apart = []
+    for index, (pool, count) in enumerate(zip(pools, counts, strict=True)):
+        rng = np.random.default_rng([seed, 2, index])
+        drawn = np.sort(_first_usable(pool, rng.permutation(pool.available()), count, usable))
+        if len(drawn) < count:
+            raise UserError(
+                f"data.validation_rows would take {count} rows of {pool.corpus.name}, of which only {len(drawn)} fit into "
+                "data.sequence_length and the limits of data.cleaning; set fewer apart"
+            )
+        siblings = np.isin(pool.parents, pool.parents[drawn]) & (pool.fates == 0)
+        corpus = dataclasses.replace(pool.corpus, share=0.0, limit=0)
+        parents = np.unique(pool.parents[drawn]).tolist()
+        copy = Pool(corpus=corpus, spool=pool.spool, origin=pool.origin, files=pool.files)
+        copy.rows_of_parent = {
+            parent: pool.rows_of_parent[parent] for parent in parents if parent in pool.rows_of_parent
+        }
+        copy.rows_in = sum(copy.rows_of_parent.get(parent, 1) for parent in parents)
+        copy.parents, copy.keys, copy.open_to_prompt = pool.parents[drawn], pool.keys[drawn], pool.open_to_prompt[drawn]
+        copy.questions = pool.questions[drawn]
+        copy.fates = np.zeros(len(drawn), np.uint8)
+        copy.places = drawn if pool.places is None else pool.places[drawn]
+        pool.fates[siblings] = pool.code(SET_APART)
+        apart.append(copy)
+    return apart
+
+
+def _first_usable(
+    pool: Pool, order: np.ndarray, count: int, usable: Callable[[list[Record]], list[bool]]
+) -> np.ndarray:
+    """The first `count` records in this order that are usable."""
+    chosen: list[int] = []
+    for start in range(0, len(order), BATCH_RECORDS):
+        if len(chosen) >= count:
+            break
+        places = order[start : start + BATCH_RECORDS].tolist()
+        verdicts = usable([pool.record(place) for place in places])
+        chosen += [place for place, verdict in zip(places, verdicts, strict=True) if verdict]
+    return np.array(chosen[:count], np.int32)

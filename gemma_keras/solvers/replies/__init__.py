@@ -1,0 +1,1 @@
+"""What a model's reply says: sub-questions, a letter, a score, a verdict, a final answer. Chinese and English alike."""

@@ -1,0 +1,141 @@
+"""Judgements: whether a review asks for another answer, and whether a conclusion is said to be right."""
+
+import re
+
+from gemma_keras.solvers.replies.plain import marked_answer, plain
+from gemma_keras.solvers.trace import Verdict
+
+_ASPECTS = ("accuracy", "completeness", "logic", "suggestions")
+_LABEL = re.compile(
+    r"(?<![\u4e00-\u9fffA-Za-z])(?:(?P<accuracy>准确[性度]?|正确性|accuracy)|(?P<completeness>完整[性度]?|completeness)"
+    r"|(?P<logic>逻辑性?|logic)|(?P<suggestions>(?:修改|改进)?(?:建议|意见)|suggestions?))"
+    r"(?:方面)?[*_\" \t]{0,8}(?:[:：|｜]|(?<=方面)[,，]|(?<= )[-–—] )[*_\" \t]{0,8}",
+    re.IGNORECASE,
+)
+_CLAUSES = re.compile(
+    r"[,。;!?\n]|\.(?= |$)|(?= (?:but|although|though|however|except)\b)|(?=但|不过|然而)", re.IGNORECASE
+)
+_NEXT_ITEM = re.compile(
+    r"\n[ \t|｜]{0,8}(?:\d{1,2}[.、．)）]|[-*•#]{1,4})?[ \t*|｜]{0,8}$"
+)  # the number before the next label
+_NOTHING = re.compile(
+    r"(?:暂?无|没有?|暂时没有|不需要?|不用|不必|无需|none|no|nothing|nil|n/?a|not (?:needed|required|necessary|applicable))"
+    r"(?: (?:at this time|needed|required|necessary|really))?(?:了|的)?",
+    re.IGNORECASE,
+)
+_NOT_NEEDED = re.compile(
+    r"(?:无需?|无须|毋须|没有?|没|未|不需要?|不用|不必|不作|不再|毫无|[挑找看]不[出到]|\b(?:no|not|none|nothing|without)\b|n't\b).{0,24}?"
+    r"(?:建议|意见|改|调整|补充|完善|优化|润色|问题|错|误|遗漏|漏洞|矛盾|不足|瑕疵|毛病|重[写新做]|必要|需要"
+    r"|chang|suggest|edit|revis|improv|\bfix|\badd\b|need|requir|necessary|mistake|error|issue|problem|gap"
+    r"|missing|left out|wrong|correct)",
+    re.IGNORECASE,
+)
+_PRAISE = re.compile(
+    r"好|不错|优秀|完整|准确|清[楚晰]|正确|合格|通过|[保维]持|直接(?:采用|使用)|无误|到位|严谨|扎实|表扬|合理"
+    r"|\b(?:good|great|fine|well|correct|complete|clear|solid|excellent|perfect|accurate|sound"
+    r"|keep|as is|as it stands|pass(?:es)?)\b",
+    re.IGNORECASE,
+)
+_WANTED = re.compile(
+    r"应|请|需|必须|补|添|加上|改|删|换|把|将|重[写新做]|修正|说明一下|最好|可以再|(?<!不)错|(?<!无)误|遗漏|漏了|缺|反了|混淆|矛盾|不[对符足够清]|偏题|跑题"
+    r"|\b(?:should|must|needs?|please|add|remove|replace|fix|rewrite|redo|redone|clarify|wrong|incorrect|mistakes?|errors?|missing|misses|unfortunately"
+    r"|off by|could be|would be better|confus\w+|contradict\w*|mention|explain|include|forgot|forgets|omits?)\b",
+    re.IGNORECASE,
+)
+_COURTESY = re.compile(
+    r"如有|如果您|如需|希望(?:对|以上|这)|随时|欢迎|谢谢|\blet me know\b|\bhope (?:this|that|it)\b|\bfeel free\b|\bhappy to\b",
+    re.IGNORECASE,
+)
+_WORDS = re.compile(r"\w.*\w|\w")
+_CONTRAST = re.compile(r"^ ?(?:但是?|不过|然而|but|although|though|however|except)", re.IGNORECASE)
+_FAILED = re.compile(
+    r"不通过|未通过|没有?通过|不及格|不合格|\bfail(?:s|ed)?\b|\b(?:does|did|do) ?n[o']t pass|\bnot pass|^ ?[✗✘×❌]",
+    re.IGNORECASE,
+)
+_PASSED = re.compile(r"\W{0,8}(?:通过|合格|pass)", re.IGNORECASE)
+
+
+def verdict(reply: str) -> Verdict:
+    """A review by its aspects. It asks for nothing where no aspect is failed and nothing is to change.
+
+    Of a review in other words than those it was asked for, all clauses are looked at. An empty one asks for nothing; one
+    that neither finds fault nor praises asks for something.
+    """
+    parts = dict.fromkeys(_ASPECTS, "")
+    labels = list(_LABEL.finditer(reply))
+    for label, following in zip(labels, [*labels[1:], None]):
+        aspect = next(name for name in _ASPECTS if label[name])
+        end = following.start() if following else len(reply)
+        parts[aspect] = parts[aspect] or _NEXT_ITEM.sub("", reply[label.end() : end]).strip(' \t\n|｜",{}')
+    failed = any(_FAILED.search(parts[name]) and not _PASSED.match(parts[name]) for name in _ASPECTS[:3])
+    if any(label["suggestions"] for label in labels):
+        asks = _asks(parts["suggestions"], unknown=True)
+    else:
+        asks = _asks(reply, unknown=not labels)
+    return Verdict(text=reply, accepted=not failed and not asks, **parts)
+
+
+def _asks(text: str, unknown: bool) -> bool:
+    """Whether any clause of a text asks for a change; `unknown`: of clauses of which none says yes or no."""
+    said = [words[0] for clause in _CLAUSES.split(plain(text)) if (words := _WORDS.search(clause))]
+    clauses = [clause for clause in said if not _COURTESY.search(clause)]
+    content = not clauses
+    for clause in clauses:
+        if _NOTHING.fullmatch(clause) or (_NOT_NEEDED.search(clause) and not _CONTRAST.match(clause)):
+            content = True
+        elif _WANTED.search(clause) or _CONTRAST.match(clause):
+            return True
+        elif _PRAISE.search(clause):
+            content = True
+    return unknown and not content
+
+
+_UNSURE = re.compile(
+    r"不一定|未必|(?:无法|不能|难以|没法|不可)(?:判断|确定|断定|得出|推出|判定|确认)|不确定|不好说|条件不足|信息不足|取决于"
+    r"|\b(?:cannot|can't|can not|not necessarily|unclear|uncertain|undetermined|insufficient|not enough|depends)\b",
+    re.IGNORECASE,
+)
+_NOT_WRONG = re.compile(
+    r"(?:没有?|无|未见?|毫无|不存在|并?非|不是|不能说|不算|\b(?:nothing|no|not|without|never)\b|n't\b)[^,。;]{0,16}?"
+    r"(?:错误?|误|问题|不正确|不对|不成立|\b(?:wrong|incorrect|false|errors?|mistakes?|untrue|problems?|flaws?)\b)的?",
+    re.IGNORECASE,
+)
+_WRONG = re.compile(
+    r"(?:不能|不可|不应|不宜|难以|不认为|不觉得|不同意|谈不上|说不上|算不上|并非|不是)[^,。;]{0,12}(?:正确|成立|对)"
+    r"|不(?:太|完全|是|怎么)?(?:正确|对|成立|真|准确|符|能成立|合理)|错|有误|站不住|谬|非正确|^否|[×✗✘❌]"
+    r"|\b(?:incorrect|wrong|false|untrue|fails?|invalid|mistaken|no|far from|hardly|by no means|anything but)\b"
+    r"|(?:\b(?:not|never)|n't)(?: be)?(?: \w{1,20})? (?:correct|right|true|hold|match|follow|valid)",
+    re.IGNORECASE,
+)
+_RIGHT = re.compile(
+    r"正确|对的|^对|为真|属实|成立|无误|准确|是的|\b(?:correct|right|true|holds?|valid|yes)\b|[√✓✔✅]", re.IGNORECASE
+)
+_SUBJECT = re.compile(
+    r"结论|说法|命题|判断|论断|综上|所以|因此|可见|\b(?:conclusion|claim|statement|therefore|hence|thus|so|it|answer)\b",
+    re.IGNORECASE,
+)
+_SENTENCES = re.compile(r"[。!?;\n]+|\.(?= |$)")
+
+
+def affirmed(reply: str) -> bool:
+    """Whether a reply says that a conclusion is right, by its marked answer, else by what it says of the conclusion last.
+
+    >>> affirmed("没有错误，是正确的"), affirmed("答案：正确"), affirmed("结论不一定正确"), affirmed("无法判断对错")
+    (True, True, False, False)
+    """
+    marked = marked_answer(reply)
+    said = [sentence for sentence in _SENTENCES.split(marked or plain(reply)) if sentence.strip()]
+    sentences = said[:1] if marked else said
+    judged = [(sentence, right) for sentence in sentences if (right := _judged(sentence)) is not None]
+    about = [right for sentence, right in judged if _SUBJECT.search(sentence)]
+    return (about or [right for _, right in judged] or [False])[-1]
+
+
+def _judged(sentence: str) -> bool | None:
+    """Whether a sentence says right or wrong; what cannot be judged counts as wrong, None: neither."""
+    if _UNSURE.search(sentence):
+        return False
+    sentence = _NOT_WRONG.sub("正确", sentence)
+    if _WRONG.search(sentence):
+        return False
+    return True if _RIGHT.search(sentence) else None

@@ -1,0 +1,142 @@
+"""Replies without their dress: one form for characters that mean the same, and what a reply concludes with.
+
+Everything that reads a whole reply does so in time linear in its length: runs of blanks are one blank here, and patterns
+repeat nothing without a bound next to something that it could match as well.
+"""
+
+import functools
+import re
+import unicodedata
+
+from pylatexenc.latex2text import LatexNodes2Text, MacroTextSpec, get_default_latex_context_db
+from pylatexenc.macrospec import LatexContextDb
+
+LONGEST_ANSWER = 300
+"""Characters of a final answer that are looked at; longer ones are prose."""
+
+_SAME = str.maketrans(
+    dict.fromkeys("\u2212\u2013\u2010\u2011\u2012\ufe63\uff0d", "-")
+    | dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad\ufe0f", "")
+    | {"∶": ":", "⩾": "≥", "⩽": "≤", "≧": "≥", "≦": "≤", "\u2044": "/"}
+)
+_TRADITIONAL = str.maketrans(
+    "選擇項對錯應該題確實結論說總綜須無會為優點準過邏輯議見這個還們覺認為問滿評給難複雜學單與幾萬億兩負",
+    "选择项对错应该题确实结论说总综须无会为优点准过逻辑议见这个还们觉认为问满评给难复杂学单与几万亿两负",
+)
+"""Of the words that the readers of replies look for."""
+_RAISED = re.compile(r"[⁺⁻]?[⁰¹²³⁴-⁹]{1,20}")
+_VULGAR = re.compile(r"[¼-¾⅐-⅞]")
+_EMPHASIS = re.compile(r"\*{2,}|_{2,}|`+|(?<![\w)])\*(?=\S)|(?<=\S)\*(?![\w(])")
+_BLANKS = re.compile(r"[^\S\n]+")
+_LINES = re.compile(r" ?\n[ \n]*")
+_SPACED = re.compile(r"(?<=[\u4e00-\u9fff]) (?=[\u4e00-\u9fff])")
+_ORNAMENT = re.compile(r"^(?:#{1,3} |[-*•] (?!\d))", re.MULTILINE)
+
+
+@functools.lru_cache(maxsize=16)  # several readers look at a reply, some of them several times
+def plain(text: str) -> str:
+    """The text with blanks, signs, widths, emphasis and raised digits in one form, and no empty lines.
+
+    >>> plain("**答案**：　−５×１０² ")
+    '答案: -5×10^2'
+    """
+    text = text.replace("\r", "\n").translate(_SAME)
+    text = _RAISED.sub(lambda raised: "^" + unicodedata.normalize("NFKC", raised[0]).translate(_SAME), text)
+    text = _VULGAR.sub(lambda share: " " + unicodedata.normalize("NFKC", share[0]), text)
+    text = unicodedata.normalize("NFKC", text).translate(_SAME).translate(_TRADITIONAL)
+    text = _LINES.sub("\n", _BLANKS.sub(" ", _EMPHASIS.sub("", text)))
+    return _SPACED.sub("", _ORNAMENT.sub("", text)).strip()
+
+
+def _latex_context() -> LatexContextDb:
+    """pylatexenc's own, but for a blank before a fraction, so that 3\\frac{1}{2} is no 31/2."""
+    context = get_default_latex_context_db()
+    context.add_context_category("fractions", macros=[MacroTextSpec("frac", " %s/%s ")], prepend=True)
+    return context
+
+
+_LATEX = LatexNodes2Text(latex_context=_latex_context(), math_mode="text")
+
+
+def without_latex(text: str) -> str:
+    """A short text with its LaTeX as Unicode; as it is where it is none, or too long for an answer.
+
+    >>> without_latex(r"$9{,}500$"), without_latex(r"\\text{x} \\geq \\frac{1}{2}")
+    ('9,500', 'x ≥ 1/2')
+    """
+    if len(text) > LONGEST_ANSWER or not re.search(r"[\\$]|\{,\}", text):
+        return text
+    text = re.sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac", text)
+    text = re.sub(r"(?<!\\)[%#&]", r"\\\g<0>", text)  # signs of a reply, not LaTeX's comments and parameters
+    money = re.sub(r"(?<![\\\d])\$(?=\d[\d,.{}]*(?:[^$\d]|$))(?![^$]*\$)", r"\\$", text)  # a lone dollar is money
+    try:
+        return plain(_LATEX.latex_to_text(money))
+    except (ValueError, RecursionError, IndexError):
+        return text
+
+
+_BOXED = re.compile(r"\\(?:boxed|fbox) ?\{")
+
+
+def last_boxed(reply: str) -> tuple[str, str]:
+    r"""What the last `\boxed{...}` of a reply holds, and the text after it; ("", reply) without one.
+
+    >>> last_boxed(r"So \boxed{\frac{1}{2}}. Done.")
+    ('\\frac{1}{2}', '. Done.')
+    """
+    start = max(reply.rfind("\\boxed"), reply.rfind("\\fbox"))
+    opening = _BOXED.match(reply, start) if start >= 0 else None
+    if opening is None:
+        return "", reply
+    depth, at = 1, opening.end()
+    while at < len(reply) and depth:
+        depth += {"{": 1, "}": -1}.get(reply[at], 0) if reply[at - 1] != "\\" else 0
+        at += 1
+    return reply[opening.end() : at - (not depth)], reply[at:]
+
+
+_CORRECTION = re.compile(
+    r"等等|不对[,。;!]|重新(?:算|看|想|审)|更正|修正|说错|算错|看错|漏算|\bwait\b|\bactually,|\bcorrection\b|\bon second thought",
+    re.IGNORECASE,
+)
+
+
+def corrected(text: str) -> str:
+    """What follows the last words of a text in `plain` form by which its writer corrects himself; all of it without any."""
+    ends = [found.end() for found in _CORRECTION.finditer(text)]
+    return text[ends[-1] :] if ends else text
+
+
+_LINK = r" ?(?:应该|应当|应|就|便)?(?:是(?!否)|为|等于|[:=])(?!不是) ?[:=]?"
+_STRONG = re.compile(
+    rf"答案{_LINK}|答案 ?(?=[-\d\\$(]|[a-j](?![a-z]))"
+    r"|\bans(?:wer)?(?: (?:is|was|(?:should|would|must) be)(?! (?:not|no|in)\b)| ?[:=]) ?[:=]?|#### ?",
+    re.IGNORECASE,
+)
+_WEAK = re.compile(
+    rf"(?:^|(?<=[\n。,;!? ]))答 ?:|(?:结[果论]|正确结果){_LINK}|\bresult(?: is| ?[:=]) ?[:=]?", re.IGNORECASE
+)
+
+
+def marked_answer(reply: str) -> str:
+    """What stands after the last "答案：" or "Answer:" of a reply, or in its last LaTeX box; empty without such a mark.
+
+    >>> marked_answer("答案：12。不对。\\n**答案**：13 个。"), marked_answer("一共 13 个。")
+    ('13 个', '')
+    """
+    boxed, rest = last_boxed(reply)
+    return _after_last(_STRONG, plain(rest)) or without_latex(plain(boxed))
+
+
+def stated_answer(reply: str) -> str:
+    """What stands after the last "答：" or "结果是" of a reply: marks of an answer that is often a whole sentence."""
+    return _after_last(_WEAK, plain(reply))
+
+
+def _after_last(mark: re.Pattern[str], text: str) -> str:
+    """The rest of the line, or the line, that follows the last mark which is followed by anything."""
+    for end in reversed([found.end() for found in mark.finditer(text)]):
+        line = text[end : end + 4 * LONGEST_ANSWER].strip(" \n\t*").split("\n", 1)[0].strip(" *。.!")
+        if line:
+            return without_latex(line)
+    return ""

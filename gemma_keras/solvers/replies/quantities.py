@@ -1,0 +1,195 @@
+"""Numbers and units as replies write them: 1,200 元, 3万, 十二个, -5, 1/2, 25%, 1.2×10^5, 3元5角, five apples."""
+
+import re
+from fractions import Fraction
+from typing import NamedTuple
+
+from gemma_keras.solvers.replies.numerals import CHINESE, ENGLISH, NUMERAL, chinese_value, english_value, numeral
+from gemma_keras.solvers.replies.units import SCALES, UNIT, UNIT_END, Quantity
+
+LONGEST_NUMBER = 40
+"""Characters of a number; longer ones are no answers."""
+
+
+_DIGITS = r"\d{1,3}(?:,\d{3}){1,10}(?:\.\d{1,30})?|\d{1,40}(?:\.\d{1,30})?|\.\d{1,30}"
+_POWER = {
+    "百": 2,
+    "千": 3,
+    "万": 4,
+    "十万": 5,
+    "百万": 6,
+    "千万": 7,
+    "亿": 8,
+    "十亿": 9,
+    "百亿": 10,
+    "千亿": 11,
+    "万亿": 12,
+}
+_ARABIC = re.compile(
+    rf"(?P<sign>(?<![0-9A-Za-z)\]])[-+] ?)?(?<![0-9A-Za-z.^,])(?P<digits>{_DIGITS})(?![,.]?\d)"
+    r"(?:(?P<exponent>e[-+]?\d{1,2}(?!\w))|(?: ?[×x*·] ?10 ?\^ ?\{?(?P<power>-?\d{1,2})\}?)"
+    r"| ?/ ?(?P<below>\d{1,20})(?![\w/])|(?: (?:又 ?)?|又)(?P<mixed>\d{1,9} ?/ ?\d{1,9})(?![\w/])"
+    r"|(?P<scale>万亿|[十百千]?亿|[十百千]?万|[百千](?![克米瓦卡分]))(?P<rest>\d{1,4}[百千]?万|\d{1,4}[百千])?)?"
+    r"(?P<percent> ?%)?",
+    re.IGNORECASE,
+)  # fmt: skip
+_COUNTER = (
+    "(?:个|只|本|人|名|位|头|匹|张|把|棵|朵|辆|支|枝|根|瓶|杯|碗|盒|袋|箱|组|排|行|列|层|页|条|件|颗|粒|块|座|台|架|艘|间|套|双|对|"
+    "次|遍|回|趟|步|岁|年|月|周|倍|场|道|题|门|篇|首|句|字|种|类|班|份|票|队|包|桶|筐|篮|节|段|片|枚|株|串|束|幅|面|户|家|分|号|点)"
+)
+_CHINESE = re.compile(
+    rf"(?:[\u4e00-\u9fff]{{0,12}}?(?:是|为|有|共|剩下?|得到?|等于|约|要|了|用|花))?{CHINESE}"
+    rf"(?P<tail> ?(?:(?:{UNIT}){UNIT_END}|{_COUNTER})?[\u4e00-\u9fff]{{0,4}})"
+)
+
+
+class Found(NamedTuple):
+    """A number in a text: where it and its unit stand, and what they are worth."""
+
+    start: int
+    end: int
+    quantity: Quantity
+
+
+def numbers(text: str) -> list[Found]:
+    """The numbers of a text in `plain` form that are written in digits, each with the unit that follows it.
+
+    >>> [str(found.quantity) for found in numbers("3万元, -5 与 2 1/2 千克, 50%")]
+    ['30000 元', '-5', '2.5 千克', '0.5']
+    """
+    return [found for match in _ARABIC.finditer(text) if (found := _arabic(match, text))]
+
+
+def _arabic(match: re.Match[str], text: str) -> Found | None:
+    if len(match[0]) > LONGEST_NUMBER:
+        return None
+    value = Fraction(match["digits"].replace(",", ""))
+    if match["exponent"] or match["power"]:
+        value *= Fraction(10) ** int(match["power"] or match["exponent"][1:])
+    elif match["below"]:
+        if not int(match["below"]):
+            return None
+        value /= int(match["below"])
+    elif match["mixed"]:
+        above, below = map(int, match["mixed"].split("/"))
+        if not below:
+            return None
+        value += Fraction(above, below)
+    elif match["scale"]:
+        value *= 10 ** _POWER[match["scale"]]
+        value += numeral(match["rest"] or "0") or 0
+    if match["percent"]:
+        value /= 100
+    sign = -1 if match["sign"] and match["sign"][0] == "-" else 1
+    following = _FOLLOWING_UNIT.match(text, match.end())
+    start, end, unit = match.start(), match.end(), ""
+    if following:
+        end, unit = following.end(), following["unit"].lower()
+    elif text[start - 1 : start] in ("$", "¥", "￥") and start:
+        start, unit = start - 1, "dollars" if text[start - 1] == "$" else "元"
+        if text[start - 1 : start] == "-":
+            start, sign = start - 1, -1
+    if re.match(r"[A-Za-z√π^]", text[end:]):  # 2x, 3π: a formula
+        return None
+    return Found(start, end, Quantity(sign * value, unit))
+
+
+_FOLLOWING_UNIT = re.compile(rf" ?(?P<unit>{UNIT}){UNIT_END}", re.IGNORECASE)
+_START = Found(0, 0, Quantity(Fraction(0)))
+
+
+def _end(text: str) -> Found:
+    return Found(len(text), len(text), Quantity(Fraction(0)))
+
+
+def _unit_after(text: str, at: int) -> str:
+    found = _FOLLOWING_UNIT.match(text, at)
+    return found["unit"].lower() if found else ""
+
+
+_FORMULA = re.compile(r"[√π∞^<>≤≥≠±∠|{}=:]|(?<![A-Za-z])[A-Za-z](?![A-Za-z'])")
+_NEGATIVE = re.compile(r"(?:负|零下|\bminus|\bnegative) ?(?=[\d.])", re.IGNORECASE)
+
+
+def signed(text: str) -> str:
+    """The text with a sign where a number is negative by a word: 负5, 零下 5, minus 5."""
+    return _NEGATIVE.sub("-", text)
+
+
+def quantity(text: str) -> Quantity | None:
+    """A text in `plain` form as one quantity: one number in digits, or nothing but a number in words.
+
+    Quantities of several units of one kind (3元5角, 1小时30分钟) are one. None where there is no number or are several, and
+    for relations and formulas.
+
+    >>> str(quantity("十二个")), str(quantity("3元5角")), str(quantity("约 1.2e5 人")), quantity("x>3"), quantity("1.5和2")
+    ('12', '3.5 元', '120000', None, None)
+    """
+    if len(text) > LONGEST_NUMBER * 4:
+        return None
+    text = signed(text)
+    found = numbers(text)
+    if not found:
+        return _in_words(text)
+    around = "".join(text[one.end : other.start] for one, other in zip([_START, *found], [*found, _end(text)]))
+    if _FORMULA.search(around):
+        return None
+    return found[0].quantity if len(found) == 1 else _compound(found, text)
+
+
+def _compound(found: list[Found], text: str) -> Quantity | None:
+    """The sum of quantities that follow each other immediately in falling units of one dimension."""
+    first = found[0].quantity
+    dimension, scale = SCALES.get(first.unit, ("", Fraction(0)))
+    total, last = first.value * scale, scale
+    for before, number in zip(found, found[1:]):
+        if text[before.end : number.start].strip():
+            return None
+        value, unit = number.quantity
+        step = SCALES.get(unit, (dimension, _LAST.get((dimension, text[number.end : number.end + 1]), last)))
+        if step[0] != dimension or step[1] >= last:
+            return None
+        total, last = total + value * step[1], step[1]
+    return Quantity(total / scale, first.unit) if scale else None
+
+
+_LAST = {("yuan", ""): Fraction(1, 10), ("yuan", "分"): Fraction(1, 100), ("time", "分"): Fraction(60)}
+"""Units that are clear after a larger one only, by dimension: 3块5, 3元5角2分, 1小时20分."""
+
+
+_COUNTED = re.compile(rf"(?<!第)(?P<numeral>{NUMERAL}) ?(?P<tail>(?:{UNIT}){UNIT_END}|{_COUNTER})")
+
+
+def counted(text: str) -> Quantity | None:
+    """The last number in words of a sentence that counts or measures something: 甲做十六个零件, she has six marbles."""
+    for found in reversed(list(_COUNTED.finditer(text))):
+        value = numeral(found["numeral"]) if found["numeral"] not in ("一", "零") else None  # 一个, 零件
+        if value is not None:
+            return Quantity(value, _unit_after(found["tail"], 0))
+    english = [found for found in ENGLISH.finditer(text) if found[0].lower() != "one"]
+    return _english(english[-1], text) if english else None
+
+
+def _in_words(text: str) -> Quantity | None:
+    chinese = _CHINESE.fullmatch(text.replace(" ", ""))
+    if chinese:
+        value, unit = chinese_value(chinese), _unit_or_counter(chinese["tail"])
+        return None if value is None or unit is None else Quantity(value, unit)
+    english = list(ENGLISH.finditer(text))
+    return _english(english[0], text) if len(english) == 1 and len(text.split()) <= 6 else None
+
+
+def _unit_or_counter(tail: str) -> str | None:
+    """The unit of what follows a Chinese numeral: "" after a counter or nothing; None where it is another word."""
+    if not tail.strip():
+        return ""
+    unit = _unit_after(tail, 0)
+    if unit:
+        return unit
+    return "" if re.match(rf" ?{_COUNTER}", tail) else None
+
+
+def _english(found: re.Match[str], text: str) -> Quantity:
+    negative = re.search(r"\b(?:minus|negative) $", text[: found.start()], re.IGNORECASE)
+    value = english_value(found)
+    return Quantity(Fraction(-value if negative else value), _unit_after(text, found.end()))

@@ -1,0 +1,80 @@
+"""Quantities, and the units that make them comparable."""
+
+import re
+from fractions import Fraction
+from typing import NamedTuple
+
+_UNITS: dict[str, dict[str, int | str]] = {
+    "length": {"km 千米 公里 kilometers kilometres kilometer kilometre": 1000, "m 米 公尺 meters metres meter metre": 1,
+               "dm 分米": "1/10", "cm 厘米 公分 centimeters centimetres centimeter": "1/100",
+               "mm 毫米 millimeters millimetres millimeter": "1/1000"},
+    "mass": {"t 吨 tons tonnes ton tonne": 1000, "kg 千克 公斤 kilograms kilogram": 1, "斤": "1/2", "两": "1/20",
+             "g 克 grams gram": "1/1000", "mg 毫克 milligrams": "1/1000000"},
+    "time": {"天 日 days day": 86400, "h 小时 钟头 hours hour hrs hr": 3600, "min 分钟 minutes minute mins": 60,
+             "s 秒 秒钟 seconds second sec": 1},
+    "yuan": {"元 块 块钱 圆 rmb yuan": 1, "角 毛": "1/10"},
+    "dollar": {"dollars dollar usd 美元": 1, "cents cent 美分": "1/100"},
+    "area": {"km^2 平方千米 平方公里": 1000000, "公顷 hectares": 10000, "m^2 平方米 平米": 1, "dm^2 平方分米": "1/100",
+             "cm^2 平方厘米": "1/10000", "mm^2 平方毫米": "1/1000000", "亩": "2000/3"},
+    "volume": {"m^3 立方米": 1000, "l 升 dm^3 立方分米 liters litres liter litre": 1,
+               "ml 毫升 cm^3 立方厘米 milliliters": "1/1000"},
+    "speed": {"km/h 千米/时 千米/小时 公里/小时": "1/3600", "km/min 千米/分 千米/分钟": "1/60", "m/s 米/秒": "1/1000",
+              "m/min 米/分 米/分钟": "1/60000"},
+    "angle": {"° ^° ^∘ 度 degrees degree": 1},
+}  # fmt: skip
+SCALES: dict[str, tuple[str, Fraction]] = {
+    name: (dimension, Fraction(factor))
+    for dimension, units in _UNITS.items()
+    for names, factor in units.items()
+    for name in names.split()
+}
+UNIT = "|".join(re.escape(name) for name in sorted(SCALES, key=len, reverse=True))
+UNIT_END = r"(?![a-zA-Z^/])"
+
+
+class Quantity(NamedTuple):
+    """A number and its unit; "" without one of `SCALES`."""
+
+    value: Fraction
+    unit: str = ""
+
+    def __str__(self) -> str:
+        return f"{_decimal(self.value)} {self.unit}".strip()
+
+
+def _decimal(value: Fraction) -> str:
+    """The value in digits where it has a finite decimal form, else as a fraction."""
+    below = value.denominator
+    for prime in (2, 5):
+        while below % prime == 0:
+            below //= prime
+    if below != 1:
+        return str(value)
+    places = 0
+    while (value * 10**places).denominator != 1:
+        places += 1
+    digits = str(abs(value.numerator * 10**places // value.denominator)).rjust(places + 1, "0")
+    text = digits if not places else f"{digits[:-places]}.{digits[-places:]}"
+    return f"-{text}" if value < 0 else text
+
+
+_WRITTEN = re.compile(r"(-?[\d./]+)(?: (\S+))?")
+
+
+def written(text: str) -> Quantity | None:
+    """The quantity that `str` of one gave; None for another text."""
+    found = _WRITTEN.fullmatch(text)
+    if found is None or (found[2] and found[2] not in SCALES):
+        return None
+    try:
+        return Quantity(Fraction(found[1]), found[2] or "")
+    except (ValueError, ZeroDivisionError):
+        return None
+
+
+def equal(one: Quantity, other: Quantity) -> bool:
+    """Whether two quantities are the same, in whatever units of one dimension; a missing unit is the other's."""
+    if not one.unit or not other.unit:
+        return one.value == other.value
+    (dimension, scale), (other_dimension, other_scale) = SCALES[one.unit], SCALES[other.unit]
+    return dimension == other_dimension and one.value * scale == other.value * other_scale
