@@ -100,7 +100,7 @@ class DataConfig:
     sampling: str = field("exact", "exact (counts by largest remainder) or random (within a group rows are drawn from all of its corpora)")
     too_small: str = field("error", "a corpus smaller than its share: error, repeat (its rows occur several times) or less (take what it has)")
     missing: str = field("error", "a corpus without files: error, or builtin (the rows of this kind that come with the package)")
-    template: str = field("auto", "chat template: gemmalm_zh, gemma, passage or instruction; auto: that of the weights' folder, gemmalm_zh where it has none")
+    template: str = field("auto", "chat template: gemmalm_zh, gemma, passage or instruction; auto: the one that the weights come with, else gemmalm_zh")
     loss_on: str = field("response", "tokens that carry loss: response (the model's turns) or all; turns that a corpus marks as not to be learnt carry none")
     system_prompts: SystemPromptConfig = field(SystemPromptConfig(), "shares of system prompts by kind")
     cleaning: CleaningConfig = field(CleaningConfig(), "rules that mend and remove rows")

@@ -265,7 +265,8 @@ def test_options_with_half_a_surrogate_pair(config, tmp_path):
     assert solve.run(config, tmp_path / "work")["answered"] == 1
 
 
-def test_a_file_with_known_answers(config, tmp_path, capsys):
+def test_a_file_with_known_answers(config, script, tmp_path, capsys):
+    script["A"] = lambda message: "答案：A" if message.startswith("A 8") else f"答案：{message[2:]}"
     path = tmp_path / "questions.jsonl"
     rows = [
         {"question": "5", "answer": 5, "id": "x"},
@@ -278,7 +279,7 @@ def test_a_file_with_known_answers(config, tmp_path, capsys):
     result = solve.run(config, tmp_path / "work")
     answers = lines(tmp_path / "work" / "answers.jsonl")
     assert [row.get("right") for row in answers] == [True, False, False, None] and answers[0]["id"] == "x"
-    assert answers[2]["letter"] == "A"  # the script repeats the options, of which A comes first
+    assert answers[2]["letter"] == "A"
     assert (result["known"], result["right"]) == (3, 1) and result["right_interval"][0] < 1 / 3
     assert "right: 1 of 3 (33.3%; 95 % interval" in capsys.readouterr().out
 
