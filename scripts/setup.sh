@@ -1,4 +1,4 @@
-# Sourced by quickstart.sh and test.sh: `prepare_environment EXTRAS` leaves a ready .venv in the repository root and the
+# Sourced by quickstart.sh, test.sh and peers.sh: `prepare_environment EXTRAS` leaves a ready .venv in the repository root and the
 # shell in that root. PYTHON names the interpreter for a new .venv (default: python3).
 
 fail() {

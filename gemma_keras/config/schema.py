@@ -94,7 +94,7 @@ class DataConfig:
     root: str = field("", "folder that holds the corpora; empty: the builtin corpus", PATHS)
     corpora: tuple[CorpusConfig, ...] = field((), "what is trained on")
     validation: tuple[CorpusConfig, ...] = field((), "what is held out; empty: validation_rows of the training corpora")
-    validation_rows: int = field(0, "rows of the training corpora set apart when data.validation is empty; no other row that asks the same is trained on")
+    validation_rows: int = field(0, "rows of the training corpora set apart when data.validation is empty, those that ask what few others do first; no other row that asks the same is trained on")
     earlier: tuple[str, ...] = field((), "prepared data of earlier stages (their workdir/data): a corpus that one of them holds is drawn from its rows", PATHS)
     rows: int = field(0, "training rows of the mixture, shared out by the corpora's shares; 0: all rows")
     sampling: str = field("exact", "exact (counts by largest remainder) or random (within a group rows are drawn from all of its corpora)")

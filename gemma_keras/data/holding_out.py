@@ -50,15 +50,19 @@ def set_apart(
 ) -> list[Pool]:
     """Draws that many usable validation records from each pool; returns them as pools of their own.
 
-    The other records of a source row of which one is drawn are used nowhere.
+    Those whose question few records ask come first: what is drawn takes all records that ask the same from training, which
+    of a request that a whole corpus shares would be the corpus. The other records of a source row of which one is drawn
+    are used nowhere.
 
     Raises:
         UserError: a pool has fewer usable ones.
     """
     apart = []
+    asked = _sorted([pool.questions[pool.fates == 0] for pool in pools])
     for index, (pool, count) in enumerate(zip(pools, counts, strict=True)):
         rng = np.random.default_rng([seed, 2, index])
-        drawn = np.sort(_first_usable(pool, rng.permutation(pool.available()), count, usable))
+        order = _rarest_first(rng.permutation(pool.available()), pool.questions, asked)
+        drawn = np.sort(_first_usable(pool, order, count, usable))
         if len(drawn) < count:
             raise UserError(
                 f"data.validation_rows would take {count} rows of {pool.corpus.name}, of which only {len(drawn)} fit into "
@@ -79,6 +83,13 @@ def set_apart(
         pool.fates[siblings] = pool.code(SET_APART)
         apart.append(copy)
     return apart
+
+
+def _rarest_first(order: np.ndarray, questions: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Records in `order`, but first those whose question is the fewest times among those `asked`, which are sorted."""
+    wanted = questions[order]
+    times = np.searchsorted(asked, wanted, "right") - np.searchsorted(asked, wanted, "left")
+    return order[np.argsort(times, kind="stable")]
 
 
 def _first_usable(

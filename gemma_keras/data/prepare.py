@@ -141,7 +141,9 @@ def _write(
         parts[split] = split_report(pools, mixture, rendered, config.sequence_length)
     if config.corpora and not parts["train"]["rows"]:
         removed = ", ".join(f"{rule}: {count}" for rule, count in parts["train"]["removed"].items())
-        raise UserError(f"no training row is left ({removed}); check data.corpora, data.validation and data.cleaning")
+        raise UserError(
+            f"no training row is left ({removed}); check data.corpora, data.validation, data.validation_rows and data.cleaning"
+        )
     kinds = parts["train"]["by_system_prompt"]
     if kinds.get(FAILED, 0) and not kinds.get("dynamic", 0):
         raise UserError(

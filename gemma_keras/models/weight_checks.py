@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,19 +78,24 @@ def is_padded(rows: int, pieces: int) -> bool:
 
 def require_no_more_tokens(folder: Path, pieces: int) -> None:
     """`UserError` where a Hugging Face folder has tokens from id `pieces` on, which its tokenizer.model lacks."""
-    added: dict[str, int] = {}
-    for name in ("tokenizer_config.json", "added_tokens.json"):
-        if (folder / name).exists():
-            content = read_json(folder / name)
-            entries = content.get("added_tokens_decoder", {}).items() if name == "tokenizer_config.json" else ()
-            added |= {str(token.get("content")): int(number) for number, token in entries}
-            added |= content if name == "added_tokens.json" else {}
-    beyond = sorted((number, text) for text, number in added.items() if number >= pieces)
+    beyond = sorted((number, text) for text, number in _added_tokens(folder) if number >= pieces)
     if beyond:
         raise UserError(
             f"{folder} has added the token {beyond[0][1]!r} (id {beyond[0][0]}) to the {pieces} pieces of its tokenizer.model, "
             "and only those pieces can be used here: give a model whose tokens are all in tokenizer.model"
         )
+
+
+def _added_tokens(folder: Path) -> Iterator[tuple[str, int]]:
+    """Tokens and ids as the files of a tokenizer list them: transformers 5 in the last one alone, earlier ones in several."""
+    if (folder / "tokenizer_config.json").exists():
+        listed = read_json(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
+        yield from ((str(token.get("content")), int(number)) for number, token in listed.items())
+    if (folder / "added_tokens.json").exists():
+        yield from read_json(folder / "added_tokens.json").items()
+    if (folder / "tokenizer.json").exists():
+        listed = read_json(folder / "tokenizer.json").get("added_tokens") or []
+        yield from ((str(token.get("content")), int(token.get("id", 0))) for token in listed)
 
 
 def read_json(file: Path) -> dict[str, Any]:

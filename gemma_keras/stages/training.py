@@ -1,7 +1,6 @@
 """One training run, from a configuration to a workdir: what pretraining and supervised fine-tuning have in common."""
 
 import dataclasses
-import math
 import signal
 import sys
 import time
@@ -12,12 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from safetensors.numpy import save_file
 
 from gemma_keras import runtime
-from gemma_keras.adapters.inject import MergedParams
-from gemma_keras.adapters.rank_allocator import RankSchedule, resolve_schedule
+from gemma_keras.adapters.rank_allocator import resolve_schedule
 from gemma_keras.checkpoints.manager import Checkpoints
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import Config, require
@@ -26,18 +22,15 @@ from gemma_keras.data.pace import print_progress
 from gemma_keras.data.pipeline import PreparedSplit, batches, evaluation_batches
 from gemma_keras.data.prepare import prepare
 from gemma_keras.evaluation.perplexity import make_evaluator
-from gemma_keras.export.huggingface import export_hf
 from gemma_keras.export.tokenizer_files import require_expressible
 from gemma_keras.models.architectures import Architecture
 from gemma_keras.models.compute_plan import ComputePlan
 from gemma_keras.models.forward import Params
 from gemma_keras.models.sharding import row_share
-from gemma_keras.models.stacking import UnstackedParams
 from gemma_keras.stages import plots, processes
 from gemma_keras.stages import workdir as files
 from gemma_keras.stages.assets import (
     Assets,
-    ByteProgress,
     count,
     load_assets,
     resolve_architecture,
@@ -46,8 +39,8 @@ from gemma_keras.stages.assets import (
     resolve_tokenizer,
     with_spans,
 )
+from gemma_keras.stages.finishing import TrainingRun, finish
 from gemma_keras.stages.programs import TrainProgram, compile_first_that_fits, plan_for, step_settings
-from gemma_keras.text.templates import Template
 from gemma_keras.training import hooks
 from gemma_keras.training.loop import Batch, Metrics, train
 from gemma_keras.training.optimizers import learning_rate_schedule
@@ -96,9 +89,9 @@ def run(config: Config, workdir: Path) -> dict:
     resuming = any((workdir / "checkpoints").glob("[0-9]*"))
     processes.by_writer(lambda: files.check_inputs(workdir, inputs, resuming))
     evaluate = _evaluator(config, assets, splits["valid"], program.plan)
-    run = _Run(config, workdir, template, assets, splits, program, step, last_step, ranks, evaluate)
+    run = TrainingRun(config, workdir, template, assets, splits, program, step, last_step, ranks, evaluate)
     state = _train(run)
-    result = _finish(run, state, report)
+    result = finish(run, state, report)
     result["seconds"] = time.perf_counter() - started
     processes.by_writer(lambda: files.write_json(workdir / "result.json", result))
     return result
@@ -150,23 +143,7 @@ class _Compilation:
         return program, step
 
 
-@dataclasses.dataclass(frozen=True)
-class _Run:
-    """What the parts of a training run share; `evaluate(trainable)` gives the figures of the validation rows."""
-
-    config: Config
-    workdir: Path
-    template: Template
-    assets: Assets
-    splits: dict[str, PreparedSplit]
-    program: TrainProgram
-    step: jax.stages.Compiled
-    last_step: int
-    ranks: RankSchedule | None
-    evaluate: Callable[[Params], dict[str, float]]
-
-
-def _train(run: _Run) -> TrainState:
+def _train(run: TrainingRun) -> TrainState:
     config, workdir, last_step = run.config, run.workdir, run.last_step
     checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
     state = run.program.initial_state(run.assets.trainable)
@@ -259,7 +236,7 @@ def _evaluator(
     return on_validation_rows
 
 
-def _hooks(run: _Run, completed: int, checkpoints: Checkpoints, log: _Log) -> list:
+def _hooks(run: TrainingRun, completed: int, checkpoints: Checkpoints, log: _Log) -> list:
     settings, last_step = run.config.train, run.last_step
     listed: list = [
         hooks.NonFiniteGuard(),
@@ -276,7 +253,7 @@ def _hooks(run: _Run, completed: int, checkpoints: Checkpoints, log: _Log) -> li
     return [*listed, hooks.Checkpoint(checkpoints.save, settings.save_every, last_step)]
 
 
-def _announce(run: _Run, completed: int) -> None:
+def _announce(run: TrainingRun, completed: int) -> None:
     assets, trained = run.assets, count(run.assets.trainable)
     shapes = f"{trained:,} of {trained + count(assets.frozen):,} weights are trained"
     rows = f"{run.splits['train'].packed_count:,} packed rows of {run.config.data.sequence_length} tokens"
@@ -285,65 +262,6 @@ def _announce(run: _Run, completed: int) -> None:
         print(run.ranks.describe(), file=sys.stderr)
     if completed:
         print(f"going on after step {completed} of {run.last_step}", file=sys.stderr)
-
-
-def _finish(run: _Run, state: TrainState, report: dict) -> dict:
-    config, workdir, assets = run.config, run.workdir, run.assets
-    result = {
-        "steps": int(state.step),
-        "weights": count(assets.frozen or assets.trainable),
-        "trained_weights": count(assets.trainable),
-        "useful_token_share": report["useful_token_share"],
-        "export_dir": str(workdir / "export"),
-    }
-    if run.program.allocator and state.allocator:
-        ranks = {name: sum(alive) for name, alive in _survivors(run, state).items()}
-        result |= {
-            "rank_initial": config.adapter.init_r, "rank_final": sum(ranks.values()) / len(ranks), "ranks": ranks,
-        }  # fmt: skip
-    if len(run.splits["valid"]):
-        result["valid"] = run.evaluate(state.trainable)
-        require(
-            math.isfinite(result["valid"]["loss"]),
-            f"The run ended with a validation loss of {result['valid']['loss']}, so nothing was exported; lower "
-            "optim.learning_rate and give another --workdir.",
-        )
-    if assets.matrices:
-        _save_adapter(run, state)
-    params = UnstackedParams({**assets.frozen, **state.trainable})
-    print("exporting the model", file=sys.stderr, flush=True)
-    export_hf(
-        MergedParams(assets.matrices, params), assets.backbone.architecture, assets.tokenizer, workdir / "export",
-        dtype=config.export.dtype, shard_megabytes=config.export.shard_megabytes,
-        template=run.template, progress=ByteProgress("exporting"),
-    )  # fmt: skip
-    return result
-
-
-def _survivors(run: _Run, state: TrainState) -> dict[str, list[bool]]:
-    """Which triplets of each matrix are alive, by its name, block after block; empty without ranks to allocate."""
-    if run.program.allocator is None or state.allocator is None:
-        return {}
-    rows = {
-        matrix.name: np.asarray(state.allocator.alive[stack.name])[row].tolist()
-        for stack in run.program.allocator.stacks
-        for row, matrix in enumerate(stack.matrices)
-    }
-    return {matrix.name: rows[matrix.name] for matrix in run.assets.matrices}
-
-
-def _save_adapter(run: _Run, state: TrainState) -> None:
-    """`adapter.safetensors` (weights by variable path, pruned triplets with lora_E = 0) and its configuration."""
-    weights = dict(UnstackedParams(processes.to_host(state.trainable)))
-    if not processes.is_writer():
-        return
-    folder = run.workdir / "adapter"
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / ".adapter.safetensors.tmp"
-    save_file(weights, temporary)
-    temporary.replace(folder / "adapter.safetensors")
-    about = {"adapter": dataclasses.asdict(run.config.adapter), "alive": _survivors(run, state)}
-    files.write_json(folder / "adapter.json", about)
 
 
 def _explain(error: hooks.NonFiniteError, workdir: Path, split: PreparedSplit, checkpoints: Checkpoints) -> UserError:

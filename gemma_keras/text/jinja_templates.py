@@ -39,7 +39,10 @@ def compiled(text: str) -> jinja2.Template:
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise
-    return environment.from_string(text)
+    try:
+        return environment.from_string(text)
+    except (SyntaxError, RecursionError) as error:  # of Python, into which Jinja translates
+        raise jinja2.TemplateSyntaxError(f"it is nested too deeply: {error}", 1) from error
 
 
 def render(

@@ -110,3 +110,19 @@ def test_a_corpus_with_a_single_question_leaves_nothing(root, tokenizer, tmp_pat
         UserError, match=r"no training row is left \(asked_in_validation: 19, set_apart_for_validation: 1\)"
     ):
         run(root, tokenizer, tmp_path / "out", "alpaca", validation_rows=1)
+
+
+def test_rare_questions_are_drawn_first_so_that_common_ones_are_trained_on(root, tokenizer, tmp_path):
+    common = [{"instruction": "写一首五言诗。", "input": "", "output": f"第{n}首"} for n in range(60)]
+    put(root, "belle", [*common, *(asked(n, 0) for n in range(12))])
+    report = run(root, tokenizer, tmp_path / "out", "belle", validation_rows=9)
+    assert "写一首五言诗。" not in questions(tmp_path / "out", "valid")
+    assert questions(tmp_path / "out", "train").count("写一首五言诗。") == 60
+    assert "asked_in_validation" not in report["removed"]
+
+
+def test_a_question_is_rare_that_no_other_corpus_asks_either(root, tokenizer, tmp_path):
+    put(root, "belle", [asked(n, 0) for n in range(44)])
+    run(root, tokenizer, tmp_path / "out", "belle", "alpaca", validation_rows=4)
+    drawn = questions(tmp_path / "out", "valid")
+    assert sum(asked(n, 0)["instruction"] in drawn for n in (40, 41, 42, 43)) == 2, "the two from belle"

@@ -272,6 +272,15 @@ def test_tokens_beyond_the_tokenizer_are_no_padding(tmp_path):
         require_no_more_tokens(tmp_path, 98)
 
 
+def test_tokens_beyond_the_tokenizer_as_transformers_5_writes_them(tmp_path):
+    added = [{"id": 4, "content": "<mask>"}, {"id": 97, "content": "<tool>"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"backend": "tokenizers"}))
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": added, "model": {"vocab": {"a": 96}}}))
+    require_no_more_tokens(tmp_path, 98)
+    with pytest.raises(UserError, match=r"'<tool>' \(id 97\)"):
+        require_no_more_tokens(tmp_path, 97)
+
+
 def renamed(prefix, rest):
     """The folder's tensors under other names: `prefix` before what follows `model.`."""
 

@@ -129,6 +129,8 @@ def test_a_literal_that_template_and_content_spell_together_is_text(tokenizer):
         ),
         ("{% for m in messages %}{{ m.content + 1 }}{% endfor %}", "does not take .*TypeError"),
         ("{% for m in messages %}", "is no Jinja that can be read .*line 1"),
+        ("{% for m in messages %}" * 30 + "{% endfor %}" * 30, "is no Jinja that can be read .*nested too deeply"),
+        ("{{" + "(" * 9000 + "1" + ")" * 9000 + "}}", "is no Jinja that can be read .*nested too deeply"),
     ],
 )
 def test_what_is_refused(text, message, tokenizer):

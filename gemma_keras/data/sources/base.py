@@ -78,20 +78,21 @@ def text(row: Row, *keys: str) -> str:
     """The text under the first of `keys` that the row has something under; BadRow if it has none, or no text there."""
     for key in keys:
         value = row.get(key)
-        if isinstance(value, int | float) and key not in _MAY_BE_NUMBERS and not _is_missing(value):
+        if isinstance(value, int | float) and key not in _MAY_BE_NUMBERS and not is_missing(value):
             raise BadRow(f"{key} is {type(value).__name__}, not a string")
-        if not _is_missing(value):
+        if not is_missing(value):
             return as_text(value, key)
     raise BadRow(f"no {' or '.join(keys)}")
 
 
 def optional_text(row: Row, *keys: str) -> str:
     """As `text`, but empty if the row has none of the keys, or false there."""
-    present = [key for key in keys if not _is_missing(row.get(key)) and row[key] is not False]
+    present = [key for key in keys if not is_missing(row.get(key)) and row[key] is not False]
     return text(row, *present) if present else ""
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
+    """Whether a row has nothing there: null, or the NaN that tables write for it."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 

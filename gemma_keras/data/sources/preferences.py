@@ -5,17 +5,15 @@ from typing import Any
 from gemma_keras.data.preference import letter_pair
 from gemma_keras.data.records import BadRow, ChoiceRecord, PreferenceRecord, Record, SkippedRow
 from gemma_keras.data.sources.base import Row, Source, list_of, optional_text, parsed, text, user
-from gemma_keras.data.sources.turns import pairs, with_input
+from gemma_keras.data.sources.turns import pairs, read_turn, role_of, with_input
 from gemma_keras.text.templates import Message
-
-_ROLES = {"human": "user", "gpt": "model", "assistant": "model"}
 
 
 def _turn(value: Any) -> Message:
     if not isinstance(value, dict):
         raise BadRow("a turn is no object")
-    role = text(value, "from", "role")
-    return {"role": _ROLES.get(role, role), "content": text(value, "value", "content")}
+    name, said, _ = read_turn(value)
+    return {"role": role_of(name), "content": said}
 
 
 def _turns(value: Any) -> list[Message] | None:
@@ -31,7 +29,7 @@ def _prompt(row: Row) -> list[Message]:
     prompt = _turns(row.get("prompt") if row.get("conversations") is None else row["conversations"])
     if prompt is None:
         question = with_input(text(row, "prompt", "question", "instruction"), optional_text(row, "input"))
-        history = [{"role": _ROLES.get(name, name), "content": said} for name, said, *_ in pairs(row, "history")]
+        history = [{"role": role_of(name), "content": said} for name, said, *_ in pairs(row, "history")]
         prompt = [*history, user(question)]
     system = optional_text(row, "system")
     return [{"role": "system", "content": system}, *prompt] if system.strip() else prompt

@@ -6,7 +6,7 @@ from itertools import groupby
 from operator import itemgetter
 
 from gemma_keras.data.records import BadRow, ChatRecord, Record, SkippedRow
-from gemma_keras.data.sources.base import Row, answer, as_text, optional_text, parsed, text
+from gemma_keras.data.sources.base import Row, answer, as_text, is_missing, optional_text, parsed, text
 from gemma_keras.text.templates import UNLEARNT, Message, is_unlearnt
 
 Turn = tuple[str, str]
@@ -19,8 +19,11 @@ ONE_SIDED = "one_sided"
 NO_ANSWER = "no_answer"
 NOTHING_LEARNT = "nothing_to_learn"
 
-_LEARNT = ("weight", "loss", "loss_weight", "loss_scale", "train", "training", "trainable")
+_LEARNT = (
+    "weight", "loss", "loss_weight", "loss_scale", "loss_mask", "train", "training", "trainable", "train_on_turn", "learn",
+)  # fmt: skip
 _NOT_LEARNT = ("masked",)
+_SPEAKS_OF_LEARNING = re.compile(r"(?:.*[_-])?(?:loss|train|training|weight|mask|masked|learn|learnt)(?:[_-].*)?")
 _WORDS = {
     **dict.fromkeys(("true", "yes", "on", "1", "1.0"), True),
     **dict.fromkeys(("false", "no", "off", "0", "0.0"), False),
@@ -33,19 +36,36 @@ _ROLES = {
 }
 
 
+def role_of(name: str) -> str:
+    """The role of a speaker, whatever a corpus calls it; BadRow if that is not known."""
+    role = _ROLES.get(name.strip().lower())
+    if role is None:
+        raise BadRow(f"the role {name[:30]!r} is not known: use one of {', '.join(_ROLES)}")
+    return role
+
+
 def read_turn(row: Row) -> MarkedTurn:
-    """A turn `{"from", "value"}` or `{"role", "content"}`."""
-    return text(row, "from", "role"), text(row, "value", "content"), is_learnt(row)
+    """A turn `{"from", "value"}` or `{"role", "content"}`; a system's without any content is an empty one."""
+    name = text(row, "from", "role")
+    said = optional_text if _ROLES.get(name.strip().lower()) == "system" else text
+    return name, said(row, "value", "content"), is_learnt(row)
 
 
 def is_learnt(turn: Row) -> bool:
     """Whether no key of a turn (weight, loss, train, ..., masked) says that it is not to be learnt from.
 
     Raises:
-        BadRow: such a key has another value than yes or no: shares of loss are not kept.
+        BadRow: such a key has another value than yes or no, for shares of loss are not kept; or one that is not known speaks
+            of learning, such as mask, of which some say 1 for what is learnt and others for what is not.
     """
-    wanted = [_is_yes(turn[key], key) for key in _LEARNT if turn.get(key) is not None]
-    masked = [_is_yes(turn[key], key) for key in _NOT_LEARNT if turn.get(key) is not None]
+    said = {key: value for key, value in turn.items() if not is_missing(value)}
+    wanted = [_is_yes(said[key], key) for key in _LEARNT if key in said]
+    masked = [_is_yes(said[key], key) for key in _NOT_LEARNT if key in said]
+    for key in said:
+        if key not in _LEARNT and key not in _NOT_LEARNT and _SPEAKS_OF_LEARNING.fullmatch(key):
+            raise BadRow(
+                f"a turn has the key {key[:30]!r}, which may say whether it is learnt: call it train (true or false)"
+            )
     return all(wanted) and not any(masked)
 
 
@@ -65,7 +85,7 @@ def conversation(turns: Iterable[Turn | MarkedTurn], type: str) -> list[Record]:
         BadRow: there are no turns, or a speaker has a name that is not known.
         SkippedRow: no question with its reply is among them, or no reply is to be learnt.
     """
-    said = [(_role(name), content, all(mark)) for name, content, *mark in turns]
+    said = [(role_of(name), content, all(mark)) for name, content, *mark in turns]
     said = [turn for turn in said if turn[0] != "system" or turn[1].strip()]
     messages: list[Message] = []
     for role, same in groupby(said, key=itemgetter(0)):
@@ -141,10 +161,3 @@ _NO_INPUT = re.compile(
 )
 _INPUT_LABEL = re.compile(r"\A#*\s*输入\s*[:：]\s*")
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
-
-
-def _role(name: str) -> str:
-    role = _ROLES.get(name.strip().lower())
-    if role is None:
-        raise BadRow(f"the role {name[:30]!r} is not known: use one of {', '.join(_ROLES)}")
-    return role

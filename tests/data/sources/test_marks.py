@@ -1,6 +1,7 @@
 """Turns marked not to be learnt, empty system turns, and texts that are no strings."""
 
 import json
+import math
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,10 +31,12 @@ NOT_TO_BE_LEARNT = [
     {"weight": 0}, {"weight": 0.0}, {"weight": "0"}, {"loss": False}, {"loss": "false"}, {"loss": " False "}, {"loss_weight": 0},
     {"loss_scale": 0.0}, {"train": False}, {"train": "no"}, {"training": False}, {"trainable": 0}, {"masked": True},
     {"masked": "true"}, {"weight": 1, "train": False}, {"loss": None, "weight": 0},
+    {"loss_mask": 0}, {"train_on_turn": False}, {"learn": "no"},
 ]  # fmt: skip
 TO_BE_LEARNT = [
     {}, {"weight": 1}, {"weight": 1.0}, {"loss": True}, {"loss": "true"}, {"train": "yes"}, {"weight": None}, {"loss": None},
     {"masked": False}, {"masked": None}, {"loss_scale": "1.0"},
+    {"weight": math.nan}, {"loss_mask": 1}, {"mask": None}, {"trained_by": "x"}, {"name": "weight"}, {"emotion": 0},
 ]  # fmt: skip
 
 
@@ -61,6 +64,12 @@ def test_other_turns_have_none(mark):
 def test_shares_of_loss_are_refused(mark):
     with pytest.raises(BadRow, match=f"turn's {next(iter(mark))} is .*neither 0 nor 1"):
         read("messages", {"messages": two_rounds(**mark)})
+
+
+@pytest.mark.parametrize("key", ["mask", "train_on_input", "loss-weight", "token_weight"])
+def test_marks_that_are_not_known_are_not_passed_over(key):
+    with pytest.raises(BadRow, match=f"the key '{key}'"):
+        read("messages", {"messages": two_rounds(**{key: 1})})
 
 
 def test_the_turns_of_users_keep_theirs():
@@ -91,6 +100,13 @@ def test_an_empty_system_turn_is_none(said):
     assert read("messages", {"messages": [system, USER, system, ANSWER]}) == [USER, PLAIN]
     assert read("messages", {"messages": [USER, ANSWER], "system": said}) == [USER, PLAIN]
     assert read("history", {"query": "问", "response": "答", "system": said, "history": []}) == [USER, PLAIN]
+
+
+def test_a_system_turn_without_content_is_none_and_others_are_an_error():
+    nothing = {"role": "system", "content": None}
+    assert read("messages", {"messages": [nothing, USER, ANSWER]}) == [USER, PLAIN]
+    with pytest.raises(BadRow, match="no value or content"):
+        read("messages", {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": []}]})
 
 
 def parts(*texts):

@@ -32,6 +32,8 @@ SOUND = [
     ("oasst_zh_ranked", {"instruction": "问", "input": "", "output": ["好", "中", "坏"], "history": []}, [USER]),
     ("preference", {"prompt": [ASKED], "chosen": [GOOD], "rejected": [BAD]}, [USER]),
     ("preference", {"instruction": "问", "input": ""} | PAIR, [USER]),
+    ("preference", {"prompt": [{"role": "Human", "content": "问"}], "chosen": {"role": "bot", "content": "好"},
+                    "rejected": {"role": "chatgpt", "content": "坏"}}, [USER]),
 ]  # fmt: skip
 
 

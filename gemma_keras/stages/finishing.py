@@ -1,0 +1,108 @@
+"""The end of a training run: figures of the validation rows, ranks that survived, the adapter, the exported model."""
+
+import dataclasses
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from safetensors.numpy import save_file
+
+from gemma_keras.adapters.inject import MergedParams
+from gemma_keras.adapters.rank_allocator import RankSchedule
+from gemma_keras.config.schema import Config, require
+from gemma_keras.data.pipeline import PreparedSplit
+from gemma_keras.export.huggingface import export_hf
+from gemma_keras.models.forward import Params
+from gemma_keras.models.stacking import UnstackedParams
+from gemma_keras.stages import processes
+from gemma_keras.stages import workdir as files
+from gemma_keras.stages.assets import Assets, ByteProgress, count
+from gemma_keras.stages.programs import TrainProgram
+from gemma_keras.text.templates import Template
+from gemma_keras.training.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingRun:
+    """What the parts of a training run share; `evaluate(trainable)` gives the figures of the validation rows."""
+
+    config: Config
+    workdir: Path
+    template: Template
+    assets: Assets
+    splits: dict[str, PreparedSplit]
+    program: TrainProgram
+    step: jax.stages.Compiled
+    last_step: int
+    ranks: RankSchedule | None
+    evaluate: Callable[[Params], dict[str, float]]
+
+
+def finish(run: TrainingRun, state: TrainState, report: dict) -> dict:
+    """Evaluates, keeps the adapter and exports; returns the figures of `result.json`.
+
+    Args:
+        report: of the prepared data.
+
+    Raises:
+        UserError: the loss on the validation rows is not finite.
+    """
+    config, workdir, assets = run.config, run.workdir, run.assets
+    result = {
+        "steps": int(state.step),
+        "weights": count(assets.frozen or assets.trainable),
+        "trained_weights": count(assets.trainable),
+        "useful_token_share": report["useful_token_share"],
+        "export_dir": str(workdir / "export"),
+    }
+    if run.program.allocator and state.allocator:
+        ranks = {name: sum(alive) for name, alive in _survivors(run, state).items()}
+        result |= {
+            "rank_initial": config.adapter.init_r, "rank_final": sum(ranks.values()) / len(ranks), "ranks": ranks,
+        }  # fmt: skip
+    if len(run.splits["valid"]):
+        result["valid"] = run.evaluate(state.trainable)
+        require(
+            math.isfinite(result["valid"]["loss"]),
+            f"The run ended with a validation loss of {result['valid']['loss']}, so nothing was exported; lower "
+            "optim.learning_rate and give another --workdir.",
+        )
+    if assets.matrices:
+        _save_adapter(run, state)
+    params = UnstackedParams({**assets.frozen, **state.trainable})
+    print("exporting the model", file=sys.stderr, flush=True)
+    export_hf(
+        MergedParams(assets.matrices, params), assets.backbone.architecture, assets.tokenizer, workdir / "export",
+        dtype=config.export.dtype, shard_megabytes=config.export.shard_megabytes,
+        template=run.template, progress=ByteProgress("exporting"),
+    )  # fmt: skip
+    return result
+
+
+def _survivors(run: TrainingRun, state: TrainState) -> dict[str, list[bool]]:
+    """Which triplets of each matrix are alive, by its name, block after block; empty without ranks to allocate."""
+    if run.program.allocator is None or state.allocator is None:
+        return {}
+    rows = {
+        matrix.name: np.asarray(state.allocator.alive[stack.name])[row].tolist()
+        for stack in run.program.allocator.stacks
+        for row, matrix in enumerate(stack.matrices)
+    }
+    return {matrix.name: rows[matrix.name] for matrix in run.assets.matrices}
+
+
+def _save_adapter(run: TrainingRun, state: TrainState) -> None:
+    """`adapter.safetensors` (weights by variable path, pruned triplets with lora_E = 0) and its configuration."""
+    weights = dict(UnstackedParams(processes.to_host(state.trainable)))
+    if not processes.is_writer():
+        return
+    folder = run.workdir / "adapter"
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / ".adapter.safetensors.tmp"
+    save_file(weights, temporary)
+    temporary.replace(folder / "adapter.safetensors")
+    about = {"adapter": dataclasses.asdict(run.config.adapter), "alive": _survivors(run, state)}
+    files.write_json(folder / "adapter.json", about)
