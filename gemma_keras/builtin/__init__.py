@@ -47,7 +47,9 @@ def data_root(
     partial = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=cache))
     try:
         partial.chmod(0o755)
-        shutil.copytree(CORPUS, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.md"))
+        shutil.copytree(
+            CORPUS, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns("generated*", "ceval", "csl")
+        )
         _write_generated(partial, chat_rows, text_bytes, seed)
         write_typed_rows(partial, typed_rows, seed)
         try:
@@ -65,8 +67,8 @@ def tokenizer_texts() -> Iterator[str]:
 
     More of that would spend the vocabulary on whole sentences of the templates.
     """
-    for path in sorted(CORPUS.rglob("*.*")):
-        if path.suffix in (".json", ".jsonl") and path != CORPUS / HELD_OUT:
+    for path in sorted(CORPUS.rglob("handwritten*")):
+        if path.suffix in (".json", ".jsonl"):
             yield from _strings(path)
         elif path.suffix == ".txt":
             yield path.read_text(encoding="utf-8")

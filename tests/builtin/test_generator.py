@@ -59,6 +59,14 @@ def test_equations_of_all_text_are_right(tmp_path: Path) -> None:
     assert found > 300
 
 
+def test_the_files_that_are_checked_in_are_those_that_are_written(tmp_path: Path) -> None:
+    root = builtin.data_root(tmp_path)
+    written, kept = (
+        {path.relative_to(top): path.read_bytes() for path in top.rglob("*.*")} for top in (root, builtin.CORPUS)
+    )
+    assert written == kept and len(kept) == 160
+
+
 def numbers(text: str) -> list[int]:
     return [int(n) for n in re.findall(r"\d+", text)]
 
