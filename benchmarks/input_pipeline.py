@@ -237,7 +237,7 @@ def write_rows(path: Path, count: int) -> Path:
 
 
 def _sentences() -> list[str]:
-    texts = sorted(Path(ROOT.value or builtin.data_root()).glob("cluecorpussmall/**/*.txt"))
+    texts = sorted(Path(ROOT.value or builtin.CORPUS).glob("cluecorpussmall/**/*.txt"))
     found = re.findall(r"[^。！？\n]{6,60}[。！？]", "".join(path.read_text(encoding="utf-8") for path in texts))
     return sorted(set(found))
 

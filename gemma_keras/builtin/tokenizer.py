@@ -11,7 +11,7 @@ Layout of the vocabulary (as in the tokenizer of Gemma 1 and 2, but for the HTML
     169-424  the 256 bytes
     425-     learnt pieces
 
-`python -m gemma_keras.builtin.tokenizer` writes the committed builtin model again.
+tests/builtin/test_tokenizer.py trains the builtin model again.
 """
 
 import io
@@ -40,7 +40,6 @@ CONTROL_IDS = {
     "<start_of_turn>": 106,
     "<end_of_turn>": 107,
 }
-BUILTIN_VOCABULARY_SIZE = 2560  # most pieces occur often in the little text there is, so that they get trained
 _COVERAGE = 0.9995  # of the characters of a text; the rest falls back to bytes (SentencePiece's advice for Chinese)
 _CHARACTER_SHARE = 0.85  # of the learnt pieces at most are single characters, so that a small vocabulary gets words too
 # A space without a piece of its own would fall back to the bytes of "\u2581" and come back as that.
@@ -147,15 +146,3 @@ def _without_rare_characters(sentences: list[str], room: int) -> list[str]:
         return sentences
     rare = re.compile("[" + "".join(re.escape(c) for c, _ in counts.most_common()[room:]) + "]+")
     return [part for sentence in sentences for part in rare.split(sentence) if part]
-
-
-def main() -> None:
-    """Train the builtin model again from the hand-written rows and a fixed volume of generated ones."""
-    from gemma_keras import builtin
-
-    train_tokenizer(builtin.tokenizer_texts(), BUILTIN_VOCABULARY_SIZE, builtin.TOKENIZER)
-    print(f"wrote {builtin.TOKENIZER} ({builtin.TOKENIZER.stat().st_size} bytes)")
-
-
-if __name__ == "__main__":
-    main()

@@ -46,7 +46,7 @@ def prepare(
     """
     out = Path(out)
     check(config)
-    root = Path(config.root) if config.root else builtin.data_root()
+    root = Path(config.root or builtin.CORPUS)
     origins = find_origins(config, root, progress)
     fingerprint = _fingerprint(config, tokenizer, origins)
     finished = _finished_report(out)

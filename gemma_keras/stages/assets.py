@@ -60,7 +60,7 @@ def resolve_data(data: DataConfig, dry_run: bool = False) -> DataConfig:
         dry_run or not data.system_prompts.dry_run,
         "config.data.system_prompts.dry_run is set, but this stage makes no dry run; give it to scripts.prepare_data.",
     )
-    data = data if data.root else dataclasses.replace(data, root=str(builtin.data_root()))
+    data = data if data.root else dataclasses.replace(data, root=str(builtin.CORPUS))
     find_origins(data, Path(data.root), lambda line: None)  # so that a missing corpus costs no training of a tokenizer
     return data
 

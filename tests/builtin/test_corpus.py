@@ -1,5 +1,7 @@
-"""The hand-written rows: schemas, counts, and held-out rows that are kept apart."""
+"""The corpus as a whole, and its hand-written rows: bytes, schemas, counts, and held-out rows that are kept apart."""
 
+import configparser
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -7,7 +9,11 @@ from pathlib import Path
 import pytest
 
 from gemma_keras import builtin
+from tests.conftest import REPOSITORY
 
+# Of all files, names and bytes: the figures in README and docs/experiments.md rest on them.
+SHA256 = "2d54fcbbccfcb7bf63ed40156b8628904a96fd428ad9c73d35826cd54f0c11f2"
+HELD_OUT = builtin.CORPUS / "gemmalm_chinese/stage1/data_final/valid.json"
 ROW = re.compile(
     r"<start_of_turn>user\n(.+?)\n<end_of_turn><eos>\n<start_of_turn>model\n(.+?)\n<end_of_turn><eos>\n", re.DOTALL
 )
@@ -38,13 +44,29 @@ def read(path: Path) -> list[dict]:
 
 
 def held_out() -> list[tuple[str, str]]:
-    matches = [ROW.fullmatch(row["text"]) for row in read(builtin.CORPUS / builtin.HELD_OUT)]
+    matches = [ROW.fullmatch(row["text"]) for row in read(HELD_OUT)]
     assert all(matches)
     return [(match[1], match[2]) for match in matches if match]
 
 
 def training_rows() -> list[dict]:
     return [row for name in SCHEMAS for row in read(builtin.CORPUS / name)]
+
+
+def test_the_files_are_those_that_the_figures_rest_on() -> None:
+    digest, paths = hashlib.sha256(), sorted(path for path in builtin.CORPUS.rglob("*") if path.is_file())
+    for path in paths:
+        digest.update(path.relative_to(builtin.CORPUS).as_posix().encode() + b"\0" + path.read_bytes())
+    assert len(paths) == 160 and max(path.stat().st_size for path in paths) < 1_000_000
+    assert digest.hexdigest() == SHA256
+
+
+def test_an_installed_package_holds_every_file() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(REPOSITORY / "setup.cfg", encoding="utf-8")
+    patterns = setup["options.package_data"]["gemma_keras.builtin"].split(", ")
+    taken = {path for pattern in patterns for path in builtin.TOKENIZER.parent.glob(pattern)}
+    assert {builtin.TOKENIZER, *builtin.CORPUS.rglob("*.*")} <= taken
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
@@ -62,41 +84,39 @@ def test_schema(name: str) -> None:
 def test_counts() -> None:
     training, held = training_rows(), held_out()
     assert len(training) >= 600 and len(held) >= 66
-    assert len(list((builtin.CORPUS / "zh_wiki").glob("*.txt"))) >= 20
-    paths = sorted((builtin.CORPUS / "cluecorpussmall").glob("*.txt"))
+    assert len(list((builtin.CORPUS / "zh_wiki").glob("handwritten*.txt"))) >= 20
+    paths = sorted((builtin.CORPUS / "cluecorpussmall").glob("handwritten*.txt"))
     documents = [line for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
     assert len(documents) >= 300 and all(documents) and len(set(documents)) == len(documents)
 
 
 def test_text_is_clean() -> None:
     """No stray blanks, half-width punctuation between Chinese characters, or characters of other scripts."""
-    for path in builtin.CORPUS.rglob("*.*"):
+    for path in (*builtin.CORPUS.rglob("handwritten*"), HELD_OUT):
         text = path.read_text(encoding="utf-8")
         assert "\ufffd" not in text and "\t" not in text and "\u3000" not in text, path
         assert not re.search(r"[\u4e00-\u9fff][,;!?][\u4e00-\u9fff]", text), path
 
 
 def test_articles_have_a_title_a_blank_line_and_a_body() -> None:
-    for path in (builtin.CORPUS / "zh_wiki").glob("*.txt"):
+    for path in (builtin.CORPUS / "zh_wiki").glob("handwritten*.txt"):
         title, blank, *body = path.read_text(encoding="utf-8").splitlines()
         assert title and not blank and body and all(body), path
 
 
-def test_held_out_requests_are_of_kinds_that_training_lacks(tmp_path: Path) -> None:
-    root = builtin.data_root(tmp_path, chat_rows=3000, text_bytes=50_000)
+def test_held_out_requests_are_of_kinds_that_training_lacks() -> None:
     requests: list[str] = []
     for name in ("belle", "alpaca_gpt4_zh", "alpaca_chinese"):
-        requests += [row["instruction"] for path in sorted((root / name).iterdir()) for row in read(path)]
-    requests += [row["question"] for row in read(root / "hc3_chinese" / "handwritten.jsonl")]
+        requests += [row["instruction"] for path in sorted((builtin.CORPUS / name).iterdir()) for row in read(path)]
+    requests += [row["question"] for row in read(builtin.CORPUS / "hc3_chinese" / "handwritten.jsonl")]
     assert not [request for request in requests if any(word in request for word in UNSEEN)]
 
 
-def test_no_held_out_text_occurs_in_training(tmp_path: Path) -> None:
-    root = builtin.data_root(tmp_path, chat_rows=2000, text_bytes=300_000)
+def test_no_held_out_text_occurs_in_training() -> None:
     training = "\n".join(
         path.read_text(encoding="utf-8").replace("\\n", "\n")
-        for path in sorted(root.rglob("*.*"))
-        if path.is_file() and path != root / builtin.HELD_OUT
+        for path in sorted(builtin.CORPUS.rglob("*.*"))
+        if path != HELD_OUT
     )
     for question, answer in held_out():
         assert question not in training and answer not in training

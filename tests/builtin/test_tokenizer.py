@@ -1,6 +1,9 @@
 """The builtin tokenizer and the training of others: Gemma's ids, lossless text, the same pieces again."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece as spm
@@ -51,9 +54,8 @@ def test_unknown_characters_fall_back_to_bytes(processor: spm.SentencePieceProce
     assert all(processor.is_byte(i) for i in ids) and processor.decode(ids) == "😀🧬"
 
 
-def test_every_builtin_text_round_trips(processor: spm.SentencePieceProcessor, tmp_path: Path) -> None:
-    root = builtin.data_root(tmp_path, chat_rows=1000, text_bytes=200_000)
-    paths = [path for path in sorted(root.rglob("*.*")) if path.is_file()]
+def test_every_builtin_text_round_trips(processor: spm.SentencePieceProcessor) -> None:
+    paths = sorted(builtin.CORPUS.rglob("*.*"))
     assert paths
     for path in paths:
         text = path.read_text(encoding="utf-8")
@@ -62,16 +64,42 @@ def test_every_builtin_text_round_trips(processor: spm.SentencePieceProcessor, t
             assert processor.decode(ids) == part and processor.unk_id() not in ids
 
 
+def read(path: Path) -> list[Any]:
+    text = path.read_text(encoding="utf-8")
+    return json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines()]
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Every text of a JSON value, in order, but what only tells rows apart."""
+    if isinstance(value, str):
+        yield value
+    else:
+        for item in [v for k, v in value.items() if k not in ("uuid", "kind")] if isinstance(value, dict) else value:
+            yield from strings(item)
+
+
+def texts() -> Iterator[str]:
+    """What the builtin tokenizer is trained on: hand-written text but the held-out rows, the wording that the generated
+    rows are composed of, and few of these: more would spend the vocabulary on whole sentences of the templates.
+    """
+    for path in sorted(builtin.CORPUS.rglob("handwritten*")):
+        yield from [path.read_text(encoding="utf-8")] if path.suffix == ".txt" else strings(read(path))
+    yield (Path(__file__).parent / "wording.txt").read_text(encoding="utf-8")
+    belle, alpaca = (read(builtin.CORPUS / name / "generated.json") for name in ("belle", "alpaca_gpt4_zh"))
+    yield from strings(list(zip(belle, alpaca))[:100])
+    documents = (builtin.CORPUS / "cluecorpussmall/generated.txt").read_bytes()
+    yield documents[: documents.index(b"\n", 20_000)].decode()
+
+
 def test_training_again_gives_the_committed_pieces(processor: spm.SentencePieceProcessor, tmp_path: Path) -> None:
-    """`python -m gemma_keras.builtin.tokenizer` after a change of the corpus mends a failure here."""
-    tokenizer.train_tokenizer(builtin.tokenizer_texts(), tokenizer.BUILTIN_VOCABULARY_SIZE, tmp_path / "again.model")
+    tokenizer.train_tokenizer(texts(), processor.vocab_size(), tmp_path / "again.model")
     again = spm.SentencePieceProcessor(model_file=str(tmp_path / "again.model"))
     assert pieces(again) == pieces(processor)
 
 
 def test_held_out_rows_are_not_trained_on() -> None:
-    texts = "\n".join(builtin.tokenizer_texts())
-    assert "停水" not in texts and "<start_of_turn>" not in texts
+    trained_on = "\n".join(texts())
+    assert "停水" not in trained_on and "<start_of_turn>" not in trained_on
 
 
 def test_more_characters_than_pieces(tmp_path: Path) -> None:

@@ -158,8 +158,7 @@ def test_without_a_folder_or_its_template(folder, tmp_path):
         assert resolve_template(config) == get_template(template)
 
 
-def test_training_keeps_the_template_and_goes_on_with_it(folder, tmp_path, monkeypatch, cache):
-    monkeypatch.setenv("GEMMA_KERAS_CACHE", str(cache))
+def test_training_keeps_the_template_and_goes_on_with_it(folder, tmp_path):
     config = configured(folder(GOOGLE["gemma 3"]), corpora=(CorpusConfig(name="belle", limit=20),))
     config = dataclasses.replace(
         config,

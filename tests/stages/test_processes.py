@@ -128,8 +128,7 @@ def launch(wide_base, cache):
             "--config.optim.warmup=0.1", "--config.data.system_prompts.none=1", "--config.data.system_prompts.fixed=0",
             "--config.data.system_prompts.dynamic=0", "--config.export.dtype=float32", *flags,
         ]  # fmt: skip
-        caches = {"JAX_COMPILATION_CACHE_DIR": str(cache), "GEMMA_KERAS_CACHE": str(cache)}
-        return start(arguments, environment(devices, **caches))
+        return start(arguments, environment(devices, JAX_COMPILATION_CACHE_DIR=str(cache)))
 
     return begin
 

@@ -36,7 +36,6 @@ def environment(cache: Path) -> dict[str, str]:
     return {
         **os.environ,
         "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "GEMMA_KERAS_CACHE": str(cache),
         "JAX_PLATFORMS": "cpu",
     }
 

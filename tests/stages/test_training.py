@@ -16,11 +16,6 @@ from gemma_keras.text.templates import TEMPLATES
 from gemma_keras.training import hooks
 
 
-@pytest.fixture(autouse=True)
-def builtin_cache(cache, monkeypatch):
-    monkeypatch.setenv("GEMMA_KERAS_CACHE", str(cache))
-
-
 def change(config: Config, **sections: dict) -> Config:
     """The configuration with some fields of some sections changed."""
     return dataclasses.replace(
@@ -120,7 +115,8 @@ def test_evaluation_with_a_tokenizer_of_another_size_is_told(config, tmp_path):
     from gemma_keras import builtin
     from gemma_keras.builtin.tokenizer import train_tokenizer
 
-    train_tokenizer(builtin.tokenizer_texts(), 1024, tmp_path / "small.model")
+    texts = [path.read_text(encoding="utf-8") for path in sorted((builtin.CORPUS / "zh_wiki").iterdir())]
+    train_tokenizer(texts, 1024, tmp_path / "small.model")
     with pytest.raises(UserError, match="has 1024 pieces"):
         evaluate.run(change(config, tokenizer={"path": str(tmp_path / "small.model")}), tmp_path / "run")
 

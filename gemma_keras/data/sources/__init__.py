@@ -98,10 +98,9 @@ def locate(config: CorpusConfig, root: Path, missing: str = "error") -> Located:
         stand_in = not config.path and first != source.name
         return Located(root=root, files=found.files, stand_in=stand_in, not_read=found.not_read)
     if missing == "builtin":
-        own = builtin.data_root()
-        files = _first_found(source.places or (source.name,), own, source).files
+        files = _first_found(source.places or (source.name,), builtin.CORPUS, source).files
         if files:
-            return Located(root=own, files=files, builtin=True)
+            return Located(root=builtin.CORPUS, files=files, builtin=True)
     if not root.is_dir():
         raise UserError(f"data.root={root} is no folder; give the folder that holds the corpora")
     looked = ", ".join(str(root / place) for place in places)
