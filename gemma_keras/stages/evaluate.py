@@ -7,10 +7,10 @@ from gemma_keras.config.schema import AdapterConfig, Config, require
 from gemma_keras.config.serialization import to_dict
 from gemma_keras.data.pipeline import PreparedSplit, evaluation_batches
 from gemma_keras.data.prepare import prepare
-from gemma_keras.evaluation.perplexity import make_evaluator
 from gemma_keras.inference.chat import ChatModel
 from gemma_keras.stages import workdir as files
 from gemma_keras.stages.assets import load_chat_model, resolve_data, resolve_template, with_spans
+from gemma_keras.training.objectives.token_figures import make_evaluator
 
 
 def run(config: Config, workdir: Path) -> dict:
@@ -30,7 +30,7 @@ def run(config: Config, workdir: Path) -> dict:
 
 
 def evaluate_model(model: ChatModel, split: PreparedSplit, batch_rows: int) -> dict[str, float]:
-    """The figures of `perplexity.make_evaluator`.
+    """The figures of `token_figures.make_evaluator`.
 
     Raises:
         UserError: the split has no rows.

@@ -42,9 +42,9 @@ from gemma_keras.models.sharding import (
 )
 from gemma_keras.models.splash_attention import LANES
 from gemma_keras.models.stacking import stacked_shapes
-from gemma_keras.training.losses import supervised_sums
+from gemma_keras.training.objectives.preference import adapters_off, preference_sums
+from gemma_keras.training.objectives.supervised import supervised_sums
 from gemma_keras.training.optimizers import learning_rate_schedule, make_optimizer
-from gemma_keras.training.preference import adapters_off, preference_sums
 from gemma_keras.training.state import TrainState, initial_state
 from gemma_keras.training.step import LossFunction, StepSettings, make_train_step
 

@@ -25,7 +25,6 @@ from gemma_keras.config.serialization import to_dict
 from gemma_keras.data.pace import print_progress
 from gemma_keras.data.pipeline import PreparedSplit, batches, evaluation_batches
 from gemma_keras.data.prepare import prepare
-from gemma_keras.evaluation.perplexity import make_evaluator
 from gemma_keras.export.huggingface import export_hf
 from gemma_keras.export.tokenizer_files import require_expressible
 from gemma_keras.models.architectures import Architecture
@@ -50,6 +49,7 @@ from gemma_keras.stages.programs import TrainProgram, compile_first_that_fits, p
 from gemma_keras.text.templates import Template
 from gemma_keras.training import hooks
 from gemma_keras.training.loop import Batch, Metrics, train
+from gemma_keras.training.objectives.token_figures import make_evaluator
 from gemma_keras.training.optimizers import learning_rate_schedule
 from gemma_keras.training.state import TrainState
 

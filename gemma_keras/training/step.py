@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from gemma_keras.adapters.rank_allocator import Phase, RankAllocator
-from gemma_keras.training.losses import LossSums
+from gemma_keras.training.objectives.supervised import LossSums
 from gemma_keras.training.optimizers import clip_by_global_norm
 from gemma_keras.training.state import Params, TrainState
 

@@ -11,7 +11,7 @@ import torch
 from gemma_keras.adapters.inject import add_adapters, initial_adapter_params
 from gemma_keras.config.schema import AdapterConfig
 from gemma_keras.models.forward import build_backbone, forward, logits
-from gemma_keras.training.preference import adapters_off, preference_sums
+from gemma_keras.training.objectives.preference import adapters_off, preference_sums
 from tests.models.conftest import lively_params, small
 
 BETA = 0.3

@@ -13,7 +13,7 @@ from gemma_keras.adapters.rank_allocator import RankAllocator, resolve_schedule
 from gemma_keras.config.schema import AdapterConfig, OptimConfig
 from gemma_keras.models.forward import build_backbone
 from gemma_keras.models.stacking import stack_params
-from gemma_keras.training.losses import LossSums, supervised_sums
+from gemma_keras.training.objectives.supervised import LossSums, supervised_sums
 from gemma_keras.training.optimizers import clip_by_global_norm, learning_rate_schedule, make_optimizer
 from gemma_keras.training.state import initial_state
 from gemma_keras.training.step import StepSettings, make_train_step

@@ -10,7 +10,7 @@ from keras_hub.models import GemmaBackbone
 from gemma_keras.models.compute_plan import ONE_DEVICE, ComputePlan
 from gemma_keras.models.forward import EMBEDDINGS, Params, forward
 from gemma_keras.models.log_probs import token_scores
-from gemma_keras.training.losses import LossSums
+from gemma_keras.training.objectives.supervised import LossSums
 
 
 def preference_sums(
