@@ -28,6 +28,7 @@ from gemma_keras.adapters.inject import (
     initial_adapter_params,
 )
 from gemma_keras.adapters.rank_allocator import Phase, RankAllocator, RankSchedule
+from gemma_keras.batch_arrays import DTYPES, Batch, batch_shape
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import Config
 from gemma_keras.models.architectures import Architecture
@@ -38,6 +39,7 @@ from gemma_keras.models.sharding import (
     batch_sharding,
     make_mesh,
     param_sharding,
+    place_batch,
     replicated,
 )
 from gemma_keras.models.splash_attention import LANES
@@ -48,9 +50,7 @@ from gemma_keras.training.optimizers import learning_rate_schedule, make_optimiz
 from gemma_keras.training.state import TrainState, initial_state
 from gemma_keras.training.step import LossFunction, StepSettings, make_train_step
 
-BATCH_DTYPES = {
-    "tokens": np.int32, "targets": np.int32, "segment_ids": np.int32, "positions": np.int32, "loss_weights": np.float32
-}  # fmt: skip
+_ARRAYS = ("tokens", "targets", "segment_ids", "positions", "loss_weights")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,14 +75,9 @@ class TrainProgram:
         """The program as XLA gets it."""
         return self.step.lower(self.state, self.frozen, self.batch, self.settings)
 
-    def place(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    def place(self, batch: Batch) -> dict[str, jax.Array]:
         """This process's rows of a batch as arrays over all devices."""
-        return {
-            name: jax.make_array_from_process_local_data(spec.sharding, batch[name], spec.shape)
-            if self.plan.mesh is not None
-            else batch[name]
-            for name, spec in self.batch.items()
-        }
+        return place_batch(self.plan.mesh, batch, list(self.batch))
 
 
 def build_model(config: Config, architecture: Architecture) -> tuple[GemmaBackbone, list[AdaptedMatrix]]:
@@ -175,9 +170,9 @@ def _state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
 
 def _batch_specs(config: Config, mesh: Mesh | None) -> dict[str, jax.ShapeDtypeStruct]:
     pairs = config.train.loss == "preference"
-    shape = (*(2,) * pairs, config.train.batch_rows, config.data.sequence_length)
+    shape = batch_shape(config.train.batch_rows, config.data.sequence_length, pairs=pairs)
     to = batch_sharding(mesh, pairs=pairs) if mesh is not None else None
-    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=to) for name, dtype in BATCH_DTYPES.items()}
+    return {name: jax.ShapeDtypeStruct(shape, DTYPES[name], sharding=to) for name in _ARRAYS}
 
 
 def _settings_specs(allocator: RankAllocator | None) -> StepSettings:

@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 from gemma_keras import runtime
 from gemma_keras.adapters.inject import MergedParams
 from gemma_keras.adapters.rank_allocator import RankSchedule, resolve_schedule
+from gemma_keras.batch_arrays import Batch
 from gemma_keras.checkpoints.manager import Checkpoints
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import Config, require
@@ -48,7 +49,7 @@ from gemma_keras.stages.assets import (
 from gemma_keras.stages.programs import TrainProgram, compile_first_that_fits, plan_for, step_settings
 from gemma_keras.text.templates import Template
 from gemma_keras.training import hooks
-from gemma_keras.training.loop import Batch, Metrics, train
+from gemma_keras.training.loop import Metrics, train
 from gemma_keras.training.objectives.token_figures import make_evaluator
 from gemma_keras.training.optimizers import learning_rate_schedule
 from gemma_keras.training.state import TrainState

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gemma_keras.training.loop import Batch, Metrics
+from gemma_keras.batch_arrays import Batch
+from gemma_keras.training.loop import Metrics
 from gemma_keras.training.state import TrainState
 
 # Fields that depend on the machine's speed; all others are equal from run to run.
