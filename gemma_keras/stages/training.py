@@ -29,7 +29,6 @@ from gemma_keras.data.prepare import prepare
 from gemma_keras.export.huggingface import export_hf
 from gemma_keras.export.tokenizer_files import require_expressible
 from gemma_keras.models.architectures import Architecture
-from gemma_keras.models.compute_plan import ComputePlan
 from gemma_keras.models.forward import Params
 from gemma_keras.models.sharding import row_share
 from gemma_keras.models.stacking import UnstackedParams
@@ -50,7 +49,6 @@ from gemma_keras.stages.programs import TrainProgram, compile_first_that_fits, p
 from gemma_keras.text.templates import Template
 from gemma_keras.training import hooks
 from gemma_keras.training.loop import Metrics, train
-from gemma_keras.training.objectives.token_figures import make_evaluator
 from gemma_keras.training.optimizers import learning_rate_schedule
 from gemma_keras.training.state import TrainState
 
@@ -96,7 +94,7 @@ def run(config: Config, workdir: Path) -> dict:
     inputs = {"data": report["fingerprint"], "weights": files.file_sizes(Path(config.model.weights))}
     resuming = any((workdir / "checkpoints").glob("[0-9]*"))
     processes.by_writer(lambda: files.check_inputs(workdir, inputs, resuming))
-    evaluate = _evaluator(config, assets, splits["valid"], program.plan)
+    evaluate = _evaluator(config, assets, splits["valid"], program)
     run = _Run(config, workdir, template, assets, splits, program, step, last_step, ranks, evaluate)
     state = _train(run)
     result = _finish(run, state, report)
@@ -243,10 +241,10 @@ class _AllRows:
 
 
 def _evaluator(
-    config: Config, assets: Assets, split: PreparedSplit, plan: ComputePlan
+    config: Config, assets: Assets, split: PreparedSplit, program: TrainProgram
 ) -> Callable[[Params], dict[str, float]]:
-    evaluate = make_evaluator(assets.backbone, plan)
-    index, count = row_share(plan.mesh)
+    evaluate = program.objective.evaluator()
+    index, count = row_share(program.plan.mesh)
 
     def on_validation_rows(trainable: Params) -> dict[str, float]:
         # As many rows at once as a microbatch has, which is what the plan has room for.
@@ -254,8 +252,7 @@ def _evaluator(
             split, batch_rows=config.train.batch_rows // config.train.accumulation, process_index=index,
             process_count=count,
         )  # fmt: skip
-        figures = evaluate({**assets.frozen, **trainable}, rows)
-        return {"loss": figures[f"loss_{config.data.loss_on}"], **figures}  # what the training loss is taken over
+        return evaluate({**assets.frozen, **trainable}, rows)
 
     return on_validation_rows
 
@@ -273,7 +270,7 @@ def _hooks(run: _Run, completed: int, checkpoints: Checkpoints, log: _Log) -> li
         listed.append(hooks.Evaluation(lambda state: run.evaluate(state.trainable), settings.eval_every, last_step))
     listed.append(hooks.Log(log.append, settings.log_every, last_step))
     if processes.is_writer():
-        listed.append(hooks.Progress(settings.log_every, completed + 1, last_step, len(run.assets.matrices)))
+        listed.append(hooks.ProgressLine(settings.log_every, completed + 1, last_step, len(run.assets.matrices)))
     return [*listed, hooks.Checkpoint(checkpoints.save, settings.save_every, last_step)]
 
 

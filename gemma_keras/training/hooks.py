@@ -90,7 +90,7 @@ class Log:
         self.write(line)
 
 
-class Progress:
+class ProgressLine:
     """A line for people: step, loss, tokens/s, time left, adapter rank."""
 
     def __init__(self, every: int, first_step: int, last_step: int, matrices: int = 0):

@@ -1,29 +1,87 @@
-"""Direct preference optimisation on packed pairs (arXiv 2305.18290, equation 7).
+"""The preference objective: direct preference optimisation (DPO) on packed pairs (arXiv 2305.18290, equation 7).
 
 Axes: B packed rows, T tokens, S segments, each of them one pair: its chosen side in one array, its rejected side in the other.
 """
+
+import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from keras_hub.models import GemmaBackbone
 
+from gemma_keras.adapters.inject import AdapterStack, dropout_seeds
+from gemma_keras.config.errors import UserError
+from gemma_keras.config.schema import Config
 from gemma_keras.models.compute_plan import ONE_DEVICE, ComputePlan
-from gemma_keras.models.forward import EMBEDDINGS, Params, forward
-from gemma_keras.models.log_probs import token_scores
-from gemma_keras.training.objectives.supervised import LossSums
+from gemma_keras.models.forward import Params
+from gemma_keras.training.objectives.base import (
+    SCORED_ARRAYS,
+    DeviceBatch,
+    Evaluator,
+    LossSums,
+    mean_evaluator,
+    target_scores,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preference:
+    """Prefers chosen answers to rejected ones, held by `beta` to a reference: the same model without its adapters."""
+
+    arrays: ClassVar[tuple[str, ...]] = SCORED_ARRAYS
+    pairs: ClassVar[bool] = True
+
+    backbone: GemmaBackbone
+    stacks: list[AdapterStack]
+    plan: ComputePlan
+    beta: float
+
+    @classmethod
+    def of(cls, config: Config, backbone: GemmaBackbone, stacks: list[AdapterStack], plan: ComputePlan) -> "Preference":
+        """By a configuration.
+
+        Raises:
+            UserError: there is no adapter.
+        """
+        if not stacks:
+            raise UserError(
+                "config.train.loss=preference needs an adapter, beside which the model is the reference: name one."
+            )
+        return cls(backbone, stacks, plan, config.train.preference_beta)
+
+    def reference(self, params: Params) -> Params:
+        """The model that a policy is compared with."""
+        return adapters_off(params)
+
+    def sums(self, trainable: Params, frozen: Params, batch: DeviceBatch, key: jax.Array) -> LossSums:
+        """As `preference_sums`, with the adapters' dropout."""
+        params = {**frozen, **trainable}
+        policy = {**params, **dropout_seeds(self.stacks, key)}
+        return self._sums(policy, params, batch, training=True)
+
+    def evaluator(self) -> Evaluator:
+        """The loss and `rewards/accuracies`, over all pairs."""
+        return mean_evaluator(lambda params, batch: self._sums(params, params, batch), self.arrays, self.plan)
+
+    def _sums(self, policy: Params, params: Params, batch: DeviceBatch, training: bool = False) -> LossSums:
+        reference = self.reference(params)
+        return preference_sums(
+            self.backbone, policy, reference, batch, beta=self.beta, training=training, plan=self.plan
+        )
 
 
 def preference_sums(
     backbone: GemmaBackbone,
     params: Params,
     reference: Params,
-    batch: dict[str, jax.Array],
+    batch: DeviceBatch,
     *,
     beta: float,
     training: bool,
     plan: ComputePlan = ONE_DEVICE,
 ) -> LossSums:
-    """Sums over pairs of −log σ(β·margin), of pairs, and of pairs whose margin is above 0.
+    """Sums over pairs of −log σ(β·margin), of pairs, and of pairs whose margin is above 0 (`rewards/accuracies`, as in TRL).
 
     The margin is (log π − log π_ref) of the chosen answer less that of the rejected one; at the first step of a fresh adapter
     it is 0 and the loss ln 2.
@@ -40,7 +98,8 @@ def preference_sums(
     scored = _per_segment(rows["loss_weights"], rows["segment_ids"]) > 0
     valid = (scored[:, 0] & scored[:, 1]).astype(jnp.float32)
     margins = beta * (ratios[:, 0] - ratios[:, 1])
-    return LossSums(-jnp.sum(valid * jax.nn.log_sigmoid(margins)), jnp.sum(valid), jnp.sum(valid * (margins > 0)))
+    loss = -jnp.sum(valid * jax.nn.log_sigmoid(margins))
+    return LossSums(loss, jnp.sum(valid), {"rewards/accuracies": jnp.sum(valid * (margins > 0))})
 
 
 def adapters_off(params: Params) -> Params:
@@ -54,17 +113,12 @@ def _side_by_side(pairs: jax.Array) -> jax.Array:
 
 
 def _answer_log_probs(
-    backbone: GemmaBackbone, params: Params, rows: dict[str, jax.Array], training: bool, plan: ComputePlan
+    backbone: GemmaBackbone, params: Params, rows: DeviceBatch, training: bool, plan: ComputePlan
 ) -> jax.Array:
     """Σ w·log-probability of every answer, f32[B, 2, S]."""
-    hidden = forward(
-        backbone, params, rows["tokens"], rows["positions"], rows["segment_ids"], training=training, plan=plan
-    )
-    log_probs, _ = token_scores(
-        hidden, params[EMBEDDINGS], rows["targets"], rows["loss_weights"],
-        final_logit_soft_cap=backbone.architecture.final_logit_soft_cap, mesh=plan.mesh,
-    )  # fmt: skip
-    return _per_segment(rows["loss_weights"] * log_probs, rows["segment_ids"])
+    weights = rows["loss_weights"]
+    log_probs, _ = target_scores(backbone, params, rows, weights, training=training, plan=plan)
+    return _per_segment(weights * log_probs, rows["segment_ids"])
 
 
 def _per_segment(values: jax.Array, segment_ids: jax.Array) -> jax.Array:

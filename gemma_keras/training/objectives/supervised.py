@@ -1,47 +1,68 @@
-"""The supervised loss: Σ w·nll / Σ w over the global batch.
+"""The supervised objective: Σ w·nll / Σ w over the global batch.
 
 Axes: B packed rows, T tokens.
 """
 
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Iterable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from keras_hub.models import GemmaBackbone
 
+from gemma_keras.adapters.inject import AdapterStack, dropout_seeds
+from gemma_keras.batch_arrays import Batch
+from gemma_keras.config.schema import Config
 from gemma_keras.models.compute_plan import ONE_DEVICE, ComputePlan
-from gemma_keras.models.forward import EMBEDDINGS, forward
-from gemma_keras.models.log_probs import token_scores
+from gemma_keras.models.forward import Params
+from gemma_keras.training.objectives.base import SCORED_ARRAYS, DeviceBatch, Evaluator, LossSums, target_scores
+from gemma_keras.training.objectives.token_figures import make_evaluator
 
 
-class LossSums(NamedTuple):
-    """Sums over a microbatch, so that any number of microbatches and devices add up to one exact mean."""
+@dataclasses.dataclass(frozen=True)
+class Supervised:
+    """Learns the targets that carry loss; `loss_on` (`data.loss_on`) says which of the evaluation's losses is the same."""
 
-    nll: jax.Array
-    weight: jax.Array
-    correct: jax.Array
+    arrays: ClassVar[tuple[str, ...]] = SCORED_ARRAYS
+    pairs: ClassVar[bool] = False
+
+    backbone: GemmaBackbone
+    stacks: list[AdapterStack]
+    plan: ComputePlan
+    loss_on: str
+
+    @classmethod
+    def of(cls, config: Config, backbone: GemmaBackbone, stacks: list[AdapterStack], plan: ComputePlan) -> "Supervised":
+        """By a configuration."""
+        return cls(backbone, stacks, plan, config.data.loss_on)
+
+    def sums(self, trainable: Params, frozen: Params, batch: DeviceBatch, key: jax.Array) -> LossSums:
+        """As `supervised_sums`, with the adapters' dropout."""
+        params = {**frozen, **trainable, **dropout_seeds(self.stacks, key)}
+        return supervised_sums(self.backbone, params, batch, training=True, plan=self.plan)
+
+    def evaluator(self) -> Evaluator:
+        """The figures of `token_figures.make_evaluator`, and as "loss" the one that training minimises."""
+        figures_of = make_evaluator(self.backbone, self.plan)
+
+        def evaluate(params: Params, batches: Iterable[Batch]) -> dict[str, float]:
+            figures = figures_of(params, batches)
+            return {"loss": figures[f"loss_{self.loss_on}"], **figures}
+
+        return evaluate
 
 
 def supervised_sums(
-    backbone: GemmaBackbone, params, batch, *, training: bool, plan: ComputePlan = ONE_DEVICE
+    backbone: GemmaBackbone, params: Params, batch: DeviceBatch, *, training: bool, plan: ComputePlan = ONE_DEVICE
 ) -> LossSums:
-    """Weighted sums of negative log-likelihood, weights, and tokens that the model ranks first.
+    """Weighted sums of negative log-likelihood, of weights, and of tokens that the model ranks first (`token_accuracy`).
 
     Args:
         batch: `tokens`, `targets`, `segment_ids`, `positions` i32[B,T] and `loss_weights` f32[B,T].
         training: whether adapters drop out.
-        plan: devices, attention kernel and rematerialisation.
+        plan: devices, attention kernel, and what the backward pass recomputes.
     """
-    hidden = forward(
-        backbone, params, batch["tokens"], batch["positions"], batch["segment_ids"], training=training, plan=plan
-    )
     weights = batch["loss_weights"]
-    log_probs, correct = token_scores(
-        hidden,
-        params[EMBEDDINGS],
-        batch["targets"],
-        weights,
-        final_logit_soft_cap=backbone.architecture.final_logit_soft_cap,
-        mesh=plan.mesh,
-    )
-    return LossSums(-jnp.sum(weights * log_probs), jnp.sum(weights), jnp.sum(weights * correct))
+    log_probs, correct = target_scores(backbone, params, batch, weights, training=training, plan=plan)
+    return LossSums(-jnp.sum(weights * log_probs), jnp.sum(weights), {"token_accuracy": jnp.sum(weights * correct)})

@@ -6,24 +6,23 @@ Perplexity is exp(Σ nll / Σ tokens) over every token of the set, never a mean 
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from keras_hub.models import GemmaBackbone
 
+from gemma_keras.batch_arrays import Batch
 from gemma_keras.models.compute_plan import ONE_DEVICE, ComputePlan
-from gemma_keras.models.forward import EMBEDDINGS, Params, forward
-from gemma_keras.models.log_probs import token_scores
-from gemma_keras.models.quantization import Int8
+from gemma_keras.models.forward import Params
 from gemma_keras.models.sharding import place_batch
 from gemma_keras.text.templates import CLOSING, CONTENT, PROMPT
+from gemma_keras.training.objectives.base import DeviceBatch, Evaluator, target_scores
 
 _ARRAYS = ("tokens", "targets", "segment_ids", "positions", "target_kinds")
 _KINDS = (PROMPT, CLOSING, CONTENT)
 _SUBSETS = {"all": _KINDS, "response": (CLOSING, CONTENT), "content": (CONTENT,)}
-Evaluator = Callable[[Params, Iterable[dict[str, np.ndarray]]], dict[str, float]]
 
 
 def make_evaluator(backbone: GemmaBackbone, plan: ComputePlan = ONE_DEVICE) -> Evaluator:
@@ -36,22 +35,14 @@ def make_evaluator(backbone: GemmaBackbone, plan: ComputePlan = ONE_DEVICE) -> E
     """
 
     @jax.jit
-    def sums(params: Params, batch: dict[str, jax.Array]) -> jax.Array:
-        hidden = forward(backbone, params, batch["tokens"], batch["positions"], batch["segment_ids"], plan=plan)
-        table = params[EMBEDDINGS]
+    def sums(params: Params, batch: DeviceBatch) -> jax.Array:
         of_kind = batch["target_kinds"][None] == jnp.array(_KINDS)[:, None, None]
-        log_probs, correct = token_scores(
-            hidden,
-            table.astype(hidden.dtype) if isinstance(table, Int8) else table,
-            batch["targets"],
-            of_kind.any(axis=0).astype(jnp.float32),
-            final_logit_soft_cap=backbone.architecture.final_logit_soft_cap,
-            mesh=plan.mesh,
-        )
+        scored = of_kind.any(axis=0).astype(jnp.float32)
+        log_probs, correct = target_scores(backbone, params, batch, scored, plan=plan)
         values = jnp.stack([-log_probs, correct.astype(jnp.float32), jnp.ones_like(log_probs)])
         return jnp.sum(jnp.where(of_kind[None], values[:, None], 0.0), axis=(2, 3))
 
-    def evaluate(params: Params, batches: Iterable[dict[str, np.ndarray]]) -> dict[str, float]:
+    def evaluate(params: Params, batches: Iterable[Batch]) -> dict[str, float]:
         totals = np.zeros((3, len(_KINDS)))
         for batch in batches:
             totals += np.asarray(sums(params, place_batch(plan.mesh, batch, _ARRAYS)), np.float64)
