@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from keras_hub.models import GemmaBackbone
 
-from gemma_keras.adapters.inject import AdapterStack, dropout_seeds
+from gemma_keras.adapters.inject import AdapterStack, adapters_off, dropout_seeds
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import Config
 from gemma_keras.models.compute_plan import ONE_DEVICE, ComputePlan
@@ -52,7 +52,7 @@ class Preference:
 
     def reference(self, params: Params) -> Params:
         """The model that a policy is compared with."""
-        return adapters_off(params)
+        return adapters_off(self.stacks, params)
 
     def sums(self, trainable: Params, frozen: Params, batch: DeviceBatch, key: jax.Array) -> LossSums:
         """As `preference_sums`, with the adapters' dropout."""
@@ -88,7 +88,7 @@ def preference_sums(
 
     Args:
         params: the policy, adapters and states of dropout included.
-        reference: the model as it was, such as `adapters_off(params)`; it gets no gradient.
+        reference: the model as it was, such as `params` with `inject.adapters_off`; it gets no gradient.
         batch: `tokens`, `targets`, `segment_ids`, `positions` i32[2,B,T], `loss_weights` f32[2,B,T]: chosen, rejected.
     """
     rows = {name: _side_by_side(array) for name, array in batch.items()}
@@ -100,11 +100,6 @@ def preference_sums(
     margins = beta * (ratios[:, 0] - ratios[:, 1])
     loss = -jnp.sum(valid * jax.nn.log_sigmoid(margins))
     return LossSums(loss, jnp.sum(valid), {"rewards/accuracies": jnp.sum(valid * (margins > 0))})
-
-
-def adapters_off(params: Params) -> Params:
-    """The same parameters with adapters that add nothing: the reference of a policy that trains a fresh adapter."""
-    return {path: jnp.zeros_like(value) if path.endswith("/lora_B") else value for path, value in params.items()}
 
 
 def _side_by_side(pairs: jax.Array) -> jax.Array:
