@@ -139,7 +139,7 @@ def dropout_seeds(stacks: list[AdapterStack], key: jax.Array) -> Params:
     return seeds
 
 
-def adapters_off(adapted: Iterable[AdaptedMatrix | AdapterStack], params: Params) -> Params:
+def disable_adapters(adapted: Iterable[AdaptedMatrix | AdapterStack], params: Params) -> Params:
     """The same parameters with these adapters disabled: the model as it would be without them."""
     off = dict(params)
     for place in adapted:

@@ -11,7 +11,7 @@ import torch
 from gemma_keras.adapters import registry
 from gemma_keras.adapters.base import Adapter
 from gemma_keras.adapters.einsum_axes import EinsumAxes
-from gemma_keras.adapters.inject import TARGETS, MergedParams, adapters_off, add_adapters, initial_adapter_params
+from gemma_keras.adapters.inject import TARGETS, MergedParams, add_adapters, disable_adapters, initial_adapter_params
 from gemma_keras.config.schema import AdapterConfig
 from gemma_keras.models.forward import build_backbone, forward
 from tests.models.conftest import lively_params, small
@@ -68,7 +68,7 @@ def test_merged_and_disabled_adapters(method, monkeypatch):
 
     expected = hidden(plain, base)
     np.testing.assert_allclose(hidden(backbone, base | fresh), expected, atol=1e-5)
-    np.testing.assert_allclose(hidden(backbone, adapters_off(matrices, tuned)), expected, atol=1e-5)
+    np.testing.assert_allclose(hidden(backbone, disable_adapters(matrices, tuned)), expected, atol=1e-5)
     adapted = hidden(backbone, tuned)
     np.testing.assert_allclose(hidden(plain, dict(MergedParams(matrices, tuned))), adapted, atol=1e-3)
     assert np.abs(adapted - expected).max() > 0.1

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from gemma_keras.adapters.inject import adapted_matrices, adapters_off, add_adapters, initial_adapter_params
+from gemma_keras.adapters.inject import adapted_matrices, add_adapters, disable_adapters, initial_adapter_params
 from gemma_keras.config.schema import AdapterConfig
 from gemma_keras.models.compute_plan import ONE_DEVICE
 from gemma_keras.models.forward import build_backbone, forward, logits
@@ -71,7 +71,7 @@ def answer_log_prob(backbone, params, tokens):
 def test_packed_pairs_equal_single_answers(model):
     backbone, params = model
     batch, answers = packed_pairs()
-    reference = adapters_off(adapted_matrices(backbone), params)
+    reference = disable_adapters(adapted_matrices(backbone), params)
     sums = preference_sums(backbone, params, reference, batch, beta=BETA, training=False)
     expected, wins = 0.0, 0
     for pair in answers:
@@ -87,7 +87,7 @@ def test_packed_pairs_equal_single_answers(model):
 
 def test_a_fresh_adapter_has_the_loss_ln_2(model):
     backbone, params = model
-    fresh = adapters_off(adapted_matrices(backbone), params)
+    fresh = disable_adapters(adapted_matrices(backbone), params)
     sums = preference_sums(backbone, fresh, fresh, packed_pairs()[0], beta=BETA, training=False)
     assert float(sums.loss / sums.weight) == pytest.approx(math.log(2), rel=1e-6)
 
@@ -114,5 +114,5 @@ def test_the_reference_gets_no_gradient(model):
     def loss(reference):
         return preference_sums(backbone, params, reference, batch, beta=BETA, training=False).loss
 
-    grads = jax.grad(loss)(adapters_off(adapted_matrices(backbone), params))
+    grads = jax.grad(loss)(disable_adapters(adapted_matrices(backbone), params))
     assert all(not np.asarray(g).any() for g in grads.values())

@@ -59,7 +59,7 @@ class Objective(Protocol):
         """
 
 
-def target_scores(
+def score_targets(
     backbone: GemmaBackbone,
     params: Params,
     batch: DeviceBatch,
@@ -89,7 +89,7 @@ def target_scores(
     )
 
 
-def mean_evaluator(
+def make_mean_evaluator(
     sums: Callable[[Params, DeviceBatch], LossSums], arrays: Sequence[str], plan: ComputePlan
 ) -> Evaluator:
     """The evaluator of an objective whose figures are the loss and the metrics of the train step, over all batches."""

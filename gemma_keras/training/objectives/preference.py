@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from keras_hub.models import GemmaBackbone
 
-from gemma_keras.adapters.inject import AdapterStack, adapters_off, dropout_seeds
+from gemma_keras.adapters.inject import AdapterStack, disable_adapters, dropout_seeds
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import Config
 from gemma_keras.models.compute_plan import ONE_DEVICE, ComputePlan
@@ -20,8 +20,8 @@ from gemma_keras.training.objectives.base import (
     DeviceBatch,
     Evaluator,
     LossSums,
-    mean_evaluator,
-    target_scores,
+    make_mean_evaluator,
+    score_targets,
 )
 
 
@@ -52,7 +52,7 @@ class Preference:
 
     def reference(self, params: Params) -> Params:
         """The model that a policy is compared with."""
-        return adapters_off(self.stacks, params)
+        return disable_adapters(self.stacks, params)
 
     def sums(self, trainable: Params, frozen: Params, batch: DeviceBatch, key: jax.Array) -> LossSums:
         """As `preference_sums`, with the adapters' dropout."""
@@ -62,7 +62,7 @@ class Preference:
 
     def evaluator(self) -> Evaluator:
         """The loss and `rewards/accuracies`, over all pairs."""
-        return mean_evaluator(lambda params, batch: self._sums(params, params, batch), self.arrays, self.plan)
+        return make_mean_evaluator(lambda params, batch: self._sums(params, params, batch), self.arrays, self.plan)
 
     def _sums(self, policy: Params, params: Params, batch: DeviceBatch, training: bool = False) -> LossSums:
         reference = self.reference(params)
@@ -88,7 +88,7 @@ def preference_sums(
 
     Args:
         params: the policy, adapters and states of dropout included.
-        reference: the model as it was, such as `params` with `inject.adapters_off`; it gets no gradient.
+        reference: the model as it was, such as `params` with `inject.disable_adapters`; it gets no gradient.
         batch: `tokens`, `targets`, `segment_ids`, `positions` i32[2,B,T], `loss_weights` f32[2,B,T]: chosen, rejected.
     """
     rows = {name: _side_by_side(array) for name, array in batch.items()}
@@ -112,7 +112,7 @@ def _answer_log_probs(
 ) -> jax.Array:
     """Σ w·log-probability of every answer, f32[B, 2, S]."""
     weights = rows["loss_weights"]
-    log_probs, _ = target_scores(backbone, params, rows, weights, training=training, plan=plan)
+    log_probs, _ = score_targets(backbone, params, rows, weights, training=training, plan=plan)
     return _per_segment(weights * log_probs, rows["segment_ids"])
 
 

@@ -16,7 +16,7 @@ from gemma_keras.batch_arrays import Batch
 from gemma_keras.config.schema import Config
 from gemma_keras.models.compute_plan import ONE_DEVICE, ComputePlan
 from gemma_keras.models.forward import Params
-from gemma_keras.training.objectives.base import SCORED_ARRAYS, DeviceBatch, Evaluator, LossSums, target_scores
+from gemma_keras.training.objectives.base import SCORED_ARRAYS, DeviceBatch, Evaluator, LossSums, score_targets
 from gemma_keras.training.objectives.token_figures import make_evaluator
 
 
@@ -64,5 +64,5 @@ def supervised_sums(
         plan: devices, attention kernel, and what the backward pass recomputes.
     """
     weights = batch["loss_weights"]
-    log_probs, correct = target_scores(backbone, params, batch, weights, training=training, plan=plan)
+    log_probs, correct = score_targets(backbone, params, batch, weights, training=training, plan=plan)
     return LossSums(-jnp.sum(weights * log_probs), jnp.sum(weights), {"token_accuracy": jnp.sum(weights * correct)})

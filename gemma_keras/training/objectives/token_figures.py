@@ -18,7 +18,7 @@ from gemma_keras.models.compute_plan import ONE_DEVICE, ComputePlan
 from gemma_keras.models.forward import Params
 from gemma_keras.models.sharding import place_batch
 from gemma_keras.text.templates import CLOSING, CONTENT, PROMPT
-from gemma_keras.training.objectives.base import DeviceBatch, Evaluator, target_scores
+from gemma_keras.training.objectives.base import DeviceBatch, Evaluator, score_targets
 
 _ARRAYS = ("tokens", "targets", "segment_ids", "positions", "target_kinds")
 _KINDS = (PROMPT, CLOSING, CONTENT)
@@ -38,7 +38,7 @@ def make_evaluator(backbone: GemmaBackbone, plan: ComputePlan = ONE_DEVICE) -> E
     def sums(params: Params, batch: DeviceBatch) -> jax.Array:
         of_kind = batch["target_kinds"][None] == jnp.array(_KINDS)[:, None, None]
         scored = of_kind.any(axis=0).astype(jnp.float32)
-        log_probs, correct = target_scores(backbone, params, batch, scored, plan=plan)
+        log_probs, correct = score_targets(backbone, params, batch, scored, plan=plan)
         values = jnp.stack([-log_probs, correct.astype(jnp.float32), jnp.ones_like(log_probs)])
         return jnp.sum(jnp.where(of_kind[None], values[:, None], 0.0), axis=(2, 3))
 
