@@ -3,16 +3,19 @@
 Axes: r rank, d_in flattened input features, d_out flattened output features.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from gemma_keras.adapters.einsum_axes import EinsumAxes
 from gemma_keras.adapters.lora import Lora
 from gemma_keras.adapters.low_rank import exact_product
+from gemma_keras.config.schema import AdapterConfig
 
 
 class AdaLora(Lora):
-    """Computes the delta scaling · lora_B · diag(lora_E) · lora_A · x, numerically as `peft/tuners/adalora/layer.py`.
+    """Adds scaling · lora_B · diag(lora_E) · lora_A · x, numerically as `peft/tuners/adalora/layer.py`.
 
     Triplet i is row i of `lora_A` [r, d_in], entry i of `lora_E` [r] and column i of `lora_B` [d_out, r]; the rank
     allocator prunes a triplet by setting its entry of `lora_E` to 0. The scaling alpha / (init_r + 1e-5) stays as it is.
@@ -20,16 +23,23 @@ class AdaLora(Lora):
 
     weight_names = ("lora_A", "lora_E", "lora_B")
 
-    def __init__(self, axes: EinsumAxes, *, rank: int, init_r: int, alpha: float, dropout: float = 0.0, **kwargs):
-        super().__init__(axes, rank=rank, alpha=alpha, dropout=dropout, name="adalora", **kwargs)
+    def __init__(self, axes: EinsumAxes, *, rank: int, init_r: int, alpha: float, **kwargs):
+        super().__init__(axes, rank=rank, alpha=alpha, name="adalora", **kwargs)
+        self.init_r = init_r
         self.scaling = alpha / (init_r + 1e-5)
+
+    @classmethod
+    def of(cls, axes: EinsumAxes, config: AdapterConfig, dtype: str) -> "AdaLora":
+        """By a configuration."""
+        r = config.init_r
+        return cls(axes, rank=r, init_r=r, alpha=config.alpha, dropout=config.dropout, dtype=dtype)
 
     def build(self, input_shape) -> None:
         self.lora_E = self.add_weight(name="lora_E", shape=(self.rank,), dtype="float32")
         super().build(input_shape)
 
     def initial_values(self, key: jax.Array) -> dict[str, jax.Array]:
-        """By weight name: lora_A and lora_B normal with deviation 0.02, lora_E zero, hence no delta."""
+        """lora_A and lora_B normal with deviation 0.02, lora_E zero."""
         key_A, key_B = jax.random.split(key)
         return {
             "lora_A": 0.02 * jax.random.normal(key_A, (self.rank, self.d_in), jnp.float32),
@@ -37,8 +47,12 @@ class AdaLora(Lora):
             "lora_B": 0.02 * jax.random.normal(key_B, (self.d_out, self.rank), jnp.float32),
         }
 
-    def kernel_delta(self, weights: dict[str, jax.Array]) -> jax.Array:
-        """The update in the layout of the projection's own kernel, from arrays by weight name."""
+    def peft_config(self) -> dict[str, Any]:
+        return {
+            "peft_type": "ADALORA", "init_r": self.init_r, "lora_alpha": self.alpha, "lora_dropout": self.dropout_rate
+        }  # fmt: skip
+
+    def _kernel_delta(self, weights: dict[str, jax.Array]) -> jax.Array:
         return self.axes.to_kernel(
             exact_product(weights["lora_B"] * weights["lora_E"], weights["lora_A"]) * self.scaling
         )

@@ -1,25 +1,25 @@
 """Adapters into a keras-hub backbone, and out of it again by merging.
 
-Model code knows nothing of adapters: an `AdaptedDense` takes the place of a projection and is called like it.
+Model code knows nothing of adapters: an `AdaptedDense` takes the place of a projection and is called like it. What an adapter
+does is its own affair (`base.Adapter`).
 Parameters are dictionaries from variable path to array, as everywhere in this package.
 """
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import jax
-import jax.numpy as jnp
 import keras
 
-from gemma_keras.adapters.adalora import AdaLora
+from gemma_keras.adapters.base import Adapter
 from gemma_keras.adapters.einsum_axes import EinsumAxes
-from gemma_keras.adapters.lora import Lora
+from gemma_keras.adapters.registry import ADAPTERS
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import AdapterConfig
+from gemma_keras.models.forward import Params
 from gemma_keras.models.stacking import stack_path
 
-Params = dict[str, jax.Array]
 _ATTENTION = {
     "query": "query_dense",
     "key": "key_dense",
@@ -34,9 +34,9 @@ INPUTS = tuple(target for target in TARGETS if target not in _INPUT_OF)
 
 
 class AdaptedDense(keras.layers.Layer):
-    """A projection plus the delta of its adapter."""
+    """A projection with its adapter."""
 
-    def __init__(self, base: keras.layers.EinsumDense, adapter: keras.layers.Layer):
+    def __init__(self, base: keras.layers.EinsumDense, adapter: Adapter):
         super().__init__(name=base.name, dtype=base.dtype_policy)
         self.base = base
         self.adapter = adapter
@@ -46,7 +46,7 @@ class AdaptedDense(keras.layers.Layer):
         self.built = True
 
     def call(self, x, training: bool = False):
-        return self.base(x) + self.adapter(x, training=training)
+        return self.adapter.apply(self.base, x, training=training)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +54,11 @@ class AdaptedMatrix:
     """Where one adapted projection keeps its variables; `name` is the path that they share."""
 
     name: str
-    adapter: Lora
+    adapter: Adapter
     kernel: str
 
     def path(self, variable: str) -> str:
-        """The path of one of the adapter's weights: `lora_A`, `lora_E` or `lora_B`."""
+        """The path of one of the adapter's weights, such as `lora_A`."""
         return getattr(self.adapter, variable).path
 
 
@@ -104,11 +104,11 @@ class AdapterStack:
     """The adapters of one projection in all blocks: each of their weights is a stack [L, ...] (`models.stacking`)."""
 
     name: str
-    adapter: Lora
+    adapter: Adapter
     matrices: tuple[AdaptedMatrix, ...]
 
     def path(self, variable: str) -> str:
-        """The path of one of the stacks: of `lora_A`, `lora_E` or `lora_B`."""
+        """The path of one of the stacks, such as that of `lora_A`."""
         return stack_path(self.matrices[0].path(variable))[0]
 
     def shape(self, variable: str) -> tuple[int, ...]:
@@ -139,10 +139,24 @@ def dropout_seeds(stacks: list[AdapterStack], key: jax.Array) -> Params:
     return seeds
 
 
+def disable_adapters(adapted: Iterable[AdaptedMatrix | AdapterStack], params: Params) -> Params:
+    """The same parameters with these adapters disabled: the model as it would be without them."""
+    off = dict(params)
+    for place in adapted:
+        disabled = place.adapter.disabled(_weights_of(place, params))
+        off |= {place.path(name): value for name, value in disabled.items()}
+    return off
+
+
+def _weights_of(place: AdaptedMatrix | AdapterStack, params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """An adapter's weights by name."""
+    return {name: params[place.path(name)] for name in place.adapter.weight_names}
+
+
 class MergedParams(Mapping[str, jax.Array]):
     """The parameters of the plain backbone, each adapted kernel computed when it is asked for and not kept.
 
-    A delta is added to its kernel in float32 and the sum rounded to the kernel's dtype; adapters are not listed.
+    The weights of adapters are not listed.
     """
 
     def __init__(self, matrices: list[AdaptedMatrix], params: Mapping[str, jax.Array]):
@@ -157,8 +171,7 @@ class MergedParams(Mapping[str, jax.Array]):
         kernel, matrix = self._params[path], self._matrices.get(path)
         if matrix is None:
             return kernel
-        weights = {name: self._params[matrix.path(name)] for name in matrix.adapter.weight_names}
-        return (kernel.astype(jnp.float32) + matrix.adapter.kernel_delta(weights)).astype(kernel.dtype)
+        return matrix.adapter.merge(kernel, _weights_of(matrix, self._params))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._paths)
@@ -189,7 +202,8 @@ def _replace(owner: keras.layers.Layer, attribute: str, config: AdapterConfig) -
     """Puts an `AdaptedDense` in the place of `owner.attribute`, with variable paths below the projection's own."""
     base = getattr(owner, attribute)
     axes = EinsumAxes.of(base.equation, tuple(base.kernel.shape))
-    adapted = AdaptedDense(base, _new_adapter(axes, base.compute_dtype, config))
+    dtype = "float32" if base.compute_dtype == "float32" else f"mixed_{base.compute_dtype}"
+    adapted = AdaptedDense(base, ADAPTERS[config.method](axes, config, dtype))
     # A built layer locks its tracker, and would keep listing the projection that is replaced.
     owner._tracker.unlock()
     owner._layers.remove(base)
@@ -199,12 +213,3 @@ def _replace(owner: keras.layers.Layer, attribute: str, config: AdapterConfig) -
         for name in base.kernel.path.split("/")[:-2]:
             scopes.enter_context(keras.name_scope(name))
         adapted.build((None, None, *axes.input_dims))
-
-
-def _new_adapter(axes: EinsumAxes, compute_dtype: str, config: AdapterConfig) -> Lora:
-    policy = "float32" if compute_dtype == "float32" else f"mixed_{compute_dtype}"
-    if config.method == "lora":
-        return Lora(axes, rank=config.init_r, alpha=config.alpha, dropout=config.dropout, dtype=policy)
-    return AdaLora(
-        axes, rank=config.init_r, init_r=config.init_r, alpha=config.alpha, dropout=config.dropout, dtype=policy
-    )

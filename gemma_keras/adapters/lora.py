@@ -4,56 +4,53 @@ Axes: B batch, T time, r rank, d_in flattened input features, d_out flattened ou
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import keras
 
+from gemma_keras.adapters.base import Adapter
 from gemma_keras.adapters.einsum_axes import EinsumAxes
 from gemma_keras.adapters.low_rank import exact_product, low_rank_product
+from gemma_keras.config.schema import AdapterConfig
 
 
-class Lora(keras.layers.Layer):
-    """Computes only the delta that an adapter adds to the output of one projection: scaling · lora_B · lora_A · x.
+class Lora(Adapter):
+    """Adds scaling · lora_B · lora_A · x to what the projection gives; the scaling is alpha / r.
 
-    Variables: `lora_A` [r, d_in] and `lora_B` [d_out, r], float32 whatever the projection's dtype.
+    Weights: `lora_A` [r, d_in] and `lora_B` [d_out, r].
     """
 
     weight_names: tuple[str, ...] = ("lora_A", "lora_B")
 
-    def __init__(
-        self, axes: EinsumAxes, *, rank: int, alpha: float, dropout: float = 0.0, name: str = "lora", **kwargs
-    ):
-        super().__init__(name=name, **kwargs)
-        self.axes = axes
+    def __init__(self, axes: EinsumAxes, *, rank: int, alpha: float, name: str = "lora", **kwargs):
+        super().__init__(axes, name=name, **kwargs)
         self.rank = rank
+        self.alpha = alpha
         self.scaling = alpha / rank
-        self.dropout_rate = dropout
-        self.dropout_seed: keras.random.SeedGenerator | None = None
 
-    @property
-    def d_in(self) -> int:
-        return math.prod(self.axes.input_dims)
-
-    @property
-    def d_out(self) -> int:
-        return math.prod(self.axes.output_dims)
+    @classmethod
+    def of(cls, axes: EinsumAxes, config: AdapterConfig, dtype: str) -> "Lora":
+        """By a configuration."""
+        return cls(axes, rank=config.init_r, alpha=config.alpha, dropout=config.dropout, dtype=dtype)
 
     def build(self, input_shape) -> None:
         self.lora_A = self.add_weight(name="lora_A", shape=(self.rank, self.d_in), dtype="float32")
         self.lora_B = self.add_weight(name="lora_B", shape=(self.d_out, self.rank), dtype="float32")
-        if self.dropout_rate > 0:  # made here, inside the layer's name scope, for a path of its own
-            self.dropout_seed = keras.random.SeedGenerator(name="dropout_seed")
-        self.built = True
+        super().build(input_shape)
 
     def initial_values(self, key: jax.Array) -> dict[str, jax.Array]:
-        """By weight name; the delta is 0: lora_A uniform in ±1/sqrt(d_in) as in PEFT, lora_B zero."""
+        """lora_A uniform in ±1/sqrt(d_in) as in PEFT, lora_B zero."""
         bound = 1 / math.sqrt(self.d_in)
         lora_A = jax.random.uniform(key, (self.rank, self.d_in), jnp.float32, -bound, bound)
         return {"lora_A": lora_A, "lora_B": jnp.zeros((self.d_out, self.rank))}
 
+    def apply(self, base: keras.layers.Layer, x: jax.Array, training: bool = False) -> jax.Array:
+        return base(x) + self(x, training=training)
+
     def call(self, x, training: bool = False):
-        """[B, T, *input_dims] -> [B, T, *output_dims]."""
+        """The delta alone, [B, T, *input_dims] -> [B, T, *output_dims]."""
         batch, time = x.shape[:2]
         x = jnp.reshape(x, (batch, time, self.d_in))
         # Scaling and E, in float32, go into the small factor.
@@ -63,8 +60,17 @@ class Lora(keras.layers.Layer):
         delta = low_rank_product(x, down, up, seed, self.dropout_rate)
         return jnp.reshape(delta, (batch, time, *self.axes.output_dims))
 
-    def kernel_delta(self, weights: dict[str, jax.Array]) -> jax.Array:
-        """The update in the layout of the projection's own kernel, from arrays by weight name."""
+    def merge(self, kernel: jax.Array, weights: dict[str, jax.Array]) -> jax.Array:
+        return (kernel.astype(jnp.float32) + self._kernel_delta(weights)).astype(kernel.dtype)
+
+    def disabled(self, weights: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return {**weights, "lora_B": jnp.zeros_like(weights["lora_B"])}
+
+    def peft_config(self) -> dict[str, Any]:
+        return {"peft_type": "LORA", "r": self.rank, "lora_alpha": self.alpha, "lora_dropout": self.dropout_rate}
+
+    def _kernel_delta(self, weights: dict[str, jax.Array]) -> jax.Array:
+        """The update in the layout of the projection's own kernel."""
         return self.axes.to_kernel(exact_product(weights["lora_B"], weights["lora_A"]) * self.scaling)
 
     def _rank_scales(self):

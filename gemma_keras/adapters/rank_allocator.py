@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gemma_keras.adapters.inject import AdapterStack, Params
+from gemma_keras.adapters.inject import AdapterStack
 from gemma_keras.adapters.low_rank import exact_product
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import AdapterConfig
+from gemma_keras.models.forward import Params
 
 Masks = dict[str, jax.Array]
 

@@ -1,15 +1,6 @@
 """Prepared datasets to batches, any step at once.
 
-B rows of a batch, T sequence length, P packed rows, R rows, E editions. A batch is a dictionary of numpy arrays:
-
-    tokens, targets        i32[B,T]  targets[b,t] = tokens[b,t+1] within a segment; 0 at a segment's last token
-    loss_weights           f32[B,T]  of the target
-    target_kinds           u8[B,T]   0 no target, or one not to be learnt, 1 prompt, 2 closing, 3 content
-    segment_ids            i32[B,T]  rows packed together count from 1; 0 is padding
-    positions              i32[B,T]  from 0 in every segment
-    row_index              i32[B,T]  which prepared row; -1 is padding
-
-Of preference pairs every array has a leading axis of 2: the chosen and the rejected side, packed alike.
+B rows of a batch, P packed rows, E editions. `batch_arrays` says what a batch is.
 
 Training visits the packed rows in a new order every epoch, by a keyed permutation that needs no memory; so the batch of
 any step follows from (seed, step) alone. Epoch e packs edition e modulo E of the rows whose wording is drawn anew.
@@ -22,13 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from gemma_keras.batch_arrays import Batch, padding_batch
 from gemma_keras.config.errors import UserError
 from gemma_keras.data.hashing import mixed
-from gemma_keras.text.templates import CLOSING, CONTENT, PADDING
+from gemma_keras.text.templates import CLOSING, CONTENT, PROMPT
 
-Batch = dict[str, np.ndarray]
-
-LOSS_KINDS = {"response": (CLOSING, CONTENT), "all": (1, CLOSING, CONTENT)}
+LOSS_KINDS = {"response": (CLOSING, CONTENT), "all": (PROMPT, CLOSING, CONTENT)}
 
 
 class PreparedSplit:
@@ -248,10 +238,7 @@ def _build(split: PreparedSplit, packed_rows: np.ndarray, loss_on: str) -> Batch
 
 def _fill(split: PreparedSplit, rows: list[Any], loss_on: str) -> Batch:
     """Lays rows side by side; a row of a pair takes the room of the pair's longer side, so that both sides lie alike."""
-    shape = (len(rows), split.sequence_length)
-    batch: Batch = {name: np.zeros(shape, np.int32) for name in ("tokens", "targets", "segment_ids", "positions")}
-    batch["row_index"] = np.full(shape, -1, np.int32)
-    batch["target_kinds"] = np.full(shape, PADDING, np.uint8)
+    batch = padding_batch(len(rows), split.sequence_length)
     for b, packed in enumerate(rows):
         start = 0
         for segment, row in enumerate(packed, start=1):
@@ -264,7 +251,7 @@ def _fill(split: PreparedSplit, rows: list[Any], loss_on: str) -> Batch:
             batch["positions"][b, start:end] = np.arange(end - start)
             batch["row_index"][b, start:end] = row
             start = max(end, start + len(split.tokens[row ^ 1])) if split.pairs else end
-    batch["loss_weights"] = np.isin(batch["target_kinds"], LOSS_KINDS[loss_on]).astype(np.float32)
+    batch["loss_weights"][:] = np.isin(batch["target_kinds"], LOSS_KINDS[loss_on])
     return batch
 
 

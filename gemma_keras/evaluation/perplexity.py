@@ -1,74 +1,18 @@
-"""Token-weighted perplexity and token accuracy, for all tokens, the model's turns, and the content of those turns.
+"""Perplexity and token accuracy of a model on held-out rows."""
 
-Axes: B packed rows, T tokens, C kinds of target token (prompt, closing, content).
-
-Perplexity is exp(Σ nll / Σ tokens) over every token of the set, never a mean of per-example values.
-"""
-
-import math
-from collections.abc import Callable, Iterable
-
-import jax
-import jax.numpy as jnp
-import numpy as np
-from keras_hub.models import GemmaBackbone
-
-from gemma_keras.models.compute_plan import ONE_DEVICE, ComputePlan
-from gemma_keras.models.forward import EMBEDDINGS, Params, forward
-from gemma_keras.models.log_probs import token_scores
-from gemma_keras.models.quantization import Int8
-from gemma_keras.models.sharding import place_batch
-from gemma_keras.text.templates import CLOSING, CONTENT, PROMPT
-
-_ARRAYS = ("tokens", "targets", "segment_ids", "positions", "target_kinds")
-_KINDS = (PROMPT, CLOSING, CONTENT)
-_SUBSETS = {"all": _KINDS, "response": (CLOSING, CONTENT), "content": (CONTENT,)}
-Evaluator = Callable[[Params, Iterable[dict[str, np.ndarray]]], dict[str, float]]
+from gemma_keras.config.schema import require
+from gemma_keras.data.pipeline import PreparedSplit, evaluation_batches
+from gemma_keras.inference.chat import ChatModel
+from gemma_keras.training.objectives.token_figures import make_evaluator
 
 
-def make_evaluator(backbone: GemmaBackbone, plan: ComputePlan = ONE_DEVICE) -> Evaluator:
-    """Builds `evaluate(params, batches)`, compiled once for batches of one shape.
+def evaluate_model(model: ChatModel, split: PreparedSplit, batch_rows: int) -> dict[str, float]:
+    """The figures of `token_figures.make_evaluator`.
 
-    The result has, for each subset (all, response, content): `loss_<subset>` (mean negative log-likelihood in nats),
-    `perplexity_<subset>`, `accuracy_<subset>` in 0..1 and `tokens_<subset>`; a subset without tokens is left out.
-    Batches need `target_kinds` [B,T] beside the arrays of a training batch; of several processes, each gives its own rows
-    (`sharding.row_share`).
+    Raises:
+        UserError: the split has no rows.
     """
-
-    @jax.jit
-    def sums(params: Params, batch: dict[str, jax.Array]) -> jax.Array:
-        hidden = forward(backbone, params, batch["tokens"], batch["positions"], batch["segment_ids"], plan=plan)
-        table = params[EMBEDDINGS]
-        of_kind = batch["target_kinds"][None] == jnp.array(_KINDS)[:, None, None]
-        log_probs, correct = token_scores(
-            hidden,
-            table.astype(hidden.dtype) if isinstance(table, Int8) else table,
-            batch["targets"],
-            of_kind.any(axis=0).astype(jnp.float32),
-            final_logit_soft_cap=backbone.architecture.final_logit_soft_cap,
-            mesh=plan.mesh,
-        )
-        values = jnp.stack([-log_probs, correct.astype(jnp.float32), jnp.ones_like(log_probs)])
-        return jnp.sum(jnp.where(of_kind[None], values[:, None], 0.0), axis=(2, 3))
-
-    def evaluate(params: Params, batches: Iterable[dict[str, np.ndarray]]) -> dict[str, float]:
-        totals = np.zeros((3, len(_KINDS)))
-        for batch in batches:
-            totals += np.asarray(sums(params, place_batch(plan.mesh, batch, _ARRAYS)), np.float64)
-        return summarise(totals)
-
-    return evaluate
-
-
-def summarise(totals: np.ndarray) -> dict[str, float]:
-    """From sums [3, C] (negative log-likelihood, correct tokens, tokens; by kind) to the figures of `make_evaluator`."""
-    figures: dict[str, float] = {}
-    for subset, kinds in _SUBSETS.items():
-        nll, correct, tokens = totals[:, [_KINDS.index(kind) for kind in kinds]].sum(axis=1)
-        if tokens == 0:
-            continue
-        figures[f"loss_{subset}"] = float(nll / tokens)
-        figures[f"perplexity_{subset}"] = math.exp(min(nll / tokens, 700.0))
-        figures[f"accuracy_{subset}"] = float(correct / tokens)
-        figures[f"tokens_{subset}"] = int(tokens)
-    return figures
+    require(
+        len(split) > 0, "there are no rows to evaluate; name corpora in data.validation, or give data.validation_rows."
+    )
+    return make_evaluator(model.backbone, model.plan)(model.params, evaluation_batches(split, batch_rows=batch_rows))

@@ -134,16 +134,20 @@ def row_share(mesh: Mesh | None) -> tuple[int, int]:
 
 
 def place_batch(mesh: Mesh | None, batch: dict[str, np.ndarray], names: Sequence[str]) -> dict[str, Any]:
-    """The named arrays [B, T] of a batch, of which this process has its `row_share`, over all devices."""
+    """The named arrays [B, T] or, of pairs, [2, B, T] of a batch, of which this process has its `row_share`, over all
+    devices.
+    """
+    arrays = {name: batch[name] for name in names}
     if mesh is None:
-        return {name: batch[name] for name in names}
-    to, (_, parts) = batch_sharding(mesh), row_share(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(
-            to, batch[name], (len(batch[name]) * parts, *batch[name].shape[1:])
-        )
-        for name in names
-    }
+        return arrays
+    _, parts = row_share(mesh)
+
+    def place(array: np.ndarray) -> jax.Array:
+        *sides, rows, time = array.shape
+        to = batch_sharding(mesh, pairs=bool(sides))
+        return jax.make_array_from_process_local_data(to, array, (*sides, rows * parts, time))
+
+    return {name: place(array) for name, array in arrays.items()}
 
 
 def vocabulary_lookup(table: jax.Array, tokens: jax.Array, plan: ComputePlan) -> jax.Array:

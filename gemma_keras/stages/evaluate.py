@@ -5,10 +5,9 @@ from pathlib import Path
 
 from gemma_keras.config.schema import AdapterConfig, Config, require
 from gemma_keras.config.serialization import to_dict
-from gemma_keras.data.pipeline import PreparedSplit, evaluation_batches
+from gemma_keras.data.pipeline import PreparedSplit
 from gemma_keras.data.prepare import prepare
-from gemma_keras.evaluation.perplexity import make_evaluator
-from gemma_keras.inference.chat import ChatModel
+from gemma_keras.evaluation.perplexity import evaluate_model
 from gemma_keras.stages import workdir as files
 from gemma_keras.stages.assets import load_chat_model, resolve_data, resolve_template, with_spans
 
@@ -27,15 +26,3 @@ def run(config: Config, workdir: Path) -> dict:
     for name, value in figures.items():
         print(f"{name:24} {value:,.4f}" if isinstance(value, float) else f"{name:24} {value:,}")
     return figures
-
-
-def evaluate_model(model: ChatModel, split: PreparedSplit, batch_rows: int) -> dict[str, float]:
-    """The figures of `perplexity.make_evaluator`.
-
-    Raises:
-        UserError: the split has no rows.
-    """
-    require(
-        len(split) > 0, "there are no rows to evaluate; name corpora in data.validation, or give data.validation_rows."
-    )
-    return make_evaluator(model.backbone, model.plan)(model.params, evaluation_batches(split, batch_rows=batch_rows))

@@ -8,11 +8,11 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import Config, PipelineConfig, require
 from gemma_keras.config.serialization import to_dict
 from gemma_keras.data.pipeline import PreparedSplit
+from gemma_keras.evaluation.perplexity import evaluate_model
 from gemma_keras.inference.chat import Answer, ChatModel
 from gemma_keras.stages import pretrain, sft
 from gemma_keras.stages import workdir as files
 from gemma_keras.stages.assets import load_chat_model
-from gemma_keras.stages.evaluate import evaluate_model
 from gemma_keras.stages.verify import verify_export
 
 

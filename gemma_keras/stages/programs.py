@@ -21,13 +21,12 @@ from keras_hub.models import GemmaBackbone
 
 from gemma_keras.adapters.inject import (
     AdaptedMatrix,
-    AdapterStack,
     adapter_stacks,
     add_adapters,
-    dropout_seeds,
     initial_adapter_params,
 )
 from gemma_keras.adapters.rank_allocator import Phase, RankAllocator, RankSchedule
+from gemma_keras.batch_arrays import DTYPES, Batch, batch_shape
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import Config
 from gemma_keras.models.architectures import Architecture
@@ -38,19 +37,16 @@ from gemma_keras.models.sharding import (
     batch_sharding,
     make_mesh,
     param_sharding,
+    place_batch,
     replicated,
 )
 from gemma_keras.models.splash_attention import LANES
 from gemma_keras.models.stacking import stacked_shapes
-from gemma_keras.training.losses import supervised_sums
+from gemma_keras.training.objectives.base import Objective
+from gemma_keras.training.objectives.registry import OBJECTIVES
 from gemma_keras.training.optimizers import learning_rate_schedule, make_optimizer
-from gemma_keras.training.preference import adapters_off, preference_sums
 from gemma_keras.training.state import TrainState, initial_state
-from gemma_keras.training.step import LossFunction, StepSettings, make_train_step
-
-BATCH_DTYPES = {
-    "tokens": np.int32, "targets": np.int32, "segment_ids": np.int32, "positions": np.int32, "loss_weights": np.float32
-}  # fmt: skip
+from gemma_keras.training.step import StepSettings, make_train_step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +59,7 @@ class TrainProgram:
     backbone: GemmaBackbone
     matrices: list[AdaptedMatrix]
     allocator: RankAllocator | None
+    objective: Objective
     plan: ComputePlan
     step: Any
     state: TrainState
@@ -75,14 +72,9 @@ class TrainProgram:
         """The program as XLA gets it."""
         return self.step.lower(self.state, self.frozen, self.batch, self.settings)
 
-    def place(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    def place(self, batch: Batch) -> dict[str, jax.Array]:
         """This process's rows of a batch as arrays over all devices."""
-        return {
-            name: jax.make_array_from_process_local_data(spec.sharding, batch[name], spec.shape)
-            if self.plan.mesh is not None
-            else batch[name]
-            for name, spec in self.batch.items()
-        }
+        return place_batch(self.plan.mesh, batch, list(self.batch))
 
 
 def build_model(config: Config, architecture: Architecture) -> tuple[GemmaBackbone, list[AdaptedMatrix]]:
@@ -110,37 +102,16 @@ def train_program(config: Config, architecture: Architecture, plan: ComputePlan)
         shardings = _state_shardings(state, plan.mesh)
         state = jax.tree.map(lambda s, to: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=to), state, shardings)
 
-    loss = _loss_function(config, backbone, stacks, plan)
+    objective = OBJECTIVES[config.train.loss](config, backbone, stacks, plan)
     step = make_train_step(
-        loss, optimizer, allocator=allocator, accumulation=config.train.accumulation, clip_norm=config.optim.clip_norm,
+        objective.sums, optimizer, allocator=allocator, accumulation=config.train.accumulation, clip_norm=config.optim.clip_norm,
         seed=config.train.seed, shardings=shardings,
     )  # fmt: skip
     return TrainProgram(
-        backbone=backbone, matrices=matrices, allocator=allocator, plan=plan, step=step, state=state,
-        frozen={path: spec for path, spec in stored.items() if path not in trained}, batch=_batch_specs(config, plan.mesh),
-        settings=_settings_specs(allocator), initial_state=begin,
+        backbone=backbone, matrices=matrices, allocator=allocator, objective=objective, plan=plan, step=step, state=state,
+        frozen={path: spec for path, spec in stored.items() if path not in trained},
+        batch=_batch_specs(config, objective, plan.mesh), settings=_settings_specs(allocator), initial_state=begin,
     )  # fmt: skip
-
-
-def _loss_function(
-    config: Config, backbone: GemmaBackbone, stacks: list[AdapterStack], plan: ComputePlan
-) -> LossFunction:
-    def supervised(trainable, frozen, batch, key):
-        params = {**frozen, **trainable, **dropout_seeds(stacks, key)}
-        return supervised_sums(backbone, params, batch, training=True, plan=plan)
-
-    def preference(trainable, frozen, batch, key):
-        params = {**frozen, **trainable}
-        policy, beta = {**params, **dropout_seeds(stacks, key)}, config.train.preference_beta
-        return preference_sums(backbone, policy, adapters_off(params), batch, beta=beta, training=True, plan=plan)
-
-    if config.train.loss == "supervised":
-        return supervised
-    if not stacks:
-        raise UserError(
-            "config.train.loss=preference needs an adapter, beside which the model is the reference: name one."
-        )
-    return preference
 
 
 def _placed_shapes(
@@ -173,11 +144,10 @@ def _state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
     return jax.tree_util.tree_map_with_path(place, state)
 
 
-def _batch_specs(config: Config, mesh: Mesh | None) -> dict[str, jax.ShapeDtypeStruct]:
-    pairs = config.train.loss == "preference"
-    shape = (*(2,) * pairs, config.train.batch_rows, config.data.sequence_length)
-    to = batch_sharding(mesh, pairs=pairs) if mesh is not None else None
-    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=to) for name, dtype in BATCH_DTYPES.items()}
+def _batch_specs(config: Config, objective: Objective, mesh: Mesh | None) -> dict[str, jax.ShapeDtypeStruct]:
+    shape = batch_shape(config.train.batch_rows, config.data.sequence_length, pairs=objective.pairs)
+    to = batch_sharding(mesh, pairs=objective.pairs) if mesh is not None else None
+    return {name: jax.ShapeDtypeStruct(shape, DTYPES[name], sharding=to) for name in objective.arrays}
 
 
 def _settings_specs(allocator: RankAllocator | None) -> StepSettings:

@@ -14,6 +14,7 @@ import jax
 
 from gemma_keras import runtime
 from gemma_keras.adapters.rank_allocator import resolve_schedule
+from gemma_keras.batch_arrays import Batch
 from gemma_keras.checkpoints.manager import Checkpoints
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import Config, require
@@ -21,10 +22,8 @@ from gemma_keras.config.serialization import to_dict
 from gemma_keras.data.pace import print_progress
 from gemma_keras.data.pipeline import PreparedSplit, batches, evaluation_batches
 from gemma_keras.data.prepare import prepare
-from gemma_keras.evaluation.perplexity import make_evaluator
 from gemma_keras.export.tokenizer_files import require_expressible
 from gemma_keras.models.architectures import Architecture
-from gemma_keras.models.compute_plan import ComputePlan
 from gemma_keras.models.forward import Params
 from gemma_keras.models.sharding import row_share
 from gemma_keras.stages import plots, processes
@@ -42,7 +41,7 @@ from gemma_keras.stages.assets import (
 from gemma_keras.stages.finishing import TrainingRun, finish
 from gemma_keras.stages.programs import TrainProgram, compile_first_that_fits, plan_for, step_settings
 from gemma_keras.training import hooks
-from gemma_keras.training.loop import Batch, Metrics, train
+from gemma_keras.training.loop import Metrics, train
 from gemma_keras.training.optimizers import learning_rate_schedule
 from gemma_keras.training.state import TrainState
 
@@ -88,7 +87,7 @@ def run(config: Config, workdir: Path) -> dict:
     inputs = {"data": report["fingerprint"], "weights": files.file_sizes(Path(config.model.weights))}
     resuming = any((workdir / "checkpoints").glob("[0-9]*"))
     processes.by_writer(lambda: files.check_inputs(workdir, inputs, resuming))
-    evaluate = _evaluator(config, assets, splits["valid"], program.plan)
+    evaluate = _evaluator(config, assets, splits["valid"], program)
     run = TrainingRun(config, workdir, template, assets, splits, program, step, last_step, ranks, evaluate)
     state = _train(run)
     result = finish(run, state, report)
@@ -219,10 +218,10 @@ class _AllRows:
 
 
 def _evaluator(
-    config: Config, assets: Assets, split: PreparedSplit, plan: ComputePlan
+    config: Config, assets: Assets, split: PreparedSplit, program: TrainProgram
 ) -> Callable[[Params], dict[str, float]]:
-    evaluate = make_evaluator(assets.backbone, plan)
-    index, count = row_share(plan.mesh)
+    evaluate = program.objective.evaluator()
+    index, count = row_share(program.plan.mesh)
 
     def on_validation_rows(trainable: Params) -> dict[str, float]:
         # As many rows at once as a microbatch has, which is what the plan has room for.
@@ -230,8 +229,7 @@ def _evaluator(
             split, batch_rows=config.train.batch_rows // config.train.accumulation, process_index=index,
             process_count=count,
         )  # fmt: skip
-        figures = evaluate({**assets.frozen, **trainable}, rows)
-        return {"loss": figures[f"loss_{config.data.loss_on}"], **figures}  # what the training loss is taken over
+        return evaluate({**assets.frozen, **trainable}, rows)
 
     return on_validation_rows
 
@@ -249,7 +247,7 @@ def _hooks(run: TrainingRun, completed: int, checkpoints: Checkpoints, log: _Log
         listed.append(hooks.Evaluation(lambda state: run.evaluate(state.trainable), settings.eval_every, last_step))
     listed.append(hooks.Log(log.append, settings.log_every, last_step))
     if processes.is_writer():
-        listed.append(hooks.Progress(settings.log_every, completed + 1, last_step, len(run.assets.matrices)))
+        listed.append(hooks.ProgressLine(settings.log_every, completed + 1, last_step, len(run.assets.matrices)))
     return [*listed, hooks.Checkpoint(checkpoints.save, settings.save_every, last_step)]
 
 

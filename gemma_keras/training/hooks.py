@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gemma_keras.training.loop import Batch, Metrics
+from gemma_keras.batch_arrays import Batch
+from gemma_keras.training.loop import Metrics
 from gemma_keras.training.state import TrainState
 
 # Fields that depend on the machine's speed; all others are equal from run to run.
@@ -89,7 +90,7 @@ class Log:
         self.write(line)
 
 
-class Progress:
+class ProgressLine:
     """A line for people: step, loss, tokens/s, time left, adapter rank."""
 
     def __init__(self, every: int, first_step: int, last_step: int, matrices: int = 0):

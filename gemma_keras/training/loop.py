@@ -3,12 +3,10 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-import numpy as np
-
+from gemma_keras.batch_arrays import Batch
 from gemma_keras.training.state import TrainState
 
 Metrics = dict[str, Any]
-Batch = dict[str, np.ndarray]
 
 
 class Hook(Protocol):

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from gemma_keras.adapters.rank_allocator import AllocatorState, RankAllocator
-
-Params = dict[str, jax.Array]
+from gemma_keras.models.forward import Params
 
 
 class TrainState(NamedTuple):

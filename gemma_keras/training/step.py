@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import optax
 
 from gemma_keras.adapters.rank_allocator import Phase, RankAllocator
-from gemma_keras.training.losses import LossSums
+from gemma_keras.models.forward import Params
+from gemma_keras.training.objectives.base import DeviceBatch, LossSums
 from gemma_keras.training.optimizers import clip_by_global_norm
-from gemma_keras.training.state import Params, TrainState
+from gemma_keras.training.state import TrainState
 
-Batch = dict[str, jax.Array]
-# (trainable, frozen, microbatch, random key) -> sums
-LossFunction = Callable[[Params, Params, Batch, jax.Array], LossSums]
+# `Objective.sums`: (trainable, frozen, microbatch, random key) -> sums
+LossFunction = Callable[[Params, Params, DeviceBatch, jax.Array], LossSums]
 
 _DROPOUT_STREAM = 0x5EED
 
@@ -38,7 +38,7 @@ def make_train_step(
     clip_norm: float = 0.0,
     seed: int = 0,
     shardings: Any = None,
-) -> Callable[[TrainState, Params, Batch, StepSettings], tuple[TrainState, dict[str, jax.Array]]]:
+) -> Callable[[TrainState, Params, DeviceBatch, StepSettings], tuple[TrainState, dict[str, jax.Array]]]:
     """Builds `step(state, frozen, batch, settings) -> (state, metrics)`; `state` is donated.
 
     The loss is one mean over the global batch however many microbatches it comes in. A step whose loss or gradient is
@@ -46,7 +46,7 @@ def make_train_step(
     `shardings`, of the structure of a state, says where the new state and so the gradients lie; None: JAX decides.
     """
 
-    def step(state: TrainState, frozen: Params, batch: Batch, settings: StepSettings):
+    def step(state: TrainState, frozen: Params, batch: DeviceBatch, settings: StepSettings):
         # A stream of its own: the initial weights are drawn from the seed's key, too.
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _DROPOUT_STREAM), state.step)
         sums, grads = _accumulate(loss, state.trainable, frozen, batch, key, accumulation)
@@ -54,7 +54,7 @@ def make_train_step(
             grads = jax.lax.with_sharding_constraint(grads, shardings.trainable)
         weight = jnp.maximum(sums.weight, 1.0)
         grads = jax.tree.map(lambda g: g / weight, grads)
-        metrics = {"loss": sums.nll / weight, "token_accuracy": sums.correct / weight}
+        metrics = {name: total / weight for name, total in {"loss": sums.loss, **sums.metrics}.items()}
         active = None
         if allocator and state.allocator and settings.phase:
             active = allocator.active(state.allocator, settings.phase)
@@ -80,7 +80,7 @@ def _accumulate(loss, trainable, frozen, batch, key, accumulation) -> tuple[Loss
 
     def value(trainable, microbatch, key):
         sums = loss(trainable, frozen, microbatch, key)
-        return sums.nll, sums
+        return sums.loss, sums
 
     gradient = jax.grad(value, has_aux=True)
     if accumulation == 1:
@@ -93,8 +93,10 @@ def _accumulate(loss, trainable, frozen, batch, key, accumulation) -> tuple[Loss
         return jax.tree.map(jnp.add, totals, (sums, grads)), None
 
     microbatches = {name: _microbatches(array, accumulation) for name, array in batch.items()}
-    zero = jnp.zeros(())
-    totals = (LossSums(zero, zero, zero), jax.tree.map(jnp.zeros_like, trainable))
+    first = {name: array[0] for name, array in microbatches.items()}
+    shapes = jax.eval_shape(loss, trainable, frozen, first, key)  # which metrics there are, the objective alone knows
+    zeros = jax.tree.map(lambda sums: jnp.zeros(sums.shape, sums.dtype), shapes)
+    totals = (zeros, jax.tree.map(jnp.zeros_like, trainable))
     (sums, grads), _ = jax.lax.scan(add, totals, (microbatches, jnp.arange(accumulation)))
     return sums, grads
 

@@ -15,7 +15,7 @@ from gemma_keras.models.architectures import to_hf_config
 from gemma_keras.models.forward import build_backbone, forward, logits
 from gemma_keras.models.hf_names import hf_tensors
 from gemma_keras.models.stacking import UnstackedParams, stack_params
-from gemma_keras.training.losses import supervised_sums
+from gemma_keras.training.objectives.supervised import supervised_sums
 from gemma_keras.training.optimizers import make_optimizer
 from gemma_keras.training.state import initial_state
 from gemma_keras.training.step import StepSettings, make_train_step

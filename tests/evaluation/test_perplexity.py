@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from gemma_keras.evaluation.perplexity import make_evaluator, summarise
 from gemma_keras.models.forward import build_backbone, forward, logits
 from gemma_keras.text.templates import CLOSING, CONTENT, PROMPT
+from gemma_keras.training.objectives.token_figures import make_evaluator, summarise
 from tests.models.conftest import lively_params, small
 
 

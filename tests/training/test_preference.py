@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from gemma_keras.adapters.inject import add_adapters, initial_adapter_params
+from gemma_keras.adapters.inject import adapted_matrices, add_adapters, disable_adapters, initial_adapter_params
 from gemma_keras.config.schema import AdapterConfig
+from gemma_keras.models.compute_plan import ONE_DEVICE
 from gemma_keras.models.forward import build_backbone, forward, logits
-from gemma_keras.training.preference import adapters_off, preference_sums
+from gemma_keras.training.objectives.preference import Preference, preference_sums
 from tests.models.conftest import lively_params, small
 
 BETA = 0.3
@@ -70,7 +71,7 @@ def answer_log_prob(backbone, params, tokens):
 def test_packed_pairs_equal_single_answers(model):
     backbone, params = model
     batch, answers = packed_pairs()
-    reference = adapters_off(params)
+    reference = disable_adapters(adapted_matrices(backbone), params)
     sums = preference_sums(backbone, params, reference, batch, beta=BETA, training=False)
     expected, wins = 0.0, 0
     for pair in answers:
@@ -79,17 +80,31 @@ def test_packed_pairs_equal_single_answers(model):
         )
         expected -= torch.nn.functional.logsigmoid(BETA * (chosen - rejected)).item()
         wins += bool(chosen > rejected)
-    assert float(sums.weight) == len(answers) and int(sums.correct) == wins
-    assert float(sums.nll) == pytest.approx(expected, rel=1e-5)
+    assert float(sums.weight) == len(answers) and int(sums.metrics["rewards/accuracies"]) == wins
+    assert float(sums.loss) == pytest.approx(expected, rel=1e-5)
     assert abs(expected / len(answers) - math.log(2)) > 1e-2  # so that the reference and beta show
 
 
 def test_a_fresh_adapter_has_the_loss_ln_2(model):
     backbone, params = model
-    sums = preference_sums(
-        backbone, adapters_off(params), adapters_off(params), packed_pairs()[0], beta=BETA, training=False
+    fresh = disable_adapters(adapted_matrices(backbone), params)
+    sums = preference_sums(backbone, fresh, fresh, packed_pairs()[0], beta=BETA, training=False)
+    assert float(sums.loss / sums.weight) == pytest.approx(math.log(2), rel=1e-6)
+
+
+def test_figures_of_other_rows_are_those_of_the_step_under_names_of_their_own(model):
+    backbone, params = model
+    batch, _ = packed_pairs()
+    objective = Preference(backbone, [], ONE_DEVICE, BETA)
+    sums = objective.sums(params, {}, batch, None)
+    figures = objective.evaluator()(params, [batch, batch])
+    assert figures == pytest.approx(
+        {
+            "loss": float(sums.loss / sums.weight),
+            "rewards/accuracies": float(sums.metrics["rewards/accuracies"] / sums.weight),
+        },
+        rel=1e-5,
     )
-    assert float(sums.nll / sums.weight) == pytest.approx(math.log(2), rel=1e-6)
 
 
 def test_the_reference_gets_no_gradient(model):
@@ -97,7 +112,7 @@ def test_the_reference_gets_no_gradient(model):
     batch = packed_pairs()[0]
 
     def loss(reference):
-        return preference_sums(backbone, params, reference, batch, beta=BETA, training=False).nll
+        return preference_sums(backbone, params, reference, batch, beta=BETA, training=False).loss
 
-    grads = jax.grad(loss)(adapters_off(params))
+    grads = jax.grad(loss)(disable_adapters(adapted_matrices(backbone), params))
     assert all(not np.asarray(g).any() for g in grads.values())

@@ -13,7 +13,8 @@ from gemma_keras.adapters.rank_allocator import RankAllocator, resolve_schedule
 from gemma_keras.config.schema import AdapterConfig, OptimConfig
 from gemma_keras.models.forward import build_backbone
 from gemma_keras.models.stacking import stack_params
-from gemma_keras.training.losses import LossSums, supervised_sums
+from gemma_keras.training.objectives.base import LossSums
+from gemma_keras.training.objectives.supervised import supervised_sums
 from gemma_keras.training.optimizers import clip_by_global_norm, learning_rate_schedule, make_optimizer
 from gemma_keras.training.state import initial_state
 from gemma_keras.training.step import StepSettings, make_train_step
@@ -38,7 +39,7 @@ def make_batch(rng, rows=4, length=16):
 def quadratic(trainable, frozen, batch, key):
     """A loss whose gradient is known: Σ w (x·p)² / 2."""
     error = batch["x"] @ trainable["p"]
-    return LossSums(0.5 * jnp.sum(batch["w"] * error**2), jnp.sum(batch["w"]), jnp.zeros(()))
+    return LossSums(0.5 * jnp.sum(batch["w"] * error**2), jnp.sum(batch["w"]), {})
 
 
 def adapter_step(seed=0, accumulation=1, dropout=0.0):
@@ -152,7 +153,7 @@ def test_a_decaying_rate_equals_optax_adamw():
     moments, rng = theirs.init(params), np.random.default_rng(0)
     for t in range(8):
         batch = {"x": rng.normal(size=(3, 2)).astype(np.float32), "w": np.ones(3, np.float32)}
-        grads = jax.grad(lambda p, batch=batch: quadratic(p, {}, batch, None).nll / 3)(params)
+        grads = jax.grad(lambda p, batch=batch: quadratic(p, {}, batch, None).loss / 3)(params)
         updates, moments = theirs.update(grads, moments, params)
         params = optax.apply_updates(params, updates)
         state, _ = jitted(state, {}, batch, StepSettings(np.float32(schedule(t)), None))

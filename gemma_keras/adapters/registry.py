@@ -1,0 +1,12 @@
+"""Adapters by name."""
+
+from collections.abc import Callable
+
+from gemma_keras.adapters.adalora import AdaLora
+from gemma_keras.adapters.base import Adapter
+from gemma_keras.adapters.einsum_axes import EinsumAxes
+from gemma_keras.adapters.lora import Lora
+from gemma_keras.config.schema import AdapterConfig
+
+# By `adapter.method`: (axes of the projection, configuration, Keras dtype policy) -> adapter
+ADAPTERS: dict[str, Callable[[EinsumAxes, AdapterConfig, str], Adapter]] = {"lora": Lora.of, "adalora": AdaLora.of}
