@@ -37,6 +37,7 @@ SCALES: dict[str, tuple[str, Fraction]] = {
     for names, factor in units.items()
     for name in names.split()
 }
+# 3个月 measures, 3月 is March.
 UNIT = "|".join(re.escape(name) for name in sorted(SCALES, key=len, reverse=True) if name != "月") + "|(?<=个)月"
 UNIT_END = r"(?![a-zA-Z^/形星函])"  # no 三角形
 
