@@ -243,10 +243,10 @@ def drawn(grammars, form, tokenizer, rng) -> str:
     return tokenizer.decode(tokens)
 
 
-def test_latex_that_nests_too_deep_or_lacks_arguments_is_read_as_it_stands(capfd):
+def test_latex_that_nests_too_deep_or_lacks_arguments_is_read_as_it_stands(caplog):
     for text in ("_{" * 140, "\\sqrt" * 50, "\\frac{1}", "\\frac", "\\binom"):
         assert isinstance(answers.final_answer(f"答案：{text}"), str)
-    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(("unit", "end"), SHAPES)

@@ -34,7 +34,7 @@ def latex_to_text(text: str) -> str:
         ValueError, IndexError, RecursionError, TypeError: pylatexenc cannot read it.
 
     >>> latex_to_text(r"\frac{x+1}{2} \ne \sqrt{x}+1"), latex_to_text(r"$2^{10}$"), latex_to_text(r"x^{n+1} \foo 1{,}000")
-    (' (x+1)/2 ≠√(x)+1', '2^10', 'x^(n+1) \\foo 1,000')
+    (' (x+1)/2  ≠√(x)+1', '2^10', 'x^(n+1) \\foo 1,000')
     """
     text = re.sub(r"(?<=\d)(?:\\[,;: ]|~)(?=\d{3}(?!\d))", "", text)  # a blank between thousands
     text = re.sub(r"(?<!\\)[%#]|(?<!\\)&(?!.*\\end)", r"\\\g<0>", text)  # signs of a reply, not comments or columns
