@@ -1,7 +1,8 @@
 """How the time to read a reply grows with its length: every reader, over shapes that make careless patterns backtrack.
 
 Prints, for each shape, the slowest reader's seconds at 100,000 and at 200,000 characters and their largest ratio of any
-reader (2 is linear). Processor seconds, the least of several runs; ratios are of readings above five milliseconds only.
+reader (2 is linear). Processor seconds, the least of several runs; ratios are of readings above five milliseconds
+only, 0 where there is none.
 
     python -m benchmarks.reply_readers [--length=100000] [--rounds=3]
 """
@@ -27,7 +28,7 @@ def main(_: list[str]) -> None:
         short, long = (reply(unit, end, length) for length in (LENGTH.value, 2 * LENGTH.value))
         rows = [(name, _seconds(reader, short), _seconds(reader, long)) for name, reader in READERS.items()]
         name, once, twice = max(rows, key=lambda row: row[2])
-        ratio = max(second / first for _, first, second in rows if first > NOTICEABLE)
+        ratio = max((second / first for _, first, second in rows if first > NOTICEABLE), default=0.0)
         worst = max(worst, ratio)
         print(f"{unit + '…' + end!r:24}{name:>16}{once:10.4f}{twice:10.4f}{ratio:7.2f}", flush=True)
     print(f"largest ratio {worst:.2f} over {len(SHAPES)} shapes and {len(READERS)} readers")

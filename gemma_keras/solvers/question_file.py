@@ -139,7 +139,7 @@ def _parsed(line: str, where: str) -> Any:
 def _delimiter(text: str, suffix: str) -> str:
     """What separates the columns of a table, which one of them has to be called question; empty: it is none."""
     header = text.lstrip("\r\n").splitlines()[0]
-    for delimiter in _DELIMITERS.get(suffix, ("\t", ",")):
+    for delimiter in _DELIMITERS.get(suffix, ("\t", ",", ";")):
         columns = [column.strip(' "').lower() for column in header.split(delimiter)]
         if set(columns) & set(QUESTION) and (len(columns) > 1 or suffix):
             return delimiter

@@ -28,7 +28,7 @@ def test_no_field_is_left_out():
 
 def test_every_field_that_names_a_file_is_a_path():
     """And none else: what a new field holds is told by its sentence, so that nobody forgets `~`."""
-    naming = re.compile(r"\bfiles?\b.*;|\bfolder\b|^file |prepared data of|prompts that take")
+    naming = re.compile(r"\bfiles?\b.*;|(?<!weights' )\bfolder\b|^file |prepared data of|prompts that take")
     for leaf in leaves(PipelineConfig(sft=Config(data=DataConfig(corpora=(CorpusConfig(),))))):
         named = leaf.kind in (str, tuple[str, ...]) and bool(naming.search(leaf.doc))
         assert named == (leaf.holds == PATHS), (leaf.path, leaf.doc)

@@ -20,6 +20,7 @@ SUM = Asked(Question("2 加 2？", ("3", "4"), "7"), "B")
 @pytest.mark.parametrize(
     "text",
     [
+        "question;other\n一？;x\n二 {x}？;\n",
         "一？\r\n\n  二 {x}？ \n",
         "\ufeff一？\n二 {x}？",
         '["一？", "二 {x}？"]',

@@ -13,12 +13,14 @@ from gemma_keras.solvers.backward_verification import masked_questions
 from gemma_keras.solvers.replies import (
     answers,
     judgements,
+    latex,
     letters,
     numerals,
     plain,
     plans,
     quantities,
     scores,
+    senses,
     times,
     units,
 )
@@ -241,6 +243,12 @@ def drawn(grammars, form, tokenizer, rng) -> str:
     return tokenizer.decode(tokens)
 
 
+def test_latex_that_nests_too_deep_or_lacks_arguments_is_read_as_it_stands(caplog):
+    for text in ("_{" * 140, "\\sqrt" * 50, "\\frac{1}", "\\frac", "\\binom"):
+        assert isinstance(answers.final_answer(f"答案：{text}"), str)
+    assert not caplog.records
+
+
 @pytest.mark.parametrize(("unit", "end"), SHAPES)
 def test_no_reader_hangs_on_a_long_reply(unit, end):
     """A pattern that backtracks would take minutes and more; how time grows is shown by `benchmarks.reply_readers`."""
@@ -250,7 +258,7 @@ def test_no_reader_hangs_on_a_long_reply(unit, end):
 
 
 @pytest.mark.parametrize(
-    "module", [answers, judgements, letters, numerals, plain, plans, quantities, scores, times, units]
+    "module", [answers, judgements, latex, letters, numerals, plain, plans, quantities, scores, senses, times, units]
 )
 def test_examples_of_the_documentation(module):
     assert doctest.testmod(module).failed == 0

@@ -14,9 +14,11 @@ from gemma_keras.solvers.replies.plain import (
     marked_answer,
     plain,
     stated_answer,
+    trimmed,
+    without_dangling_mark,
     without_latex,
 )
-from gemma_keras.solvers.replies.times import WEEKDAY, normal_times
+from gemma_keras.solvers.replies.times import DAY, WEEKDAY, normal_times
 
 
 def final_answer(reply: str) -> str:
@@ -25,13 +27,14 @@ def final_answer(reply: str) -> str:
     >>> final_answer("答案：1,200 元"), final_answer("所以 x 大于 3。"), final_answer(r"\\boxed{42}\\n以上共 3 步。")
     ('1200 元', 'x>3', '42')
     """
-    later = corrected(plain(reply))
-    if later != plain(reply) and re.search(r"\d", later) and "boxed" not in later:
+    text = without_dangling_mark(plain(reply))
+    later = corrected(text)
+    if later != text and re.search(r"\d", later) and "boxed" not in later:
         return _form(_without_reasons(marked)) if (marked := marked_answer(later)) else _said(_conclusion(later))
     marked = marked_answer(reply)
     if marked:
         return _form(_without_reasons(marked))
-    return _said(_without_reasons(stated_answer(reply) or _conclusion(plain(reply))))
+    return _said(_without_reasons(stated_answer(reply) or _conclusion(text)))
 
 
 def expected_answer(text: str) -> str:
@@ -73,7 +76,7 @@ _REASON = re.compile(
     r"[,;(。] ?(?:因为|由于|理由|原因|解释|验证|检验|即|也就是|其中|而?不是"
     r"|because|since|as\b|which|not\b|rather|where|while|(?:fewer|more|less) than|compared|so\b"
     r"|(?:the|a|an)\b(?!.* (?:is|are|was|were|comes|equals)\b))"
-    r"|。|[!?;](?= |$)|\. (?=\D)|\.$",
+    r"|。|(?:[?;]|(?<!\b[A-Za-z])(?<!\))!)(?= |$)|\. (?=\D)|\.$",
     re.IGNORECASE,
 )
 
@@ -123,7 +126,7 @@ _LISTED = re.compile(
 
 def _said(text: str) -> str:
     """The answer of a sentence: yes or no where it begins so, the formula that it ends with, its only or last quantity."""
-    text = normal_times(_relations(without_latex(text[-LONGEST_ANSWER:]))).strip(" .,。")
+    text = trimmed(normal_times(_relations(without_latex(text[-LONGEST_ANSWER:]))), " .,。")
     text = _NOTE.sub("", text)
     if _REFUSED.search(text):
         return ""
@@ -138,13 +141,13 @@ def _said(text: str) -> str:
     ratios = _RATIOS.findall(text)
     if len(ratios) == 1 and not re.search(r"\d", text[text.index(ratios[0]) + len(ratios[0]) :]):
         return ratios[0]
+    dates = list(DAY.finditer(text))
+    if len(dates) == 1 and not re.search(r"\d", text[dates[0].end() :]):
+        return dates[0][0]
     listed = _LISTED.search(text)
     if listed:
         return _form(listed[0])
-    amount = quantities.quantity(text)
-    if amount is None:
-        found = quantities.numbers(quantities.signed(text))
-        amount = found[-1].quantity if found else quantities.counted(text)
+    amount = quantities.quantity(text) or quantities.last(text) or quantities.counted(text)
     if amount is not None:
         return str(amount)
     days = [found[0] for found in WEEKDAY.finditer(text)]
@@ -178,12 +181,12 @@ def _relations(text: str) -> str:
 
 
 _RATIO = re.compile(r"(?<=\d) ?(?:比|to) ?(?=\d)", re.IGNORECASE)
+_RANGE = re.compile(r"(?<=\d) ?[~到至] ?(?=\d)")
 _AROUND = " \t\n.,。!?;:'\"“”‘’《》「」"
 _LEADING = re.compile(r"^(?:(?:应该|应|大?约|就)?(?:是(?!的?$)|为|=|:)|(?:it|the answer) is |is )+ ?", re.IGNORECASE)
 _SET = re.compile(r"^\{ ?[A-Za-z] ?[|:∣] ?(.+?) ?\}$")
-_TURNED = re.compile(r"(-?[\d./]+)([<>≤≥])([A-Za-z])")
 _TURNS = str.maketrans("<>≤≥", "><≥≤")
-_SPELT = [("或者", "或"), ("且", "和"), ("÷", "/"), ("·", "*"), ("×", "*")]
+_SPELT = [("或者", "或"), ("且", "和"), ("÷", "/"), ("、", ","), ("·", "*"), ("×", "*")]
 
 
 def _form(text: str) -> str:
@@ -191,8 +194,8 @@ def _form(text: str) -> str:
     if len(text) > LONGEST_ANSWER:
         return re.sub(r"\s", "", text).casefold()
     text = _SET.sub(r"\1", text)
-    text = _unwrapped(_LEADING.sub("", _relations(without_latex(text)).strip(_AROUND)))
-    text = _RATIO.sub(":", normal_times(text))
+    text = _unwrapped(_LEADING.sub("", trimmed(_relations(without_latex(text)), _AROUND)))
+    text = _RANGE.sub("-", _RATIO.sub(":", normal_times(text)))
     unknowns = _unknowns(text)
     if unknowns:
         return unknowns
@@ -204,12 +207,32 @@ def _form(text: str) -> str:
     if amount is not None:
         return str(amount)
     text = re.sub(r"\bor\b", "或", re.sub(r"\band\b", "和", text.casefold()))
-    text = re.sub(r"√ ?\(([\w.]+)\)", r"√\1", text)
+    text = re.sub(r"√ ?\((\d+|\w)\)(?!\w)", r"√\1", text)
     for spelling, sign in _SPELT:
         text = text.replace(spelling, sign)
-    text = re.sub(r"\s", "", text).strip(_AROUND)
-    turned = _TURNED.fullmatch(text)
-    return f"{turned[3]}{turned[2].translate(_TURNS)}{turned[1]}" if turned else text
+    text = trimmed(_BLANKS.sub("", text), _AROUND)
+    return _chain(_SETS.sub(_sorted, text))
+
+
+_BLANKS = re.compile(r"(?<!\d) | (?!\d)|\n|\t")  # 1 2 is no 12
+_SETS = re.compile(r"\{([^{}<>=|:]*,[^{}<>=|:]*)\}")
+
+
+def _sorted(found: re.Match[str]) -> str:
+    """A set with its members in one order."""
+    return f"{{{','.join(sorted(found[1].split(',')))}}}"
+
+
+def _chain(text: str) -> str:
+    """Relations with the unknown first (x>3), and several of them or those of two unknowns in rising order (1<x<3, a<b)."""
+    first, *rest = re.split(r"([<>≤≥])", text)
+    signs, last = rest[::2], rest[-1:]
+    if not signs or not all([first, *rest[1::2]]):
+        return text
+    numbers = [re.fullmatch(r"-?[\d./]+", side) is not None for side in (first, last[0])]
+    rising = signs[0] in "<≤"
+    turns = not rising if len(signs) > 1 or not any(numbers) else numbers[0]
+    return "".join(reversed([first, *rest])).translate(_TURNS) if turns else text
 
 
 def _unwrapped(text: str) -> str:

@@ -14,18 +14,20 @@ _LATEX = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mathsf|boldsymbol|bm|quad|q
 
 # Each of the following ends where a letter may follow.
 _HEDGE = "(?:应该|应当|应|就|便|则|只能|显然|肯定|当然|大概|可能|还|我|其实|实际上|最终|反而)?"
+_ALONE = r"[(]?(?-i:[A-Z])(?:[^\w ]|$)"
 _STATED_ZH = (
     r"(?:答案|结论|正确(?:的?选项|的?一?项|的)|选项|选择|选的|[最更][^,。;:\n]{1,12}的(?:一?项|选项)?)[】\]\"'”]?"
     rf" ?{_HEDGE} ?(?:是|为|选择?|:|=|即|→)+ ?{_HEDGE} ?[:是选]?|【答案】 ?"
+    rf"|(?:答案|正确选项|(?<![^\n])答 ?: ?选?) ?(?={_ALONE})"
 )
 _STATED_EN = (
-    r"\b(?:answer|choice|option|pick|selection|response|one)(?: here| to this question)?"
+    r"\b(?:ans(?:wer)?|choice|option|pick|selection|response|one)(?: here| to this question)?"
     r"(?:'s| is| was| would be| should be| must be| has to be| ?[:=]| ?->| ?→)+"
     r"(?: (?:actually|therefore|clearly|probably|most likely|definitely|indeed|thus|simply|then|just|still))?"
-    r"|<answer> ?|\"(?:answer|choice|option)\" ?: ?|#### ?"
+    rf"|<answer> ?|\bans(?:wer)?\.? (?={_ALONE})|\"(?:answer|choice|option)\" ?: ?|#### ?"
 )
 _CHOSEN_ZH = (
-    r"(?<![不别勿没])(?<!不[能应该会])选(?!项)(?:择|定|取|了|的是|用)?|只有|只剩下?|剩下的?(?:只有|就是)?|留下|也就是|(?<![不都])就是"
+    r"(?<![不别勿没误错漏])(?<!不[能应该会])选(?!项)(?:择|定|取|了|的是|用)?|只有|只剩下?|剩下的?(?:只有|就是)?|留下|也就是|(?<![不都])就是"
     r"|应该是|应为|只能是|即|(?:觉得|认为|感觉|猜) ?(?:答案)?(?:应该)?(?:是|选)?|定为|支持|倾向于?|对应|改[选为成]?"
     r"|(?:故|所以|因此|综上(?:所述)?|最终)(?:是|为)?[,:]?"
 )
@@ -45,16 +47,15 @@ _RIGHT_ZH = (
 )
 _RIGHT_EN = (
     r"[)\]\"']?,? (?:is|are|looks|seems)(?: both| all)?(?: clearly| indeed)?(?: the)? "
-    r"(?:correct|right|best|better|only (?:correct|right|possible|valid|remaining|one)|true answer|one that)"
+    r"(?:correct|right|best|better|only (?:correct|right|possible|valid|remaining|one)|true answer"
+    r"|(?:best |right |correct )?answer\b|one that)"
 )
-_WRONG = (
-    r"[)\]】\"']? ?(?:选项|项)?(?:是|都|也|就)?(?:错|不[是对正符成]|有误)| (?:is|are|was) (?:not|wrong|incorrect|false)"
-)
+_WRONG = r"[)\]】\"']? ?(?:选项|项)?(?:是|均|都|也|就)?(?:错|不[是对正符成]|有误)| (?:is|are|was) (?:not|wrong|incorrect|false)"
 _ALSO = r" ?(?:、|,|和|与|或者?|及|以及|还是|跟|/|&|and|or)+ ?(?:选项|option )?"
 
 _SUPPOSED = re.compile(
     r"(?:如果|若|假如|要是|假设|倘若|一旦|不能|不要|不应|不会|没有?|能否|是否"
-    r"|\bif\b|\bsuppose\b|\bwere\b|\bcan't\b|\bcannot\b|\bnot\b|n't\b)[^,。;\n]{0,10}$",
+    r"|\bif\b|\bsuppose\b|\bwere\b|\bcan't\b|\bcannot\b|\bnot\b|n't\b)[^,。;\n]{0,10}$|(?:除了?|排除) ?$",
     re.IGNORECASE,
 )
 
@@ -90,7 +91,8 @@ class _Patterns:
     def __init__(self, letters: str) -> None:
         either = f"[{letters}{letters.lower()}]"
         capital = f"(?<![A-Za-z0-9_'^∠△\\\\-])[{letters}]"
-        also = rf"(?:[)\]】]?{_ALSO}({either}){_ENDS}(?!{_WRONG}))?"
+        others = rf"(?:(?:{_ALSO}){either}){{0,9}}{_WRONG}"
+        also = rf"(?:[)\]】]?{_ALSO}({either}){_ENDS}(?!{others}))?"
         named = rf"{_BETWEEN}({either}){_ENDS}{also}"
         self.stated = re.compile(rf"(?:{_STATED_ZH}|{_STATED_EN}){named}", re.IGNORECASE)
         self.chosen = re.compile(rf"(?:{_CHOSEN_ZH}|{_CHOSEN_EN}){named}", re.IGNORECASE)
@@ -101,7 +103,8 @@ class _Patterns:
             rf"[(\[【\"'“]?(?:选项|option |choice )? ?({either}) ?(?:选项|项)?(?:吧|呢|啊|哦)?\W{{0,8}}", re.IGNORECASE
         )
         self.opening = re.compile(
-            rf"(?:\(|\[|选项 ?|option )?([{letters}])(?:[)\].:、。,!?]|选项|项| ?$)", re.IGNORECASE
+            rf"(?:\(|\[|选项 ?|option )?([{letters}])(?:[)\].:、。,!?]|选项|项| ?$)(?! ?[和与,、]? ?{either}(?![A-Za-z]))",
+            re.IGNORECASE,
         )
 
     def meant(self, pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:

@@ -8,11 +8,12 @@ import functools
 import re
 import unicodedata
 
-from pylatexenc.latex2text import LatexNodes2Text, MacroTextSpec, get_default_latex_context_db
-from pylatexenc.macrospec import LatexContextDb
+from gemma_keras.solvers.replies.latex import latex_to_text
 
 LONGEST_ANSWER = 300
 """Characters of a final answer that are looked at; longer ones are prose."""
+LONGEST_MARK = 60
+"""Characters of the mark of an answer and the words before it."""
 
 _SAME = str.maketrans(
     dict.fromkeys("\u2212\u2013\u2010\u2011\u2012\ufe63\uff0d", "-")
@@ -26,6 +27,7 @@ _TRADITIONAL = str.maketrans(
 """Of the words that the readers of replies look for."""
 _RAISED = re.compile(r"[⁺⁻]?[⁰¹²³⁴-⁹]{1,20}")
 _VULGAR = re.compile(r"[¼-¾⅐-⅞]")
+_THOUSANDS = re.compile(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3}(?!\d))")
 _EMPHASIS = re.compile(r"\*{2,}|_{2,}|`+|(?<![\w)])\*(?=\S)|(?<=\S)\*(?![\w(])")
 _BLANKS = re.compile(r"[^\S\n]+")
 _LINES = re.compile(r" ?\n[ \n]*")
@@ -42,20 +44,14 @@ def plain(text: str) -> str:
     """
     text = text.replace("\r", "\n").translate(_SAME)
     text = _RAISED.sub(lambda raised: "^" + unicodedata.normalize("NFKC", raised[0]).translate(_SAME), text)
+    text = _THOUSANDS.sub("", text)
     text = _VULGAR.sub(lambda share: " " + unicodedata.normalize("NFKC", share[0]), text)
     text = unicodedata.normalize("NFKC", text).translate(_SAME).translate(_TRADITIONAL)
     text = _LINES.sub("\n", _BLANKS.sub(" ", _EMPHASIS.sub("", text)))
     return _SPACED.sub("", _ORNAMENT.sub("", text)).strip()
 
 
-def _latex_context() -> LatexContextDb:
-    """pylatexenc's own, but for a blank before a fraction, so that 3\\frac{1}{2} is no 31/2."""
-    context = get_default_latex_context_db()
-    context.add_context_category("fractions", macros=[MacroTextSpec("frac", " %s/%s ")], prepend=True)
-    return context
-
-
-_LATEX = LatexNodes2Text(latex_context=_latex_context(), math_mode="text")
+_IS_LATEX = re.compile(r"[\\$]|\{,\}|[\^_]\{")
 
 
 def without_latex(text: str) -> str:
@@ -64,14 +60,12 @@ def without_latex(text: str) -> str:
     >>> without_latex(r"$9{,}500$"), without_latex(r"\\text{x} \\geq \\frac{1}{2}")
     ('9,500', 'x ≥ 1/2')
     """
-    if len(text) > LONGEST_ANSWER or not re.search(r"[\\$]|\{,\}", text):
+    if len(text) > LONGEST_ANSWER or not _IS_LATEX.search(text):
         return text
-    text = re.sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac", text)
-    text = re.sub(r"(?<!\\)[%#&]", r"\\\g<0>", text)  # signs of a reply, not LaTeX's comments and parameters
     money = re.sub(r"(?<![\\\d])\$(?=\d[\d,.{}]*(?:[^$\d]|$))(?![^$]*\$)", r"\\$", text)  # a lone dollar is money
     try:
-        return plain(_LATEX.latex_to_text(money))
-    except (ValueError, RecursionError, IndexError):
+        return plain(latex_to_text(money))
+    except (ValueError, IndexError, RecursionError, TypeError):  # pylatexenc makes a TypeError of some recursions
         return text
 
 
@@ -118,6 +112,26 @@ _WEAK = re.compile(
 )
 
 
+_DANGLING = re.compile(rf"[^\n,。!?;.]{{0,24}}(?:{_STRONG.pattern}|{_WEAK.pattern})[ *]?$", re.IGNORECASE)
+
+
+def without_dangling_mark(text: str) -> str:
+    """A text in `plain` form without a mark at its end that no answer follows, as in a reply that was cut off."""
+    start = max(0, len(text) - LONGEST_MARK)
+    found = _DANGLING.search(text, start)
+    is_answer = found and re.search(r"[:=] ?[:=]$", found[0])  # which sign fits?
+    return text[: found.start()] if found and not is_answer else text
+
+
+def trimmed(text: str, around: str) -> str:
+    """The text without these characters around it, but with the point of .5 and the sign of n!."""
+    bare = text.strip(around)
+    start = len(text) - len(text.lstrip(around))
+    if re.search(r"(?<!\.)\.$", text[:start]) and bare[:1].isdigit():
+        bare = f".{bare}"
+    return f"{bare}!" if text[start:].startswith(f"{bare}!") and re.search(r"(?:^|\W)[A-Za-z]$|\)$", bare) else bare
+
+
 def marked_answer(reply: str) -> str:
     """What stands after the last "答案：" or "Answer:" of a reply, or in its last LaTeX box; empty without such a mark.
 
@@ -136,7 +150,7 @@ def stated_answer(reply: str) -> str:
 def _after_last(mark: re.Pattern[str], text: str) -> str:
     """The rest of the line, or the line, that follows the last mark which is followed by anything."""
     for end in reversed([found.end() for found in mark.finditer(text)]):
-        line = text[end : end + 4 * LONGEST_ANSWER].strip(" \n\t*").split("\n", 1)[0].strip(" *。.!")
+        line = trimmed(text[end : end + 4 * LONGEST_ANSWER].strip(" \n\t*").split("\n", 1)[0], " *。.!")
         if line:
             return without_latex(line)
     return ""

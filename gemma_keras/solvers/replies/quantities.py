@@ -5,6 +5,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from gemma_keras.solvers.replies.numerals import CHINESE, ENGLISH, NUMERAL, chinese_value, english_value, numeral
+from gemma_keras.solvers.replies.senses import senses
 from gemma_keras.solvers.replies.units import SCALES, UNIT, UNIT_END, Quantity
 
 LONGEST_NUMBER = 40
@@ -35,10 +36,10 @@ _ARABIC = re.compile(
 )  # fmt: skip
 _COUNTER = (
     "(?:个|只|本|人|名|位|头|匹|张|把|棵|朵|辆|支|枝|根|瓶|杯|碗|盒|袋|箱|组|排|行|列|层|页|条|件|颗|粒|块|座|台|架|艘|间|套|双|对|"
-    "次|遍|回|趟|步|岁|年|月|周|倍|场|道|题|门|篇|首|句|字|种|类|班|份|票|队|包|桶|筐|篮|节|段|片|枚|株|串|束|幅|面|户|家|分|号|点)"
+    "次|遍|回|趟|步|岁|年|月|周|倍|场|道|题|门|篇|首|句|字|种|类|班|份|票|队|包|桶|筐|篮|节|段|片|枚|株|串|束|幅|面|户|家|分|号|点|折)"
 )
 _CHINESE = re.compile(
-    rf"(?:[\u4e00-\u9fff]{{0,12}}?(?:是|为|有|共|剩下?|得到?|等于|约|要|了|用|花))?{CHINESE}"
+    rf"(?:[\u4e00-\u9fff]{{0,12}}?(?:是|为|有|共|剩下?|得到?|等于|约|要|了|用|花))?第?{CHINESE}"
     rf"(?P<tail> ?(?:(?:{UNIT}){UNIT_END}|{_COUNTER})?[\u4e00-\u9fff]{{0,4}})"
 )
 
@@ -85,16 +86,21 @@ def _arabic(match: re.Match[str], text: str) -> Found | None:
     start, end, unit = match.start(), match.end(), ""
     if following:
         end, unit = following.end(), following["unit"].lower()
+        value += Fraction(1, 2) if following["half"] else 0
     elif text[start - 1 : start] in ("$", "¥", "￥") and start:
         start, unit = start - 1, "dollars" if text[start - 1] == "$" else "元"
         if text[start - 1 : start] == "-":
             start, sign = start - 1, -1
-    if re.match(r"[A-Za-z√π^]", text[end:]):  # 2x, 3π: a formula
+    if _PART_OF_FORMULA.match(text, end):
         return None
     return Found(start, end, Quantity(sign * value, unit))
 
 
-_FOLLOWING_UNIT = re.compile(rf" ?(?P<unit>{UNIT}){UNIT_END}", re.IGNORECASE)
+_FOLLOWING_UNIT = re.compile(rf" ?(?P<half>个半)?个? ?(?P<unit>{UNIT}){UNIT_END}", re.IGNORECASE)
+# 2x and 3π, or a unit that is not known here: 5 MB, 100 kPa, 50 Hz.
+_PART_OF_FORMULA = re.compile(
+    r"[A-Za-z√π^_]|(?<![A-Z]) (?:[a-zμ]{1,2}[A-Z][A-Za-z]?|[A-Z]{2}[A-Za-rt-z]?|Hz|Pa)(?![A-Za-z])"
+)
 _START = Found(0, 0, Quantity(Fraction(0)))
 
 
@@ -107,8 +113,21 @@ def _unit_after(text: str, at: int) -> str:
     return found["unit"].lower() if found else ""
 
 
-_FORMULA = re.compile(r"[√π∞^<>≤≥≠±∠|{}=:]|(?<![A-Za-z])[A-Za-z](?![A-Za-z'])")
+_FORMULA = re.compile(
+    r"[√π∞^<>≤≥≠±∠|{}=:_\\]|(?<![A-Za-z])[A-Za-z](?![A-Za-z'])"
+    r"|(?:\b|(?<=\d))(?:sin|cos|tan|cot|sec|csc|log|lg|ln|lim|mod)\b"
+    r"|倒数|不是|并非|\bnot\b|://",
+    re.IGNORECASE,
+)
 _NEGATIVE = re.compile(r"(?:负|零下|\bminus|\bnegative) ?(?=[\d.])", re.IGNORECASE)
+
+
+def last(text: str) -> Quantity | None:
+    """The last number in digits of a text, in the sense that the words since the number before give it."""
+    found = numbers(signed(text))
+    if not found:
+        return None
+    return found[-1].quantity._replace(senses=senses(signed(text)[found[-2].end if len(found) > 1 else 0 :]))
 
 
 def signed(text: str) -> str:
@@ -134,7 +153,7 @@ def quantity(text: str) -> Quantity | None:
     around = "".join(text[one.end : other.start] for one, other in zip([_START, *found], [*found, _end(text)]))
     if _FORMULA.search(around):
         return None
-    return found[0].quantity if len(found) == 1 else _compound(found, text)
+    return found[0].quantity._replace(senses=senses(text)) if len(found) == 1 else _compound(found, text)
 
 
 def _compound(found: list[Found], text: str) -> Quantity | None:
@@ -145,7 +164,7 @@ def _compound(found: list[Found], text: str) -> Quantity | None:
     for before, number in zip(found, found[1:]):
         if text[before.end : number.start].strip():
             return None
-        value, unit = number.quantity
+        value, unit, _ = number.quantity
         step = SCALES.get(unit, (dimension, _LAST.get((dimension, text[number.end : number.end + 1]), last)))
         if step[0] != dimension or step[1] >= last:
             return None
@@ -174,7 +193,9 @@ def _in_words(text: str) -> Quantity | None:
     chinese = _CHINESE.fullmatch(text.replace(" ", ""))
     if chinese:
         value, unit = chinese_value(chinese), _unit_or_counter(chinese["tail"])
-        return None if value is None or unit is None else Quantity(value, unit)
+        half = _FOLLOWING_UNIT.match(chinese["tail"])
+        value = value + Fraction(1, 2) if value is not None and half and half["half"] else value
+        return None if value is None or unit is None else Quantity(value, unit, senses(text))
     english = list(ENGLISH.finditer(text))
     return _english(english[0], text) if len(english) == 1 and len(text.split()) <= 6 else None
 

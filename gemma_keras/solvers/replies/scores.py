@@ -13,7 +13,8 @@ UNKNOWN_COMPLEXITY = 0.5
 _NUMBER = r"\d{0,6}\.?\d{1,12}"
 _RANGE = re.compile(
     rf"[\[(]? ?{_NUMBER} ?分?(?:到|至|~|-|—|,| to | and |–) ?{_NUMBER}(?: ?[\])])?(?: ?(?:分|之间|的范围|区间|为|:))?"
-    rf"|[<>≤≥]=? ?{_NUMBER}",
+    rf"|[<>≤≥]=? ?{_NUMBER}|(?:大于|超过|高于|小于|低于|不到|(?:above|over|below|under) ){_NUMBER}"
+    r"|(?<![\d.])[01](?:\.0)? ?(?:means|is for|being|indicates|represents|stands for|表示|代表|是最|为最|= ?[a-z])",
     re.IGNORECASE,
 )
 _MARK = re.compile(
@@ -23,7 +24,8 @@ _MARK = re.compile(
 )
 _FULL = re.compile(
     r"(?:满分|总分|out of|max(?:imum)?(?: of)?|共) ?(?:是|为|:)? ?(\d{1,4})(?: ?(?:分|颗?星))?"
-    r"|(\d{1,4}) ?分(?:制|满分)|(百|十|五)分制",
+    r"|(\d{1,4}) ?分(?:制|满分)|(百|十|五)分制"
+    r"|(?<![\d.])[01] ?(?:到|至|-|~|to) ?(5|10|100)(?![\d.])",
     re.IGNORECASE,
 )
 _OUT_OF = "\x01"
@@ -63,7 +65,7 @@ def complexity(reply: str) -> float:
     boxed, rest = last_boxed(reply)
     text = _in_digits(_TAG.sub(" ", without_latex(plain(boxed or rest))))
     full = _FULL.search(text)
-    scale = int(full[1] or full[2] or _FULLS[full[3]]) if full else 0
+    scale = int(full[1] or full[2] or full[4] or _FULLS[full[3]]) if full else 0
     text = re.sub(r"[$\"`*]", "", _FULL.sub(_OUT_OF, text))
     marked: list[tuple[int, Fraction]] = []
     scaled: list[tuple[int, Fraction]] = []
@@ -90,6 +92,7 @@ def _in_digits(text: str) -> str:
     """The words for digits that belong to a score: four out of ten, zero point three, 三颗星."""
     text = _ENGLISH.sub(lambda word: str(_DIGITS[word[0].lower()]), text)
     text = re.sub(r"\bzero point (?=\d)", "0.", text, flags=re.IGNORECASE)
+    text = re.sub(r"(?<![\d.])([1-9]) ?成", lambda tenths: f"0.{tenths[1]}", text)
     return re.sub(rf"[{_CHINESE}](?= ?(?:颗|星|分[^之钟]))", lambda digit: str(_CHINESE.index(digit[0]) + 1), text)
 
 

@@ -10,6 +10,7 @@ _ENGLISH_DATE = re.compile(
     rf"|(?P<first>\d{{1,2}})(?:st|nd|rd|th)? (?P<then>{_MONTH})\.?,? )(?P<year>\d{{4}})\b",
     re.IGNORECASE,
 )
+_MONTH_AND_DAY = re.compile(r"(?<!\d)(\d{1,2}) ?月 ?(\d{1,2}) ?[日号](?!\d)")
 _CLOCK = re.compile(
     r"(?P<noon>凌晨|早上|早晨|清晨|上午|中午|下午|傍晚|晚上|夜里|半夜)?的? ?(?<!\d)(?P<hour>\d{1,2})"
     r"(?:(?P<point> ?[点时] ?(?:(?P<minute>\d{1,2}) ?分?(?!\d)|(?P<half>半)|整?))|:(?P<minutes>\d{2})(?!\d))?"
@@ -20,6 +21,9 @@ WEEKDAY = re.compile(
     r"(?:星期|周|礼拜)([一二三四五六日天])|\b((?:mon|tues|wednes|thurs|fri|satur|sun)day)\b", re.IGNORECASE
 )
 
+DAY = re.compile(r"(?<!\d)(?:\d{4}-\d\d-\d\d|\d{1,2}月\d{1,2}日)(?!\d)")
+"""A day as `normal_times` gives it, with its year or without."""
+
 
 def normal_times(text: str) -> str:
     """Dates as 2023-05-01, times of day as 15:30, and days of the week by one name."""
@@ -27,6 +31,7 @@ def normal_times(text: str) -> str:
     text = _ENGLISH_DATE.sub(
         lambda date: _iso(date["year"], _month(date["month"] or date["then"]), date["day"] or date["first"]), text
     )
+    text = _MONTH_AND_DAY.sub(r"\1月\2日", text)
     text = _CLOCK.sub(_time_of_day, text)
     return WEEKDAY.sub(lambda day: f"星期{day[1].replace('天', '日')}" if day[1] else day[2].lower(), text)
 
