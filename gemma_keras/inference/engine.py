@@ -15,13 +15,15 @@ from keras_hub.models import GemmaBackbone
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import SamplingConfig
-from gemma_keras.inference.batch import Batch, Task, divided_rows
 from gemma_keras.inference.beam import beam_search
 from gemma_keras.inference.buckets import power_of_two, slot_bucket
 from gemma_keras.inference.constraints import Grammars
 from gemma_keras.inference.contrastive import candidates_of, contrastive_search
+from gemma_keras.inference.delivery import ActiveSequence
+from gemma_keras.inference.prefill import PromptReader, divided_rows
 from gemma_keras.inference.prefix_cache import PrefixCache
 from gemma_keras.inference.requests import Completion, Delta, Request, broken_logits, check_request
+from gemma_keras.inference.scheduler import Scheduler
 from gemma_keras.inference.text_stream import TextStream
 from gemma_keras.models.compute_plan import ONE_DEVICE, ComputePlan
 from gemma_keras.models.forward import EMBEDDINGS, Params
@@ -76,18 +78,18 @@ class Engine:
 
     def reset(self) -> None:
         """Drops whatever is running or kept. For after an interruption, which may have lost it."""
-        for batch in (self._free, self._constrained):
-            batch.abandon()
+        for scheduler in (self._free, self._constrained):
+            scheduler.abandon()
         self._begin()
 
     def _begin(self) -> None:
-        self._free, self._constrained = self._new_batch(stepwise=False), self._new_batch(stepwise=True)
+        self._free, self._constrained = self._new_scheduler(stepwise=False), self._new_scheduler(stepwise=True)
         self.prefixes = (
             PrefixCache(self.backbone, self.plan, self.prefix_tokens, self.cache_dtype) if self.prefix_tokens else None
         )
 
-    def _new_batch(self, *, stepwise: bool) -> Batch:
-        return Batch(
+    def _new_scheduler(self, *, stepwise: bool) -> Scheduler:
+        return Scheduler(
             self.backbone, self.plan, max_rows=self.max_rows, cache_dtype=self.cache_dtype,
             decode_text=self.tokenizer.decode if self.tokenizer is not None else None, stepwise=stepwise,
         )  # fmt: skip
@@ -102,7 +104,7 @@ class Engine:
             self._check(request, number)
         # Before anything runs, so that a mistake in a constraint stops nobody else.
         waiting = {
-            number: self._tasks(request, number)
+            number: self._sequences(request, number)
             for number, request in enumerate(requests)
             if request.search == "sampling"
         }
@@ -116,18 +118,18 @@ class Engine:
             raise
         return [answers[number] for number in range(len(requests))]
 
-    def _sample(self, waiting: dict[int, list[Task]]) -> dict[int, list[Completion]]:
-        own = [task for tasks in waiting.values() for task in tasks]
-        for task in own:
-            self._batch(task).pending.append(task)
-        while any(not task.done for task in own):
+    def _sample(self, waiting: dict[int, list[ActiveSequence]]) -> dict[int, list[Completion]]:
+        own = [sequence for sequences in waiting.values() for sequence in sequences]
+        for sequence in own:
+            self._scheduler_of(sequence).pending.append(sequence)
+        while any(not sequence.done for sequence in own):
             self.step()
-            for task in own:
-                if task.error is not None:
-                    raise task.error
+            for sequence in own:
+                if sequence.error is not None:
+                    raise sequence.error
         return {
-            number: [task.completion for task in tasks if task.completion is not None]
-            for number, tasks in waiting.items()
+            number: [sequence.completion for sequence in sequences if sequence.completion is not None]
+            for number, sequences in waiting.items()
         }
 
     def _beams(self, requests: dict[int, Request]) -> dict[int, list[Completion]]:
@@ -135,8 +137,9 @@ class Engine:
         beams = max((request.sampling.num_beams for request in requests.values()), default=1)
         for numbers in _groups(requests, max(1, self.max_rows // beams)):
             group = [requests[number] for number in numbers]
-            batch = self._new_batch(stepwise=False)
-            cache = batch.read_prompts(self.params, self.prefixes, [request.prompt for request in group], beams)
+            prompts = [request.prompt for request in group]
+            reader = PromptReader(self.backbone, self.plan)
+            cache = reader.cache_of(self.params, prompts, beams, self.cache_dtype, self.prefixes)
             found = beam_search(self.backbone, self.plan, self.params, cache, group)
             for number, request, finished in zip(numbers, group, found, strict=True):
                 best = finished[: request.samples]
@@ -169,47 +172,47 @@ class Engine:
         Raises:
             UserError: as `generate`, or more than one sample.
         """
-        task = self.submit(request)
-        task.unread = deque()
+        sequence = self.submit(request)
+        sequence.unread = deque()
         try:
             while True:
-                while task.unread:
-                    yield task.unread.popleft()
-                if task.done:
+                while sequence.unread:
+                    yield sequence.unread.popleft()
+                if sequence.done:
                     break
                 self.step(STREAMED_STEPS)
         except GeneratorExit:
-            self.cancel(task)
+            self.cancel(sequence)
         except BaseException:
             self.reset()
             raise
-        if task.error is not None:
-            raise task.error
+        if sequence.error is not None:
+            raise sequence.error
 
-    def submit(self, request: Request, number: int = 0) -> Task:
-        """Lets a request of one sample join; `step` then gives its pieces until its task is done.
+    def submit(self, request: Request, number: int = 0) -> ActiveSequence:
+        """Lets a request of one sample join; `step` then gives its pieces until its sequence is done.
 
-        Pieces that come while another call runs the engine are in the task only.
+        Pieces that come while another call runs the engine are in the sequence only.
         """
         self._check(request, number)
         if request.samples != 1 or request.search != "sampling":
             raise UserError(
                 f"{request.samples} samples by {request.search}; what is streamed is one sample, without search."
             )
-        (task,) = self._tasks(request, number, streamed=True)
-        self._batch(task).pending.append(task)
-        return task
+        (sequence,) = self._sequences(request, number, streamed=True)
+        self._scheduler_of(sequence).pending.append(sequence)
+        return sequence
 
-    def cancel(self, task: Task) -> None:
+    def cancel(self, sequence: ActiveSequence) -> None:
         """Takes a submitted request out."""
-        self._batch(task).cancel(task)
+        self._scheduler_of(sequence).cancel(sequence)
 
-    def step(self, steps: int = STEPS) -> list[tuple[Task, Delta]]:
+    def step(self, steps: int = STEPS) -> list[tuple[ActiveSequence, Delta]]:
         """Lets all running requests go on by some tokens."""
-        progress: list[tuple[Task, Delta]] = []
-        for batch in (self._free, self._constrained):
-            if batch.busy:
-                progress += batch.step(self.params, self.prefixes, steps)
+        progress: list[tuple[ActiveSequence, Delta]] = []
+        for scheduler in (self._free, self._constrained):
+            if scheduler.busy:
+                progress += scheduler.step(self.params, self.prefixes, steps)
         return progress
 
     def _check(self, request: Request, number: int) -> None:
@@ -219,24 +222,24 @@ class Engine:
         if needs and self.tokenizer is None:
             raise UserError("stop strings and constraints need a tokenizer; give one to the engine.")
 
-    def _tasks(self, request: Request, number: int, *, streamed: bool = False) -> list[Task]:
-        return [self._task(request, number, sample, streamed) for sample in range(request.samples)]
+    def _sequences(self, request: Request, number: int, *, streamed: bool = False) -> list[ActiveSequence]:
+        return [self._sequence(request, number, sample, streamed) for sample in range(request.samples)]
 
-    def _task(self, request: Request, number: int, sample: int, streamed: bool) -> Task:
-        task = Task(request, number, row_seed(request.sampling, request.stream, sample))
+    def _sequence(self, request: Request, number: int, sample: int, streamed: bool) -> ActiveSequence:
+        sequence = ActiveSequence(request, number, row_seed(request.sampling, request.stream, sample))
         if self.tokenizer is None:
-            return task
+            return sequence
         if streamed or request.stop_strings is not None:
-            task.stream = TextStream(self.tokenizer, request.stop_strings or ())
+            sequence.stream = TextStream(self.tokenizer, request.stop_strings or ())
         if request.constraint is not None:
             stops = tuple(request.stop_ids)
             if stops not in self._grammars:
                 self._grammars[stops] = Grammars(self.tokenizer, stops)
-            task.matcher = self._grammars[stops].matcher(request.constraint, request.sampling.max_new_tokens)
-        return task
+            sequence.matcher = self._grammars[stops].matcher(request.constraint, request.sampling.max_new_tokens)
+        return sequence
 
-    def _batch(self, task: Task) -> Batch:
-        return self._free if task.matcher is None else self._constrained
+    def _scheduler_of(self, sequence: ActiveSequence) -> Scheduler:
+        return self._free if sequence.matcher is None else self._constrained
 
 
 def row_seed(sampling: SamplingConfig, stream: int, sample: int) -> int:

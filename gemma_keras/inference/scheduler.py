@@ -1,0 +1,244 @@
+"""Rows that decode side by side: sequences wait, join, go on a chunk at a time, and leave one by one.
+
+Axes: B rows, P rows at work, V vocabulary.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from keras_hub.models import GemmaBackbone
+
+from gemma_keras import runtime
+from gemma_keras.config.errors import UserError
+from gemma_keras.inference.buckets import power_of_two, row_bucket, slot_bucket
+from gemma_keras.inference.decode import CHUNK, Chunk, decode
+from gemma_keras.inference.decode_state import (
+    Rows,
+    admit,
+    copied,
+    empty_state,
+    erase,
+    overrule,
+    release,
+    resize,
+    row_numbers,
+)
+from gemma_keras.inference.delivery import ActiveSequence, deliver
+from gemma_keras.inference.prefill import Prompt, PromptReader, divided_rows
+from gemma_keras.inference.prefix_cache import PrefixCache
+from gemma_keras.inference.requests import Delta
+from gemma_keras.inference.sampling import SamplingRows, Tallies
+from gemma_keras.models.compute_plan import ComputePlan
+from gemma_keras.models.forward import Params
+
+MOST_CLOCK = 1 << 30  # from here on, an empty batch begins anew, so that no clock reaches 2^31 steps
+
+
+class Scheduler:
+    """Rows that decode together. With `stepwise`, a token at a time under the masks of their matchers.
+
+    `params` is asked for at every call, so that a scheduler holds no weights. Sizes are rounded up (buckets.py), so that few
+    programs are compiled; rows and slots grow while sequences run, and are chosen anew when none does.
+    """
+
+    def __init__(
+        self, backbone: GemmaBackbone, plan: ComputePlan, *, max_rows: int, cache_dtype: str,
+        decode_text: Callable[[list[int]], str] | None, stepwise: bool = False,
+    ):  # fmt: skip
+        self.backbone, self.plan, self.stepwise = backbone, plan, stepwise
+        self.max_rows, self.cache_dtype, self._decode_text = max_rows, cache_dtype, decode_text
+        self.pending: deque[ActiveSequence] = deque()
+        self.sequences: list[ActiveSequence | None] = []  # of each row
+        self._reader = PromptReader(backbone, plan)
+        self._state: Any = None  # a `DecodeState`, which each program takes and gives back; None before the first
+        self._shape = (0, 0, 0)  # rows, slots, biases
+        self._clock = 0  # that of the state
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is running or waits."""
+        return bool(self.pending) or any(self.sequences)
+
+    def cancel(self, sequence: ActiveSequence) -> None:
+        """Takes a sequence out, wherever it is."""
+        if sequence in self.pending:
+            self.pending.remove(sequence)
+        if sequence in self.sequences:
+            self._leave([self.sequences.index(sequence)])
+
+    def abandon(self) -> None:
+        """Ends all that runs or waits with an error, for whoever still looks at it."""
+        for sequence in [*self.pending, *filter(None, self.sequences)]:
+            sequence.error = UserError(
+                "the engine was reset by another call before this answer was complete; ask again."
+            )
+
+    def step(self, params: Params, prefixes: PrefixCache | None, steps: int) -> list[tuple[ActiveSequence, Delta]]:
+        """Lets waiting sequences in, then decodes up to `steps` tokens; returns what each sequence got."""
+        self._let_in(params, prefixes)
+        running = [sequence.request for sequence in self.sequences if sequence is not None]
+        if not running:
+            return []
+        asked = [request.log_probs for request in running if request.log_probs is not None]
+        alternatives = None if not asked else power_of_two(max(asked)) if max(asked) else 0
+        self._state, chunk, every = decode(
+            params, self._state, np.int32(1 if self.stepwise else min(steps, CHUNK)), self._masks(),
+            backbone=self.backbone, plan=self.plan, alternatives=alternatives,
+        )  # fmt: skip
+        return self._deliver(jax.device_get(chunk), every)
+
+    def _masks(self) -> np.ndarray | None:
+        if not self.stepwise:
+            return None
+        bits = np.full((len(self.sequences), -(-self.backbone.architecture.vocabulary_size // 32)), -1, np.int32)
+        for row, sequence in enumerate(self.sequences):
+            if sequence is not None and sequence.matcher is not None:
+                sequence.matcher.fill(bits[row])
+        return bits
+
+    def _deliver(self, chunk: Chunk, every: jax.Array | None) -> list[tuple[ActiveSequence, Delta]]:
+        """Hands the tokens of a chunk to the sequences; rows whose sequence is done are free again.
+
+        `every` f32[B, V]: the log-probabilities of all tokens, where one may be overruled.
+        """
+        self._clock = int(chunk.clock)
+        progress, ended_here, broken = [], [], []
+        for row, sequence in enumerate(self.sequences):
+            if sequence is None:
+                continue
+            delta, overruled = deliver(sequence, chunk, row, every, self._decode_text)
+            if overruled is not None:
+                self._state = overrule(self._state, np.int32(row), *map(np.int32, overruled), plan=self.plan)
+            if chunk.broken[row]:
+                broken.append(row)
+            if sequence.done:
+                self.sequences[row] = None
+                if sequence.stream is not None or sequence.matcher is not None:
+                    ended_here.append(row)
+            progress.append((sequence, delta))
+        self._leave(ended_here)
+        if broken:
+            self._state = erase(self._state, row_numbers(broken, self._state), plan=self.plan)
+        return progress
+
+    def _leave(self, rows: Sequence[int]) -> None:
+        """Frees rows, and stops those that the device would let go on."""
+        if not rows:
+            return
+        for row in rows:
+            self.sequences[row] = None
+        self._state = release(self._state, row_numbers(rows, self._state), plan=self.plan)
+
+    def _let_in(self, params: Params, prefixes: PrefixCache | None) -> None:
+        while self.pending:
+            self._make_room()
+            free = [row for row, sequence in enumerate(self.sequences) if sequence is None]
+            free = free[: max(0, self.max_rows - (len(self.sequences) - len(free)))]
+            if not free:
+                return
+            if not self._admit(params, prefixes, free):
+                return
+
+    def _make_room(self) -> None:
+        """As many rows and slots as the waiting sequences want, as far as `max_rows` goes."""
+        running = sum(sequence is not None for sequence in self.sequences)
+        wanted = min(self.max_rows, running + len(self.pending))
+        rows = divided_rows(row_bucket, wanted, self.plan)
+        soon = list(self.pending)[: rows - running]
+        slots = slot_bucket(max(sequence.positions for sequence in [*soon, *filter(None, self.sequences)]))
+        if not running or self._state is None:
+            biases = (
+                power_of_two(max(len(sequence.request.logit_bias) for sequence in self.pending))
+                if self._biased()
+                else 0
+            )
+            shape = (rows, slots, biases)
+            if self._state is None or shape != self._shape or self._clock > MOST_CLOCK:
+                runtime.limit_programs()
+                self._state = empty_state(self.backbone, self.plan, *shape, self.cache_dtype)
+                self._shape, self._clock = shape, 0
+            self.sequences = [None] * rows
+            return
+        rows, slots = max(rows, self._shape[0]), max(slots, self._shape[1])
+        if (rows, slots) != self._shape[:2]:
+            runtime.limit_programs()
+            self._state = resize(self._state, backbone=self.backbone, rows=rows, slots=slots, plan=self.plan)
+            self.sequences += [None] * (rows - len(self.sequences))
+            self._shape = (rows, slots, self._shape[2])
+
+    def _biased(self) -> bool:
+        return any(sequence.request.logit_bias for sequence in self.pending)
+
+    def _admit(self, params: Params, prefixes: PrefixCache | None, free: list[int]) -> int:
+        """One wave of waiting sequences into free rows, and their number: each prompt is read once, whoever has it.
+
+        A prompt whose beginning is just being read for another one waits for the next wave, which finds it kept.
+        """
+        leaders: dict[tuple[int, ...], Prompt] = {}
+        entering: list[tuple[int, ActiveSequence]] = []
+        copies: list[tuple[int, int]] = []
+        under_way: set[bytes] = set()
+        later: list[ActiveSequence] = []
+        while self.pending and len(entering) < len(free):
+            sequence = self.pending.popleft()
+            row, prompt = free[len(entering)], tuple(sequence.request.prompt)
+            if len(sequence.request.logit_bias) > self._shape[2]:
+                later.append(sequence)  # until the batch is empty; so that it gets there, nobody overtakes
+                break
+            if sequence.positions > self._shape[1]:
+                later.append(sequence)  # until there is room, which is made for the first that wait
+                continue
+            if prompt in leaders:
+                copies.append((leaders[prompt].row, row))
+            else:
+                keys = prefixes.keys(prompt) if prefixes is not None else []
+                unknown = keys[prefixes.known(keys) :][:1] if prefixes is not None else []
+                if under_way.intersection(unknown):
+                    later.append(sequence)
+                    continue
+                under_way.update(unknown)
+                leaders[prompt] = Prompt(prompt, row, self._slot_offset(prompt))
+            entering.append((row, sequence))
+            self.sequences[row] = sequence
+        self.pending.extendleft(reversed(later))
+        self._state = self._reader.read(params, self._state, list(leaders.values()), prefixes, self._shape[1])
+        self._state = copied(self._state, copies, self.plan)
+        if entering:
+            at, rows = self._entries(entering)
+            self._state = admit(self._state, at, rows, plan=self.plan)
+        return len(entering)
+
+    def _slot_offset(self, prompt: Sequence[int]) -> int:
+        """What brings the slot of a prompt's last token to where the next step writes."""
+        return self._clock - (len(prompt) - 1)
+
+    def _entries(self, entering: Sequence[tuple[int, ActiveSequence]]) -> tuple[np.ndarray, Rows]:
+        """Where to put the rows' values, and the values [P, ...]."""
+        size, vocabulary = power_of_two(len(entering)), self.backbone.architecture.vocabulary_size
+        at = np.full(size, len(self.sequences), np.int32)
+        length, slot_offset, last, limit = np.zeros((4, size), np.int32)
+        prompt, stops = np.zeros((2, size, vocabulary), bool)
+        ids = np.full((size, self._shape[2]), -1, np.int32)
+        values = np.zeros((size, self._shape[2]), np.float32)
+        for index, (row, sequence) in enumerate(entering):
+            request = sequence.request
+            at[index], length[index], last[index] = row, len(request.prompt) - 1, request.prompt[-1]
+            slot_offset[index] = self._slot_offset(request.prompt)
+            limit[index] = request.sampling.max_new_tokens
+            prompt[index, list(request.prompt)] = True
+            stops[index, list(request.stop_ids)] = True
+            ids[index, : len(request.logit_bias)] = list(request.logit_bias)
+            values[index, : len(request.logit_bias)] = list(request.logit_bias.values())
+        sequences = [sequence for _, sequence in entering]
+        sequences += [sequences[-1]] * (size - len(sequences))
+        sampling = SamplingRows.of([sequence.request.sampling for sequence in sequences])
+        sampling = sampling._replace(seed=np.array([sequence.seed for sequence in sequences], np.uint32))
+        rows: Any = Rows(
+            length=length, slot_offset=slot_offset, last=last, step=np.zeros(size, np.int32), limit=limit,
+            running=np.ones(size, bool), tallies=Tallies(prompt, np.zeros((size, vocabulary), np.int32)), stops=stops,
+            bias_ids=ids, bias_values=values, sampling=sampling,
+        )  # fmt: skip
+        return at, rows
