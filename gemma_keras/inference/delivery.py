@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import jax
 
-from gemma_keras.config.errors import UserError
 from gemma_keras.inference.constraints import Matcher
 from gemma_keras.inference.decode import Chunk
 from gemma_keras.inference.requests import Completion, Delta, Request, broken_logits
 from gemma_keras.inference.text_stream import TextStream
 
+INTERRUPTED = "the engine was reset by another call before this answer was complete; ask again."
+Progress = tuple["ActiveSequence", Delta]
 Decode = Callable[[list[int]], str]
 Overruled = tuple[int, int]
 """The token that the device took, and the one in its place."""
@@ -30,8 +31,9 @@ class ActiveSequence:
     log_probs: list[float] = dataclasses.field(default_factory=list)
     alternatives: list[list[tuple[int, float]]] = dataclasses.field(default_factory=list)
     completion: Completion | None = None
-    error: UserError | None = None
+    error: Exception | None = None
     unread: deque[Delta] | None = None  # what `Engine.stream` has not handed on; None: nobody streams it
+    suspect: bool = False  # it was there when a step failed, so it goes on alone
 
     @property
     def done(self) -> bool:
@@ -39,9 +41,19 @@ class ActiveSequence:
         return self.completion is not None or self.error is not None
 
     @property
+    def so_far(self) -> tuple[int, ...]:
+        """The prompt and the tokens after it."""
+        return (*self.request.prompt, *self.tokens)
+
+    @property
     def positions(self) -> int:
         """Slots that its row needs."""
         return len(self.request.prompt) + self.request.sampling.max_new_tokens
+
+    def delta(self) -> Delta:
+        """All that it got, where nothing was handed on before."""
+        got = self.completion
+        return handed_on(self, Delta([], "") if got is None else Delta(got.tokens, got.text or "", got))
 
     def end(self, reason: str, decode: Decode | None) -> str:
         """Completes the sequence; returns the text that its stream held back."""
@@ -76,10 +88,19 @@ def deliver(
         sequence.error = broken_logits(sequence.number, len(sequence.tokens))
     elif ended:
         text += sequence.end(ended, decode)
-    delta = Delta(tokens, text, sequence.completion)
+    return handed_on(sequence, Delta(tokens, text, sequence.completion)), overruled
+
+
+def handed_on(sequence: ActiveSequence, delta: Delta) -> Delta:
+    """`delta`, which whoever streams the sequence finds, too."""
     if sequence.unread is not None:
         sequence.unread.append(delta)
-    return delta, overruled
+    return delta
+
+
+def failure(sequence: ActiveSequence) -> Progress:
+    """That a sequence has an error now."""
+    return sequence, handed_on(sequence, Delta([], ""))
 
 
 def _constrained(sequence: ActiveSequence, made: list[int], stopped: bool) -> tuple[list[int], bool, Overruled | None]:

@@ -1,29 +1,28 @@
 """Generation: prompts in, continuations out, many at a time, with continuous batching.
 
 Requests that are free run in chunks on the device. Constrained ones need their last token on the host before the next can
-be chosen, so they run in a batch of their own, token by token, beside them. Beam search and contrastive search have loops
-of their own.
+be chosen, so they run in a batch of their own, token by token, beside them. Beam search and contrastive search have groups
+of their own. All take turns: a step of the engine is one of each kind.
 """
 
 import dataclasses
 import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 from keras_hub.models import GemmaBackbone
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import SamplingConfig
-from gemma_keras.inference.beam import beam_search
-from gemma_keras.inference.buckets import power_of_two, slot_bucket
 from gemma_keras.inference.constraints import Grammars
-from gemma_keras.inference.contrastive import candidates_of, contrastive_search
-from gemma_keras.inference.delivery import ActiveSequence
-from gemma_keras.inference.prefill import PromptReader, divided_rows
+from gemma_keras.inference.delivery import ActiveSequence, Progress
+from gemma_keras.inference.groups import GroupRunner
 from gemma_keras.inference.prefix_cache import PrefixCache
-from gemma_keras.inference.requests import Completion, Delta, Request, broken_logits, check_request
+from gemma_keras.inference.requests import Completion, Delta, Request, check_request
 from gemma_keras.inference.scheduler import Scheduler
+from gemma_keras.inference.searches import beam_groups, contrastive_groups
 from gemma_keras.inference.text_stream import TextStream
 from gemma_keras.models.compute_plan import ONE_DEVICE, ComputePlan
 from gemma_keras.models.forward import EMBEDDINGS, Params
@@ -32,6 +31,9 @@ from gemma_keras.text.tokenizer import Tokenizer
 
 STEPS = 16  # tokens of a row between two looks of the host
 STREAMED_STEPS = 4
+
+Runner = Scheduler | GroupRunner
+"""What answers requests of one kind: `add` and `cancel` them, `step` all, `busy`, `abandon`."""
 
 
 class Engine:
@@ -77,94 +79,70 @@ class Engine:
         self._params = output_major(params, halves=self.max_rows > 1) if turned else params
 
     def reset(self) -> None:
-        """Drops whatever is running or kept. For after an interruption, which may have lost it."""
-        for scheduler in (self._free, self._constrained):
-            scheduler.abandon()
+        """Drops whatever is running or kept."""
+        for runner in self._runners:
+            runner.abandon()
         self._begin()
 
     def _begin(self) -> None:
-        self._free, self._constrained = self._new_scheduler(stepwise=False), self._new_scheduler(stepwise=True)
+        model = (self.backbone, self.plan)
+        decode = self.tokenizer.decode if self.tokenizer is not None else None
+        rows: dict[str, Any] = {"max_rows": self.max_rows, "decode_text": decode}
+        cached = rows | {"cache_dtype": self.cache_dtype}
+        self._free = Scheduler(*model, **cached)
+        self._constrained = Scheduler(*model, **cached, stepwise=True)
+        self._beams, self._contrastive = beam_groups(*model, **cached), contrastive_groups(*model, **rows)
+        self._runners = (self._free, self._constrained, self._beams, self._contrastive)
         self.prefixes = (
             PrefixCache(self.backbone, self.plan, self.prefix_tokens, self.cache_dtype) if self.prefix_tokens else None
         )
 
-    def _new_scheduler(self, *, stepwise: bool) -> Scheduler:
-        return Scheduler(
-            self.backbone, self.plan, max_rows=self.max_rows, cache_dtype=self.cache_dtype,
-            decode_text=self.tokenizer.decode if self.tokenizer is not None else None, stepwise=stepwise,
-        )  # fmt: skip
-
     def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
-        """The samples of each request, in order. All or nothing: the first mistake ends the call.
+        """The samples of each request, in order. All or nothing: the first mistake ends the call, but no other one.
 
         Raises:
             UserError: an impossible request (`check_request`, constraints), or logits that are not finite.
         """
+        # Before anything runs, so that a mistake in a request costs no time.
+        members = [self._prepared(request, number) for number, request in enumerate(requests)]
+        self._finish(members, all_or_nothing=True)
+        return [[sequence.completion for sequence in member if sequence.completion is not None] for member in members]
+
+    def generate_each(self, requests: Sequence[Request]) -> list[list[Completion] | UserError]:
+        """As `generate`, but a request with a mistake has the error in its place; no other one suffers."""
+        members: list[list[ActiveSequence] | UserError] = []
         for number, request in enumerate(requests):
-            self._check(request, number)
-        # Before anything runs, so that a mistake in a constraint stops nobody else.
-        waiting = {
-            number: self._sequences(request, number)
-            for number, request in enumerate(requests)
-            if request.search == "sampling"
-        }
+            try:
+                members.append(self._prepared(request, number))
+            except UserError as error:
+                members.append(error)
+        self._finish([member for member in members if not isinstance(member, UserError)], all_or_nothing=False)
+        answers: list[list[Completion] | UserError] = []
+        for member in members:
+            errors = [member] if isinstance(member, UserError) else [s.error for s in member if s.error is not None]
+            if not isinstance(member, UserError) and not errors:
+                answers.append([s.completion for s in member if s.completion is not None])
+            elif isinstance(errors[0], UserError):
+                answers.append(errors[0])
+            else:
+                raise errors[0]
+        return answers
+
+    def _finish(self, members: Sequence[list[ActiveSequence]], *, all_or_nothing: bool) -> None:
+        """Lets requests join, and everything go on until these are done."""
+        own = [sequence for member in members for sequence in member]
+        for member in members:
+            self._runner_of(member[0]).add(member)
         try:
-            answers = self._sample(waiting)
-            for search, loop in (("beam", self._beams), ("contrastive", self._contrast)):
-                numbers = [number for number, request in enumerate(requests) if request.search == search]
-                answers |= loop({number: requests[number] for number in numbers})
-        except BaseException:
-            self.reset()
-            raise
-        return [answers[number] for number in range(len(requests))]
-
-    def _sample(self, waiting: dict[int, list[ActiveSequence]]) -> dict[int, list[Completion]]:
-        own = [sequence for sequences in waiting.values() for sequence in sequences]
-        for sequence in own:
-            self._scheduler_of(sequence).pending.append(sequence)
-        while any(not sequence.done for sequence in own):
-            self.step()
+            while any(not sequence.done for sequence in own):
+                self.step()
+                for sequence in own if all_or_nothing else ():
+                    if sequence.error is not None:
+                        raise sequence.error
+        finally:
             for sequence in own:
-                if sequence.error is not None:
-                    raise sequence.error
-        return {
-            number: [sequence.completion for sequence in sequences if sequence.completion is not None]
-            for number, sequences in waiting.items()
-        }
-
-    def _beams(self, requests: dict[int, Request]) -> dict[int, list[Completion]]:
-        answers: dict[int, list[Completion]] = {}
-        beams = max((request.sampling.num_beams for request in requests.values()), default=1)
-        for numbers in _groups(requests, max(1, self.max_rows // beams)):
-            group = [requests[number] for number in numbers]
-            prompts = [request.prompt for request in group]
-            reader = PromptReader(self.backbone, self.plan)
-            cache = reader.cache_of(self.params, prompts, beams, self.cache_dtype, self.prefixes)
-            found = beam_search(self.backbone, self.plan, self.params, cache, group)
-            for number, request, finished in zip(numbers, group, found, strict=True):
-                best = finished[: request.samples]
-                answers[number] = [self._completion(beam.tokens, stopped=beam.stopped) for beam in best]
-        return answers
-
-    def _contrast(self, requests: dict[int, Request]) -> dict[int, list[Completion]]:
-        answers: dict[int, list[Completion]] = {}
-        vocabulary = self.backbone.architecture.vocabulary_size
-        most = max((candidates_of(request, vocabulary) for request in requests.values()), default=1)
-        for numbers in _groups(requests, max(1, self.max_rows // most)):
-            group = [requests[number] for number in numbers]
-            slots = slot_bucket(max(len(request.prompt) for request in group))
-            rows = divided_rows(power_of_two, len(group), self.plan)
-            found = contrastive_search(self.backbone, self.plan, self.params, group, slots, rows)
-            for row, number in enumerate(numbers):
-                tokens = [int(token) for token in found.tokens[row] if token >= 0]
-                if found.broken[row]:
-                    raise broken_logits(number, len(tokens))
-                answers[number] = [self._completion(tokens, stopped=bool(found.stopped[row]))]
-        return answers
-
-    def _completion(self, tokens: list[int], *, stopped: bool) -> Completion:
-        text = self.tokenizer.decode(tokens) if self.tokenizer is not None else None
-        return Completion(tokens=tokens, reason="stop" if stopped else "length", text=text)
+                if not sequence.done:
+                    self.cancel(sequence)
 
     def stream(self, request: Request) -> Iterator[Delta]:
         """One continuation, piece by piece; the last piece carries the completion. Closing the iterator ends the request.
@@ -181,38 +159,33 @@ class Engine:
                 if sequence.done:
                     break
                 self.step(STREAMED_STEPS)
-        except GeneratorExit:
-            self.cancel(sequence)
-        except BaseException:
-            self.reset()
-            raise
+        finally:
+            if not sequence.done:
+                self.cancel(sequence)
         if sequence.error is not None:
             raise sequence.error
 
     def submit(self, request: Request, number: int = 0) -> ActiveSequence:
         """Lets a request of one sample join; `step` then gives its pieces until its sequence is done.
 
-        Pieces that come while another call runs the engine are in the sequence only.
+        Pieces that come while another call runs the engine are in the sequence only. A search gives all in one piece.
         """
-        self._check(request, number)
-        if request.samples != 1 or request.search != "sampling":
-            raise UserError(
-                f"{request.samples} samples by {request.search}; what is streamed is one sample, without search."
-            )
-        (sequence,) = self._sequences(request, number, streamed=True)
-        self._scheduler_of(sequence).pending.append(sequence)
+        if request.samples != 1:
+            raise UserError(f"{request.samples} samples were asked for; what is submitted or streamed is one sample.")
+        (sequence,) = self._prepared(request, number, streamed=True)
+        self._runner_of(sequence).add([sequence])
         return sequence
 
     def cancel(self, sequence: ActiveSequence) -> None:
         """Takes a submitted request out."""
-        self._scheduler_of(sequence).cancel(sequence)
+        self._runner_of(sequence).cancel(sequence)
 
-    def step(self, steps: int = STEPS) -> list[tuple[ActiveSequence, Delta]]:
-        """Lets all running requests go on by some tokens."""
-        progress: list[tuple[ActiveSequence, Delta]] = []
-        for scheduler in (self._free, self._constrained):
-            if scheduler.busy:
-                progress += scheduler.step(self.params, self.prefixes, steps)
+    def step(self, steps: int = STEPS) -> list[Progress]:
+        """Lets all running requests go on by some tokens, each kind in turn."""
+        progress: list[Progress] = []
+        for runner in self._runners:
+            if runner.busy:
+                progress += runner.step(self.params, self.prefixes, steps)
         return progress
 
     def _check(self, request: Request, number: int) -> None:
@@ -222,14 +195,16 @@ class Engine:
         if needs and self.tokenizer is None:
             raise UserError("stop strings and constraints need a tokenizer; give one to the engine.")
 
-    def _sequences(self, request: Request, number: int, *, streamed: bool = False) -> list[ActiveSequence]:
+    def _prepared(self, request: Request, number: int, *, streamed: bool = False) -> list[ActiveSequence]:
+        """The samples of a request that has no mistake."""
+        self._check(request, number)
         return [self._sequence(request, number, sample, streamed) for sample in range(request.samples)]
 
     def _sequence(self, request: Request, number: int, sample: int, streamed: bool) -> ActiveSequence:
         sequence = ActiveSequence(request, number, row_seed(request.sampling, request.stream, sample))
         if self.tokenizer is None:
             return sequence
-        if streamed or request.stop_strings is not None:
+        if (streamed and request.search == "sampling") or request.stop_strings is not None:
             sequence.stream = TextStream(self.tokenizer, request.stop_strings or ())
         if request.constraint is not None:
             stops = tuple(request.stop_ids)
@@ -238,19 +213,15 @@ class Engine:
             sequence.matcher = self._grammars[stops].matcher(request.constraint, request.sampling.max_new_tokens)
         return sequence
 
-    def _scheduler_of(self, sequence: ActiveSequence) -> Scheduler:
+    def _runner_of(self, sequence: ActiveSequence) -> Runner:
+        if sequence.request.search != "sampling":
+            return self._beams if sequence.request.search == "beam" else self._contrastive
         return self._free if sequence.matcher is None else self._constrained
 
 
 def row_seed(sampling: SamplingConfig, stream: int, sample: int) -> int:
     """32 bits for the draws of one sample."""
     return zlib.crc32(f"{sampling.seed}/{stream}/{sample}".encode())
-
-
-def _groups(requests: dict[int, Request], size: int) -> list[list[int]]:
-    """Numbers of requests, those of like lengths together."""
-    order = sorted(requests, key=lambda number: len(requests[number].prompt))
-    return [order[first : first + size] for first in range(0, len(order), size)]
 
 
 def with_streams(requests: Sequence[Request]) -> list[Request]:

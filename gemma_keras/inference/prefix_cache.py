@@ -31,10 +31,15 @@ class PrefixCache:
         self._plan, self._most = plan, tokens // BLOCK
         dtype = backbone.token_embedding.compute_dtype if cache_dtype == "auto" else cache_dtype
         make = functools.partial(init_cache, backbone.architecture, self._most, BLOCK, dtype, plan, ring=False)
-        self._pool: KVCache = jax.jit(make)()
+        self._empty = jax.jit(make)
+        self.hits = self.lookups = 0  # tokens found, tokens looked for
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets everything. For after a failure, which may have lost the pool."""
+        self._pool: KVCache = self._empty()
         self._places: OrderedDict[bytes, int] = OrderedDict()  # the least recently used first
         self._free = list(range(self._most))
-        self.hits = self.lookups = 0  # tokens found, tokens looked for
 
     def keys(self, prompt: Sequence[int]) -> list[bytes]:
         """A key for each whole block of a prompt. Its last token is not among them, for it has to be computed anyway."""

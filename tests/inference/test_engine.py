@@ -14,6 +14,7 @@ import pytest
 from gemma_keras.adapters.inject import add_adapters, initial_adapter_params, merge
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import AdapterConfig, SamplingConfig
+from gemma_keras.inference import scheduler
 from gemma_keras.inference.constraints import Choice
 from gemma_keras.inference.engine import Engine, with_streams
 from gemma_keras.inference.prefill import PromptReader
@@ -190,7 +191,7 @@ def test_a_single_nan_in_a_vocabulary_of_real_size_is_an_error(small):
             generate(broken, prompts(), config)
 
 
-@pytest.mark.parametrize("of, where", [(Scheduler, "_deliver"), (PromptReader, "read"), (Scheduler, "_entries")])
+@pytest.mark.parametrize("of, where", [(Scheduler, "_deliver"), (PromptReader, "read"), (scheduler, "row_values")])
 def test_an_interruption_leaves_the_engine_usable(engine, of, where, monkeypatch):
     expected = generate(engine, prompts(), GREEDY)
 
