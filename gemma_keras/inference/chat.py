@@ -10,7 +10,7 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import InferenceConfig, SamplingConfig
 from gemma_keras.inference.engine import Engine, with_streams
 from gemma_keras.inference.language_model import Ask, Reply
-from gemma_keras.inference.requests import Completion, Delta, Request
+from gemma_keras.inference.requests import Delta, FinishedSequence, Request
 from gemma_keras.inference.text_stream import StopStrings
 from gemma_keras.models.compute_plan import ONE_DEVICE, ComputePlan
 from gemma_keras.models.forward import Params
@@ -250,7 +250,7 @@ def _forget_oldest(model: ChatModel, opening: Messages, exchanges: list[Message]
         del exchanges[:2]
 
 
-def _answer(completion: Completion, tokenizer: Tokenizer | None = None) -> ChatAnswer:
+def _answer(completion: FinishedSequence, tokenizer: Tokenizer | None = None) -> ChatAnswer:
     """The decoded answer without line ends around it."""
     text = tokenizer.decode(completion.tokens) if tokenizer is not None else completion.text or ""
     return ChatAnswer(text.strip("\n\r"), completion.stopped)

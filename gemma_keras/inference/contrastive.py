@@ -29,7 +29,7 @@ from gemma_keras.models.kv_cache import Context, KVCache, init_cache
 STEPS = 16  # new tokens of a row between two looks of the host
 
 
-class Found(NamedTuple):
+class FoundTokens(NamedTuple):
     """`tokens` i32[P, C] (-1: none), `stopped` bool[P] by a stop token, `broken` bool[P] logits that are not finite."""
 
     tokens: jax.Array
@@ -51,7 +51,7 @@ class _Prompts(NamedTuple):
     cache: KVCache | None = None
 
 
-class _Loop(NamedTuple):
+class _ContrastiveLoop(NamedTuple):
     """`states` f32[P, S + C, D]: hidden states of length 1, by position; `scores` f32[P, V]: logits of the next token."""
 
     index: jax.Array
@@ -60,7 +60,7 @@ class _Loop(NamedTuple):
     scores: jax.Array
     counts: jax.Array
     running: jax.Array
-    found: Found
+    found: FoundTokens
 
 
 def candidate_scores(
@@ -81,7 +81,7 @@ def unit(x: jax.Array) -> jax.Array:
 
 def contrastive_search(
     backbone: GemmaBackbone, plan: ComputePlan, params: Params, requests: Sequence[Request], slots: int, rows: int
-) -> Iterator[Found]:
+) -> Iterator[FoundTokens]:
     """What is found of the answers of `requests`, padded to `rows`, after every `STEPS` tokens; the last is the whole.
 
     `slots` is the length that their prompts are padded to.
@@ -109,7 +109,7 @@ def contrastive_search(
         yield found
 
 
-def is_over(request: Request, found: Found, row: int) -> bool:
+def is_over(request: Request, found: FoundTokens, row: int) -> bool:
     """Whether nothing more comes of a request, whose answer is in `row`."""
     whole = np.sum(found.tokens[row] >= 0) >= request.sampling.max_new_tokens
     return bool(whole or found.stopped[row] or found.broken[row])
@@ -123,7 +123,7 @@ def candidates_of(request: Request, vocabulary: int) -> int:
 @functools.partial(jax.jit, static_argnames=("backbone", "plan", "new"))
 def _begin(
     params: Params, tokens: jax.Array, prompts: _Prompts, *, backbone: GemmaBackbone, plan: ComputePlan, new: int
-) -> tuple[KVCache, _Loop]:
+) -> tuple[KVCache, _ContrastiveLoop]:
     """The prompts `tokens` i32[P, S] read, and what the first step needs; `new` is the longest answer."""
     rows, slots = tokens.shape
     architecture, dtype, count = backbone.architecture, backbone.token_embedding.compute_dtype, prompts.count
@@ -133,27 +133,27 @@ def _begin(
     hidden, own = forward(backbone, params, tokens, positions, context=Context(length=start), plan=plan)
     cache = init_cache(architecture, rows, slots, dtype, plan, ring=False).write(own, start, count)
     none = jnp.zeros(rows, bool)
-    return cache, _Loop(
+    return cache, _ContrastiveLoop(
         index=jnp.zeros((), jnp.int32),
         recent=init_cache(architecture, rows, new, dtype, plan, ring=False),
         states=jnp.pad(unit(hidden), ((0, 0), (0, new), (0, 0))),
         scores=logits(backbone, params, hidden[jnp.arange(rows), count - 1]),
         counts=jnp.zeros(prompts.prompt.shape, jnp.int32),
         running=prompts.limit > 0,
-        found=Found(jnp.full((rows, new), -1, jnp.int32), none, none),
+        found=FoundTokens(jnp.full((rows, new), -1, jnp.int32), none, none),
     )
 
 
 @functools.partial(jax.jit, static_argnames=("backbone", "plan", "most"), donate_argnames="loop")
 def _advance(
-    params: Params, prompts: _Prompts, loop: _Loop, *, backbone: GemmaBackbone, plan: ComputePlan, most: int
-) -> _Loop:
+    params: Params, prompts: _Prompts, loop: _ContrastiveLoop, *, backbone: GemmaBackbone, plan: ComputePlan, most: int
+) -> _ContrastiveLoop:
     """Up to `STEPS` steps, until no row is running; `most` is the greatest k."""
     count, cache = prompts.count, prompts.cache
     slots = loop.states.shape[1] - loop.found.tokens.shape[1]
     each, places = jnp.arange(len(count)), jnp.arange(loop.states.shape[1])
 
-    def step(state: _Loop) -> _Loop:
+    def step(state: _ContrastiveLoop) -> _ContrastiveLoop:
         scores = penalize(state.scores, Tallies(prompts.prompt, state.counts), prompts.sampling)
         probabilities, ids = jax.lax.top_k(jax.nn.softmax(scores, axis=-1), most)
         context = Context(length=count, cache=cache, recent=state.recent, step=state.index, alone=True)
@@ -169,14 +169,14 @@ def _advance(
         stop = state.running & finite & prompts.stops[each, token]
         taken = state.running & finite & ~stop
         found = state.found
-        return _Loop(
+        return _ContrastiveLoop(
             index=state.index + 1,
             recent=state.recent.append(kept, state.index),
             states=jax.lax.dynamic_update_slice_in_dim(state.states, unit(own)[:, None], slots + state.index, axis=1),
             scores=logits(backbone, params, own),
             counts=state.counts.at[each, token].add(taken.astype(jnp.int32)),
             running=taken & (state.index + 1 < prompts.limit),
-            found=Found(
+            found=FoundTokens(
                 found.tokens.at[:, state.index].set(jnp.where(taken, token, -1)),
                 found.stopped | stop,
                 found.broken | (state.running & ~finite),

@@ -37,7 +37,7 @@ class Chunk(NamedTuple):
     top_log_probs: jax.Array | None
 
 
-class _Loop(NamedTuple):
+class _DecodeLoop(NamedTuple):
     """What decoding carries from step to step."""
 
     index: jax.Array
@@ -72,7 +72,7 @@ def decode(
     mask = None if allowed is None else unpack_bits(allowed, vocabulary)
     all_angles = rope_angles(rows.length[:, None] + jnp.arange(CHUNK), backbone.architecture.head_dim)
 
-    def advance(loop: _Loop) -> _Loop:
+    def advance(loop: _DecodeLoop) -> _DecodeLoop:
         length, clock = rows.length + loop.index, state.clock + loop.index
         context = Context(length=length, cache=loop.cache, turn=rows.slot_offset, slot=clock)
         angles = tuple(jax.lax.dynamic_slice_in_dim(x, loop.index, 1, axis=1) for x in all_angles)
@@ -89,7 +89,7 @@ def decode(
         taken = loop.running & finite & ~stop
         log_probs = None if alternatives is None else jax.nn.log_softmax(raw, axis=-1)
         chunk = _noted(loop, jnp.where(taken, token, -1), log_probs, token, alternatives)
-        return _Loop(
+        return _DecodeLoop(
             index=loop.index + 1,
             cache=loop.cache.append(new, clock),
             last=jnp.where(taken, token, loop.last),
@@ -99,10 +99,10 @@ def decode(
             every=None if loop.every is None else log_probs,
         )
 
-    def unfinished(loop: _Loop) -> jax.Array:
+    def unfinished(loop: _DecodeLoop) -> jax.Array:
         return (loop.index < steps) & loop.running.any()
 
-    begin = _Loop(
+    begin = _DecodeLoop(
         jnp.zeros((), jnp.int32), state.cache, rows.last, rows.running, rows.tallies.counts,
         _empty_chunk(len(each), alternatives, state.clock),
         None if mask is None or alternatives is None else jnp.zeros((len(each), vocabulary), jnp.float32),
@@ -128,7 +128,7 @@ def _empty_chunk(rows: int, alternatives: int | None, clock: jax.Array) -> Chunk
 
 
 def _noted(
-    loop: _Loop, shown: jax.Array, log_probs: jax.Array | None, token: jax.Array, alternatives: int | None
+    loop: _DecodeLoop, shown: jax.Array, log_probs: jax.Array | None, token: jax.Array, alternatives: int | None
 ) -> Chunk:
     """The chunk with the tokens of this step."""
     chunk, index = loop.chunk, loop.index

@@ -8,7 +8,7 @@ import jax
 
 from gemma_keras.inference.constraints import Matcher
 from gemma_keras.inference.decode import Chunk
-from gemma_keras.inference.requests import Completion, Delta, Request, broken_logits
+from gemma_keras.inference.requests import Delta, FinishedSequence, Request, broken_logits
 from gemma_keras.inference.text_stream import TextStream
 
 INTERRUPTED = "the engine was reset by another call before this answer was complete; ask again."
@@ -30,7 +30,7 @@ class ActiveSequence:
     tokens: list[int] = dataclasses.field(default_factory=list)
     log_probs: list[float] = dataclasses.field(default_factory=list)
     alternatives: list[list[tuple[int, float]]] = dataclasses.field(default_factory=list)
-    completion: Completion | None = None
+    completion: FinishedSequence | None = None
     error: Exception | None = None
     unread: deque[Delta] | None = None  # what `Engine.stream` has not handed on; None: nobody streams it
     suspect: bool = False  # it was there when a step failed, so it goes on alone
@@ -64,7 +64,7 @@ class ActiveSequence:
         elif decode is not None:
             text = decode(self.tokens)
         asked = self.request.log_probs
-        self.completion = Completion(
+        self.completion = FinishedSequence(
             tokens=self.tokens, reason=reason, text=text, log_probs=None if asked is None else self.log_probs,
             alternatives=self.alternatives if asked else None,
         )  # fmt: skip

@@ -9,7 +9,7 @@ import dataclasses
 import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, overload
 
 import jax
 from keras_hub.models import GemmaBackbone
@@ -17,11 +17,20 @@ from keras_hub.models import GemmaBackbone
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import SamplingConfig
 from gemma_keras.inference.constraints import Grammars
-from gemma_keras.inference.delivery import ActiveSequence, Progress
+from gemma_keras.inference.delivery import ActiveSequence
 from gemma_keras.inference.groups import GroupRunner
 from gemma_keras.inference.prefix_cache import PrefixCache
-from gemma_keras.inference.requests import Completion, Delta, Request, check_request
+from gemma_keras.inference.requests import (
+    Delta,
+    FinishedSequence,
+    Request,
+    Score,
+    ScoreRequest,
+    check_request,
+    check_score,
+)
 from gemma_keras.inference.scheduler import Scheduler
+from gemma_keras.inference.scoring import ActiveScore, Scorer
 from gemma_keras.inference.searches import beam_groups, contrastive_groups
 from gemma_keras.inference.text_stream import TextStream
 from gemma_keras.models.compute_plan import ONE_DEVICE, ComputePlan
@@ -31,9 +40,6 @@ from gemma_keras.text.tokenizer import Tokenizer
 
 STEPS = 16  # tokens of a row between two looks of the host
 STREAMED_STEPS = 4
-
-Runner = Scheduler | GroupRunner
-"""What answers requests of one kind: `add` and `cancel` them, `step` all, `busy`, `abandon`."""
 
 
 class Engine:
@@ -92,12 +98,14 @@ class Engine:
         self._free = Scheduler(*model, **cached)
         self._constrained = Scheduler(*model, **cached, stepwise=True)
         self._beams, self._contrastive = beam_groups(*model, **cached), contrastive_groups(*model, **rows)
-        self._runners = (self._free, self._constrained, self._beams, self._contrastive)
+        scorer = Scorer(*model, self.cache_dtype)
+        self._scores: GroupRunner[ActiveScore] = GroupRunner(scorer, lambda request: 1, self.max_rows)
+        self._runners = (self._free, self._constrained, self._beams, self._contrastive, self._scores)
         self.prefixes = (
             PrefixCache(self.backbone, self.plan, self.prefix_tokens, self.cache_dtype) if self.prefix_tokens else None
         )
 
-    def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
+    def generate(self, requests: Sequence[Request]) -> list[list[FinishedSequence]]:
         """The samples of each request, in order. All or nothing: the first mistake ends the call, but no other one.
 
         Raises:
@@ -108,7 +116,7 @@ class Engine:
         self._finish(members, all_or_nothing=True)
         return [[sequence.completion for sequence in member if sequence.completion is not None] for member in members]
 
-    def generate_each(self, requests: Sequence[Request]) -> list[list[Completion] | UserError]:
+    def generate_each(self, requests: Sequence[Request]) -> list[list[FinishedSequence] | UserError]:
         """As `generate`, but a request with a mistake has the error in its place; no other one suffers."""
         members: list[list[ActiveSequence] | UserError] = []
         for number, request in enumerate(requests):
@@ -117,7 +125,7 @@ class Engine:
             except UserError as error:
                 members.append(error)
         self._finish([member for member in members if not isinstance(member, UserError)], all_or_nothing=False)
-        answers: list[list[Completion] | UserError] = []
+        answers: list[list[FinishedSequence] | UserError] = []
         for member in members:
             errors = [member] if isinstance(member, UserError) else [s.error for s in member if s.error is not None]
             if not isinstance(member, UserError) and not errors:
@@ -128,9 +136,38 @@ class Engine:
                 raise errors[0]
         return answers
 
-    def _finish(self, members: Sequence[list[ActiveSequence]], *, all_or_nothing: bool) -> None:
+    def score(
+        self, prompt: Sequence[int], continuations: Sequence[Sequence[int]], *, prompt_log_probs: bool = False,
+        alternatives: int = 0,
+    ) -> Score:  # fmt: skip
+        """The log-probabilities of `continuations` of a prompt, and of the prompt's own tokens where asked.
+
+        Raises:
+            UserError: as `score_all`.
+        """
+        request = ScoreRequest(
+            prompt=prompt, continuations=continuations, prompt_log_probs=prompt_log_probs, alternatives=alternatives
+        )
+        return self.score_all([request])[0]
+
+    def score_all(self, requests: Sequence[ScoreRequest]) -> list[Score]:
+        """The scores of each request, in order; prompts that are the same are read once.
+
+        Raises:
+            UserError: an impossible request (`check_score`), or logits that are not finite.
+        """
+        members = [[self._active_score(request, number)] for number, request in enumerate(requests)]
+        self._finish(members, all_or_nothing=True)
+        return [active.score for (active,) in members if active.score is not None]
+
+    def _active_score(self, request: ScoreRequest, number: int) -> ActiveScore:
+        architecture = self.backbone.architecture
+        check_score(request, number, architecture.vocabulary_size, architecture.max_position)
+        return ActiveScore(request, number)
+
+    def _finish(self, members: Sequence[Sequence[ActiveSequence | ActiveScore]], *, all_or_nothing: bool) -> None:
         """Lets requests join, and everything go on until these are done."""
-        own = [sequence for member in members for sequence in member]
+        own = [active for member in members for active in member]
         for member in members:
             self._runner_of(member[0]).add(member)
         try:
@@ -165,24 +202,33 @@ class Engine:
         if sequence.error is not None:
             raise sequence.error
 
-    def submit(self, request: Request, number: int = 0) -> ActiveSequence:
+    @overload
+    def submit(self, request: Request, number: int = 0) -> ActiveSequence: ...
+    @overload
+    def submit(self, request: ScoreRequest, number: int = 0) -> ActiveScore: ...
+    def submit(self, request: Request | ScoreRequest, number: int = 0) -> ActiveSequence | ActiveScore:
         """Lets a request of one sample join; `step` then gives its pieces until its sequence is done.
 
-        Pieces that come while another call runs the engine are in the sequence only. A search gives all in one piece.
+        Pieces that come while another call runs the engine are in the sequence only. A search gives all in one piece, and
+        scores stand in what is returned.
         """
+        if isinstance(request, ScoreRequest):
+            score = self._active_score(request, number)
+            self._scores.add([score])
+            return score
         if request.samples != 1:
             raise UserError(f"{request.samples} samples were asked for; what is submitted or streamed is one sample.")
         (sequence,) = self._prepared(request, number, streamed=True)
         self._runner_of(sequence).add([sequence])
         return sequence
 
-    def cancel(self, sequence: ActiveSequence) -> None:
+    def cancel(self, active: ActiveSequence | ActiveScore) -> None:
         """Takes a submitted request out."""
-        self._runner_of(sequence).cancel(sequence)
+        self._runner_of(active).cancel(active)
 
-    def step(self, steps: int = STEPS) -> list[Progress]:
-        """Lets all running requests go on by some tokens, each kind in turn."""
-        progress: list[Progress] = []
+    def step(self, steps: int = STEPS) -> list[tuple[Any, Delta]]:
+        """Lets all running requests go on by some tokens, each kind in turn; what each of them got."""
+        progress: list[tuple[Any, Delta]] = []
         for runner in self._runners:
             if runner.busy:
                 progress += runner.step(self.params, self.prefixes, steps)
@@ -213,7 +259,9 @@ class Engine:
             sequence.matcher = self._grammars[stops].matcher(request.constraint, request.sampling.max_new_tokens)
         return sequence
 
-    def _runner_of(self, sequence: ActiveSequence) -> Runner:
+    def _runner_of(self, sequence: ActiveSequence | ActiveScore) -> Any:
+        if isinstance(sequence, ActiveScore):
+            return self._scores
         if sequence.request.search != "sampling":
             return self._beams if sequence.request.search == "beam" else self._contrastive
         return self._free if sequence.matcher is None else self._constrained

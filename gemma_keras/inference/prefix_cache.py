@@ -54,6 +54,11 @@ class PrefixCache:
         """How many of the first blocks are kept."""
         return next((number for number, key in enumerate(keys) if key not in self._places), len(keys))
 
+    def first_unknown(self, prompt: Sequence[int]) -> set[bytes]:
+        """The key of the first block of a prompt that is not kept, if there is one."""
+        keys = self.keys(prompt)
+        return set(keys[self.known(keys) :][:1])
+
     def restore(self, state: DecodeState, row: int, keys: Sequence[bytes], slot_offset: int) -> tuple[DecodeState, int]:
         """Puts the known blocks into a row that will have this slot offset; returns their tokens, too."""
         count = self.known(keys)

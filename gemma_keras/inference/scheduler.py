@@ -256,12 +256,11 @@ class Scheduler:
             if prompt in leaders:
                 copies.append((leaders[prompt].row, row))
             else:
-                keys = prefixes.keys(prompt) if prefixes is not None else []
-                unknown = keys[prefixes.known(keys) :][:1] if prefixes is not None else []
-                if under_way.intersection(unknown):
+                unknown = prefixes.first_unknown(prompt) if prefixes is not None else set()
+                if under_way & unknown:
                     later.append(sequence)
                     continue
-                under_way.update(unknown)
+                under_way |= unknown
                 leaders[prompt] = Prompt(prompt, row, self._slot_offset(prompt))
             entering.append((row, sequence))
             self.sequences[row] = sequence
