@@ -18,6 +18,7 @@ from gemma_keras.inference.pieces import EMPTY, FEW, Closing, Pieces
 
 _LITERALS = 48  # texts that a grammar spells out and that are tried
 _KNOWN, _STATES = 4, 4096  # ends that are kept of states that allow the same tokens, and such states
+_DETOURS = 1000  # parts of an end that are left out by way of trial
 _SHARE = 4  # an end of 1 / _SHARE of the tokens is short enough
 _BEYOND, _LEAST_LIMIT = 4, 1024  # ends are looked for of _BEYOND times the tokens, or of _LEAST_LIMIT
 
@@ -66,8 +67,8 @@ class Ends:
         self._missing: dict[bytes, Closing] = {}  # the shortest end of an option, by how it begins
         self._first: Closing | None = None
         self._searched = 0
-        self._known: dict[int, list[Closing]] = {}
-        self._in_vain: dict[int, int] = {}
+        # By the allowed tokens: ends that were found, and of how many tokens none was.
+        self._states: dict[int, tuple[list[Closing], int]] = {}
 
     def first(self, most: int) -> Closing:
         """An answer of at most `most` tokens.
@@ -100,8 +101,24 @@ class Ends:
         best: Closing | None = EMPTY if self.start.is_accepting() else None
         for effort in (QUICK, DEEP, THOROUGH):
             if best is None or best.counts[0] > enough:
-                best = self._search(self.start, most if best is None else best.counts[0] - 1, effort) or best
+                found = self._search(self.start, most if best is None else best.counts[0] - 1, effort)
+                best = best if found is None else self._without_detours(found)
         return best
+
+    def _without_detours(self, closing: Closing) -> Closing:
+        """`closing` without the parts between whose ends an answer may pass at once, such as items of a list."""
+        reader, start, tries = self.start.deep_copy(), 0, _DETOURS
+        while start < len(closing.text) and tries > 0:
+            for offset in range(len(closing.text) - 1, start, -1):
+                token = closing.tokens[offset]  # -1 where no spelling goes on
+                if token >= 0 and reader.validate_tokens([token]) == 1:
+                    tries -= 1
+                    if self.fits(reader, closing.after(offset)):
+                        closing = self.pieces.closing(closing.text[:start] + closing.text[offset:]) or closing
+                        break
+            reader.consume_token(closing.tokens[start])
+            start += len(self.pieces.pieces[closing.tokens[start]])
+        return closing
 
     def after(
         self, reader: LLMatcher, text: bytes, hints: Sequence[Closing], most: int, efforts: Sequence[_Effort]
@@ -117,19 +134,16 @@ class Ends:
             return found
         # States that allow the same tokens often have the same ends, but not always: each is checked.
         key = hash(reader.compute_bitmask())
-        known = self._known.get(key, [])
+        known, in_vain = self._states.get(key, ([], 0))
         found = self._fitting(reader, known, most)
-        if found is not None or most <= self._in_vain.get(key, 0) or reader.is_error():
+        if found is not None or most <= in_vain or reader.is_error():
             return found
         for effort in efforts:
             found = found or self._search(reader, most, effort, hints)
-        if found is None:
-            self._in_vain[key] = most
-        else:
-            self._known[key] = sorted([*known, found], key=lambda closing: closing.counts[0])[:_KNOWN]
-        for kept in (self._known, self._in_vain):
-            if len(kept) > _STATES:
-                del kept[next(iter(kept))]
+        added = sorted([*known, found], key=lambda closing: closing.counts[0])[:_KNOWN] if found is not None else known
+        self._states[key] = (added, in_vain if found is not None else most)
+        if len(self._states) > _STATES:
+            del self._states[next(iter(self._states))]
         return found
 
     def fits(self, reader: LLMatcher, closing: Closing) -> bool:

@@ -10,6 +10,10 @@ import numpy as np
 
 _NOT_SPELLED = 1 << 30
 FEW = 16  # allowed tokens that are all tried
+_PART = 256  # the kind of parts of characters and of escapes
+_KINDS = np.arange(256)  # of a first byte
+for _first, _last in ("09", "az", "AZ", "\x80\xff"):
+    _KINDS[ord(_first) : ord(_last) + 1] = ord(_first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ class Pieces:
         first = np.array([pieces[token][0] for token in ids], np.uint8)
         size = np.array([len(pieces[token]) for token in ids], np.int32)
         is_part = ((size == 1) & (first >= 0x80)) | (first == ord("\\"))
-        kind = np.where(is_part, _PART, np.array(_KINDS)[first])
+        kind = np.where(is_part, _PART, _KINDS[first])
         order = np.lexsort((size, kind))
         self._order, self._kinds = np.array(ids, np.int32)[order], kind[order]
 
@@ -92,18 +96,3 @@ class Pieces:
             ends = np.unique(np.concatenate([[0], changes, changes + 1, [len(places) - 1]]))
             places = places[ends[kinds[ends] != _PART] if kinds[0] != _PART else ends]
         return self._order[places].tolist()
-
-
-def _kind(byte: int) -> int:
-    character = chr(byte)
-    if byte >= 0x80:
-        return 0x80
-    if character.isdigit():
-        return ord("0")
-    if character.isalpha():
-        return ord("a" if character.islower() else "A")
-    return byte
-
-
-_KINDS = tuple(map(_kind, range(256)))
-_PART = 256  # the kind of parts of characters and of escapes
