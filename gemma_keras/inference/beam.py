@@ -8,14 +8,14 @@ Axes: P prompts, k beams of each, B = P·k rows, T tokens, C new tokens, V vocab
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from keras_hub.models import GemmaBackbone
 
-from gemma_keras.inference.requests import Request, broken_logits
+from gemma_keras.inference.requests import Request
 from gemma_keras.inference.sampling import SamplingRows, Tallies, penalize
 from gemma_keras.models.compute_plan import ComputePlan
 from gemma_keras.models.forward import Params, forward, logits
@@ -79,15 +79,12 @@ class _Search:
 
 def beam_search(
     backbone: GemmaBackbone, plan: ComputePlan, params: Params, cache: KVCache, requests: Sequence[Request]
-) -> list[list[Beam]]:
-    """The beams of each request, best first.
+) -> Iterator[dict[int, list[Beam] | None]]:
+    """After each step the beams, best first, of the requests that are done, by their numbers; None: broken logits.
 
     Args:
         cache: row p·k of it, k being the greatest `num_beams`, holds all but the last token of the p-th prompt, and so do the
             k - 1 rows after it.
-
-    Raises:
-        UserError: logits that are not finite.
     """
     searches = [_Search(request) for request in requests]
     beams, rows = max(search.beams for search in searches), cache.rows
@@ -113,20 +110,24 @@ def beam_search(
         )  # fmt: skip
         values, ids = jax.device_get((values, ids))
         order, last = np.arange(rows, dtype=np.int32), last.copy()
+        done: dict[int, list[Beam] | None] = {}
         for number, search in enumerate(searches):
             if not search.open:
                 continue
             first = number * beams
             own = slice(first, first + search.beams)
             if not np.isfinite(values[own, 0]).all():
-                raise broken_logits(number, step)
+                search.open, done[number] = False, None
+                continue
             count = max(2, 1 + len(set(search.request.stop_ids))) * search.beams
             parents, tokens = search.advance(values[own, :count], ids[own, :count])
             if parents:
                 order[own], last[own] = first + np.array(parents), tokens
+            if not search.open:
+                done[number] = search.finished
+        yield done
         if not any(search.open for search in searches):
             break
-    return [search.finished for search in searches]
 
 
 @functools.partial(jax.jit, static_argnames=("backbone", "plan", "keep"), donate_argnames=("recent", "tallies"))

@@ -10,20 +10,20 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import InferenceConfig, SamplingConfig
 from gemma_keras.inference.engine import Engine, with_streams
 from gemma_keras.inference.language_model import Ask, Reply
-from gemma_keras.inference.requests import Completion, Delta, Request
+from gemma_keras.inference.requests import Delta, FinishedSequence, Request
 from gemma_keras.inference.text_stream import StopStrings
 from gemma_keras.models.compute_plan import ONE_DEVICE, ComputePlan
 from gemma_keras.models.forward import Params
 from gemma_keras.text.templates import ChatTemplate, Message, Messages, apply_chat_template
 from gemma_keras.text.tokenizer import Tokenizer
 
-__all__ = ["Answer", "ChatModel", "apply_chat_template", "conversation", "generate_response"]
+__all__ = ["ChatAnswer", "ChatModel", "apply_chat_template", "conversation", "generate_response"]
 
 _CLOSED_TURN, _MODEL_TURN = "<end_of_turn><eos>\n", "<start_of_turn>model\n"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Answer:
+class ChatAnswer:
     """A decoded answer; `ended` is False where `max_new_tokens` cut it off."""
 
     text: str
@@ -73,58 +73,74 @@ class ChatModel:
         """The model's answer to each conversation, generated together."""
         return [answer.text for answer in self.answer_batch(conversations, sampling)]
 
-    def answer_batch(self, conversations: Sequence[Messages], sampling: SamplingConfig) -> list[Answer]:
+    def answer_batch(self, conversations: Sequence[Messages], sampling: SamplingConfig) -> list[ChatAnswer]:
         """As `reply_batch`, with whether each answer came to its own end."""
-        requests = with_streams(
-            [self._request(ids, sampling) for ids in self.template.prompts(self.tokenizer, conversations)]
-        )
+        requests = self.requests(conversations, sampling)
         return [_answer(samples[0]) for samples in self.engine.generate(requests)]
 
-    def answer_each(self, conversations: Sequence[Messages], sampling: SamplingConfig) -> list[Answer | UserError]:
+    def answer_each(self, conversations: Sequence[Messages], sampling: SamplingConfig) -> list[ChatAnswer | UserError]:
         """As `answer_batch`, but a conversation that cannot be answered has the reason in its place; no other one suffers.
 
         The answers are those of `answer_batch` over all of them.
         """
-        return self._answers(list(enumerate(conversations)), sampling)
-
-    def _answers(self, numbered: list[tuple[int, Messages]], sampling: SamplingConfig) -> list[Answer | UserError]:
         try:
-            prompts = self.template.prompts(self.tokenizer, [messages for _, messages in numbered])
-            requests = [
-                dataclasses.replace(self._request(ids, sampling), stream=number)
-                for ids, (number, _) in zip(prompts, numbered, strict=True)
-            ]
-            return [_answer(samples[0]) for samples in self.engine.generate(requests)]
+            requests: list[Request | UserError] = [*self.requests(conversations, sampling)]
+        except UserError:  # only those at fault shall fail
+            requests = [self._request_or_error(messages, sampling) for messages in conversations]
+        given = [
+            dataclasses.replace(request, stream=number)
+            for number, request in enumerate(requests)
+            if isinstance(request, Request)
+        ]
+        answers = iter(self.engine.generate_each(given))
+        found = [request if isinstance(request, UserError) else next(answers) for request in requests]
+        return [samples if isinstance(samples, UserError) else _answer(samples[0]) for samples in found]
+
+    def _request_or_error(self, messages: Messages, sampling: SamplingConfig) -> Request | UserError:
+        try:
+            return self.request(messages, sampling)
         except UserError as error:
-            half = len(numbered) // 2
-            if half:  # only those at fault shall fail
-                return self._answers(numbered[:half], sampling) + self._answers(numbered[half:], sampling)
-            return [error]
+            return error
 
     def stream(self, messages: Messages, sampling: SamplingConfig) -> Iterator[Delta]:
         """The answer to one conversation piece by piece; blanks at its ends are not taken off."""
-        (ids,) = self.template.prompts(self.tokenizer, [messages])
-        return self.engine.stream(self._request(ids, sampling))
+        return self.engine.stream(self.request(messages, sampling))
 
     def answer(self, asks: Sequence[Ask]) -> list[Reply]:
         """The reply to each call (`LanguageModel`), all of them generated together."""
         prompts = self.template.prompts(self.tokenizer, [ask.messages for ask in asks])
         requests = [
-            dataclasses.replace(self._request(ids, _sampling(ask)), constraint=ask.constraint)
+            Request(prompt=ids, sampling=_sampling(ask), stop_ids=self.stop_ids, constraint=ask.constraint)
             for ids, ask in zip(prompts, asks, strict=True)
         ]
         completions = [samples[0] for samples in self.engine.generate(requests)]
         return [
             Reply(
                 _answer(completion).text if ask.constraint is None else completion.text or "",
-                len(ids), len(completion.tokens), completion.stopped,
+                len(request.prompt), len(completion.tokens), completion.stopped,
             )
-            for ask, ids, completion in zip(asks, prompts, completions, strict=True)
+            for ask, request, completion in zip(asks, requests, completions, strict=True)
         ]  # fmt: skip
 
-    def _request(self, ids: Sequence[int], sampling: SamplingConfig) -> Request:
+    def request(self, messages: Messages, sampling: SamplingConfig) -> Request:
+        """What the engine is asked for the answer to a conversation; `dataclasses.replace` asks for more.
+
+        Raises:
+            UserError: a conversation that the template cannot write.
+        """
+        return self.requests([messages], sampling)[0]
+
+    def requests(self, conversations: Sequence[Messages], sampling: SamplingConfig) -> list[Request]:
+        """A request for each conversation, each with a stream of random numbers of its own.
+
+        Raises:
+            UserError: a conversation that the template cannot write.
+        """
         stop_strings = StopStrings(sampling.stop) if sampling.stop else None
-        return Request(prompt=ids, sampling=sampling, stop_ids=self.stop_ids, stop_strings=stop_strings)
+        prompts = self.template.prompts(self.tokenizer, conversations)
+        return with_streams(
+            [Request(prompt=p, sampling=sampling, stop_ids=self.stop_ids, stop_strings=stop_strings) for p in prompts]
+        )
 
     def prompt_length(self, messages: Messages) -> int:
         """Tokens of the prompt that a conversation makes."""
@@ -234,10 +250,10 @@ def _forget_oldest(model: ChatModel, opening: Messages, exchanges: list[Message]
         del exchanges[:2]
 
 
-def _answer(completion: Completion, tokenizer: Tokenizer | None = None) -> Answer:
+def _answer(completion: FinishedSequence, tokenizer: Tokenizer | None = None) -> ChatAnswer:
     """The decoded answer without line ends around it."""
     text = tokenizer.decode(completion.tokens) if tokenizer is not None else completion.text or ""
-    return Answer(text.strip("\n\r"), completion.stopped)
+    return ChatAnswer(text.strip("\n\r"), completion.stopped)
 
 
 def _sampling(ask: Ask) -> SamplingConfig:

@@ -12,8 +12,8 @@ Axes: P prompts, T prompt tokens, S slots, k candidates, D model dim, V vocabula
 """
 
 import functools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,10 @@ from gemma_keras.models.compute_plan import ComputePlan
 from gemma_keras.models.forward import Params, forward, logits
 from gemma_keras.models.kv_cache import Context, KVCache, init_cache
 
+STEPS = 16  # new tokens of a row between two looks of the host
 
-class Found(NamedTuple):
+
+class FoundTokens(NamedTuple):
     """`tokens` i32[P, C] (-1: none), `stopped` bool[P] by a stop token, `broken` bool[P] logits that are not finite."""
 
     tokens: jax.Array
@@ -35,8 +37,22 @@ class Found(NamedTuple):
     broken: jax.Array
 
 
-class _Loop(NamedTuple):
-    """`states` f32[P, S, D]: hidden states of length 1, by position; `scores` f32[P, V]: logits of the next token."""
+class _Prompts(NamedTuple):
+    """What does not change: tokens `count` i32[P] of the prompts, in `cache`; `limit` i32[P] new tokens; `alpha` f32[P] and
+    `k` i32[P] of the requests; `prompt` and `stops` bool[P, V]; and the settings of penalties."""
+
+    count: jax.Array
+    limit: jax.Array
+    alpha: jax.Array
+    k: jax.Array
+    prompt: jax.Array
+    stops: jax.Array
+    sampling: SamplingRows
+    cache: KVCache | None = None
+
+
+class _ContrastiveLoop(NamedTuple):
+    """`states` f32[P, S + C, D]: hidden states of length 1, by position; `scores` f32[P, V]: logits of the next token."""
 
     index: jax.Array
     recent: KVCache
@@ -44,7 +60,7 @@ class _Loop(NamedTuple):
     scores: jax.Array
     counts: jax.Array
     running: jax.Array
-    found: Found
+    found: FoundTokens
 
 
 def candidate_scores(
@@ -65,8 +81,11 @@ def unit(x: jax.Array) -> jax.Array:
 
 def contrastive_search(
     backbone: GemmaBackbone, plan: ComputePlan, params: Params, requests: Sequence[Request], slots: int, rows: int
-) -> Found:
-    """The answers of `requests`, padded to `rows`; `slots` is the length that their prompts are padded to."""
+) -> Iterator[FoundTokens]:
+    """What is found of the answers of `requests`, padded to `rows`, after every `STEPS` tokens; the last is the whole.
+
+    `slots` is the length that their prompts are padded to.
+    """
     vocabulary = backbone.architecture.vocabulary_size
     tokens, count = np.zeros((rows, slots), np.int32), np.ones(rows, np.int32)
     limit, k = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
@@ -80,12 +99,20 @@ def contrastive_search(
         stops[row, list(request.stop_ids)] = True
     configs = [request.sampling for request in requests]
     sampling = SamplingRows.of(configs + [configs[-1]] * (rows - len(configs)))
-    return jax.device_get(
-        _run(
-            params, tokens, count, limit, alpha, k, prompt, stops, sampling, backbone=backbone, plan=plan,
-            most=int(k.max()), new=int(limit.max()),
-        )
-    )  # fmt: skip
+    prompts: Any = _Prompts(count, limit, alpha, k, prompt, stops, sampling)
+    cache, loop = _begin(params, tokens, prompts, backbone=backbone, plan=plan, new=int(limit.max()))
+    prompts = prompts._replace(cache=cache)
+    running = True
+    while running:
+        loop = _advance(params, prompts, loop, backbone=backbone, plan=plan, most=int(k.max()))
+        found, running = jax.device_get((loop.found, loop.running.any()))
+        yield found
+
+
+def is_over(request: Request, found: FoundTokens, row: int) -> bool:
+    """Whether nothing more comes of a request, whose answer is in `row`."""
+    whole = np.sum(found.tokens[row] >= 0) >= request.sampling.max_new_tokens
+    return bool(whole or found.stopped[row] or found.broken[row])
 
 
 def candidates_of(request: Request, vocabulary: int) -> int:
@@ -93,71 +120,68 @@ def candidates_of(request: Request, vocabulary: int) -> int:
     return min(request.sampling.top_k or 4, vocabulary)
 
 
-@functools.partial(jax.jit, static_argnames=("backbone", "plan", "most", "new"))
-def _run(
-    params: Params,
-    tokens: jax.Array,
-    count: jax.Array,
-    limit: jax.Array,
-    alpha: jax.Array,
-    k: jax.Array,
-    prompt: jax.Array,
-    stops: jax.Array,
-    sampling: SamplingRows,
-    *,
-    backbone: GemmaBackbone,
-    plan: ComputePlan,
-    most: int,
-    new: int,
-) -> Found:
-    """All steps; arguments [P, ...] as in `contrastive_search`, `most` the greatest k and `new` the longest answer."""
+@functools.partial(jax.jit, static_argnames=("backbone", "plan", "new"))
+def _begin(
+    params: Params, tokens: jax.Array, prompts: _Prompts, *, backbone: GemmaBackbone, plan: ComputePlan, new: int
+) -> tuple[KVCache, _ContrastiveLoop]:
+    """The prompts `tokens` i32[P, S] read, and what the first step needs; `new` is the longest answer."""
     rows, slots = tokens.shape
-    architecture, dtype = backbone.architecture, backbone.token_embedding.compute_dtype
-    each, places = jnp.arange(rows), jnp.arange(slots + new)
-    positions = jnp.where(places[:slots] < count[:, None], places[:slots], -1)
+    architecture, dtype, count = backbone.architecture, backbone.token_embedding.compute_dtype, prompts.count
+    places = jnp.arange(slots)
+    positions = jnp.where(places < count[:, None], places, -1)
     start = jnp.zeros_like(count)
-    hidden, fresh = forward(backbone, params, tokens, positions, context=Context(length=start), plan=plan)
-    cache = init_cache(architecture, rows, slots, dtype, plan, ring=False).write(fresh, start, count)
+    hidden, own = forward(backbone, params, tokens, positions, context=Context(length=start), plan=plan)
+    cache = init_cache(architecture, rows, slots, dtype, plan, ring=False).write(own, start, count)
+    none = jnp.zeros(rows, bool)
+    return cache, _ContrastiveLoop(
+        index=jnp.zeros((), jnp.int32),
+        recent=init_cache(architecture, rows, new, dtype, plan, ring=False),
+        states=jnp.pad(unit(hidden), ((0, 0), (0, new), (0, 0))),
+        scores=logits(backbone, params, hidden[jnp.arange(rows), count - 1]),
+        counts=jnp.zeros(prompts.prompt.shape, jnp.int32),
+        running=prompts.limit > 0,
+        found=FoundTokens(jnp.full((rows, new), -1, jnp.int32), none, none),
+    )
 
-    def step(state: _Loop) -> _Loop:
-        scores = penalize(state.scores, Tallies(prompt, state.counts), sampling)
+
+@functools.partial(jax.jit, static_argnames=("backbone", "plan", "most"), donate_argnames="loop")
+def _advance(
+    params: Params, prompts: _Prompts, loop: _ContrastiveLoop, *, backbone: GemmaBackbone, plan: ComputePlan, most: int
+) -> _ContrastiveLoop:
+    """Up to `STEPS` steps, until no row is running; `most` is the greatest k."""
+    count, cache = prompts.count, prompts.cache
+    slots = loop.states.shape[1] - loop.found.tokens.shape[1]
+    each, places = jnp.arange(len(count)), jnp.arange(loop.states.shape[1])
+
+    def step(state: _ContrastiveLoop) -> _ContrastiveLoop:
+        scores = penalize(state.scores, Tallies(prompts.prompt, state.counts), prompts.sampling)
         probabilities, ids = jax.lax.top_k(jax.nn.softmax(scores, axis=-1), most)
         context = Context(length=count, cache=cache, recent=state.recent, step=state.index, alone=True)
         position = jnp.broadcast_to((count + state.index)[:, None], ids.shape)
-        hidden, fresh = forward(backbone, params, ids.astype(jnp.int32), position, context=context, plan=plan)
+        hidden, new = forward(backbone, params, ids.astype(jnp.int32), position, context=context, plan=plan)
         is_earlier = (places < count[:, None]) | ((places >= slots) & (places < slots + state.index))
-        judged = candidate_scores(probabilities, hidden, state.states, is_earlier, alpha)
-        chosen = jnp.argmax(jnp.where(jnp.arange(most) < k[:, None], judged, -jnp.inf), axis=-1)
+        judged = candidate_scores(probabilities, hidden, state.states, is_earlier, prompts.alpha)
+        chosen = jnp.argmax(jnp.where(jnp.arange(most) < prompts.k[:, None], judged, -jnp.inf), axis=-1)
         token = ids[each, chosen].astype(jnp.int32)
-        kept = tuple(tuple(x[each, :, chosen][:, :, None] for x in pair) for pair in fresh)
+        kept = tuple(tuple(x[each, :, chosen][:, :, None] for x in pair) for pair in new)
         own = hidden[each, chosen]
         finite = jnp.isfinite(state.scores).all(axis=-1)
-        stop = state.running & finite & stops[each, token]
+        stop = state.running & finite & prompts.stops[each, token]
         taken = state.running & finite & ~stop
         found = state.found
-        return _Loop(
+        return _ContrastiveLoop(
             index=state.index + 1,
             recent=state.recent.append(kept, state.index),
             states=jax.lax.dynamic_update_slice_in_dim(state.states, unit(own)[:, None], slots + state.index, axis=1),
             scores=logits(backbone, params, own),
             counts=state.counts.at[each, token].add(taken.astype(jnp.int32)),
-            running=taken & (state.index + 1 < limit),
-            found=Found(
+            running=taken & (state.index + 1 < prompts.limit),
+            found=FoundTokens(
                 found.tokens.at[:, state.index].set(jnp.where(taken, token, -1)),
                 found.stopped | stop,
                 found.broken | (state.running & ~finite),
             ),
         )
 
-    states = jnp.pad(unit(hidden), ((0, 0), (0, new), (0, 0)))
-    none = jnp.zeros(rows, bool)
-    begin = _Loop(
-        index=jnp.zeros((), jnp.int32),
-        recent=init_cache(architecture, rows, new, dtype, plan, ring=False),
-        states=states,
-        scores=logits(backbone, params, hidden[each, count - 1]),
-        counts=jnp.zeros(prompt.shape, jnp.int32),
-        running=limit > 0,
-        found=Found(jnp.full((rows, new), -1, jnp.int32), none, none),
-    )
-    return jax.lax.while_loop(lambda state: state.running.any(), step, begin).found
+    end = loop.index + STEPS
+    return jax.lax.while_loop(lambda state: (state.index < end) & state.running.any(), step, loop)

@@ -1,27 +1,37 @@
 """Generation: prompts in, continuations out, many at a time, with continuous batching.
 
 Requests that are free run in chunks on the device. Constrained ones need their last token on the host before the next can
-be chosen, so they run in a batch of their own, token by token, beside them. Beam search and contrastive search have loops
-of their own.
+be chosen, so they run in a batch of their own, token by token, beside them. Beam search and contrastive search have groups
+of their own. All take turns: a step of the engine is one of each kind.
 """
 
 import dataclasses
 import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import Any, overload
 
 import jax
 from keras_hub.models import GemmaBackbone
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import SamplingConfig
-from gemma_keras.inference.batch import Batch, Task, divided_rows
-from gemma_keras.inference.beam import beam_search
-from gemma_keras.inference.buckets import power_of_two, slot_bucket
 from gemma_keras.inference.constraints import Grammars
-from gemma_keras.inference.contrastive import candidates_of, contrastive_search
+from gemma_keras.inference.delivery import ActiveSequence
+from gemma_keras.inference.groups import GroupRunner
 from gemma_keras.inference.prefix_cache import PrefixCache
-from gemma_keras.inference.requests import Completion, Delta, Request, broken_logits, check_request
+from gemma_keras.inference.requests import (
+    Delta,
+    FinishedSequence,
+    Request,
+    Score,
+    ScoreRequest,
+    check_request,
+    check_score,
+)
+from gemma_keras.inference.scheduler import Scheduler
+from gemma_keras.inference.scoring import ActiveScore, Scorer
+from gemma_keras.inference.searches import beam_groups, contrastive_groups
 from gemma_keras.inference.text_stream import TextStream
 from gemma_keras.models.compute_plan import ONE_DEVICE, ComputePlan
 from gemma_keras.models.forward import EMBEDDINGS, Params
@@ -75,93 +85,101 @@ class Engine:
         self._params = output_major(params, halves=self.max_rows > 1) if turned else params
 
     def reset(self) -> None:
-        """Drops whatever is running or kept. For after an interruption, which may have lost it."""
-        for batch in (self._free, self._constrained):
-            batch.abandon()
+        """Drops whatever is running or kept."""
+        for runner in self._runners:
+            runner.abandon()
         self._begin()
 
     def _begin(self) -> None:
-        self._free, self._constrained = self._new_batch(stepwise=False), self._new_batch(stepwise=True)
+        model = (self.backbone, self.plan)
+        decode = self.tokenizer.decode if self.tokenizer is not None else None
+        rows: dict[str, Any] = {"max_rows": self.max_rows, "decode_text": decode}
+        cached = rows | {"cache_dtype": self.cache_dtype}
+        self._free = Scheduler(*model, **cached)
+        self._constrained = Scheduler(*model, **cached, stepwise=True)
+        self._beams, self._contrastive = beam_groups(*model, **cached), contrastive_groups(*model, **rows)
+        scorer = Scorer(*model, self.cache_dtype)
+        self._scores: GroupRunner[ActiveScore] = GroupRunner(scorer, lambda request: 1, self.max_rows)
+        self._runners = (self._free, self._constrained, self._beams, self._contrastive, self._scores)
         self.prefixes = (
             PrefixCache(self.backbone, self.plan, self.prefix_tokens, self.cache_dtype) if self.prefix_tokens else None
         )
 
-    def _new_batch(self, *, stepwise: bool) -> Batch:
-        return Batch(
-            self.backbone, self.plan, max_rows=self.max_rows, cache_dtype=self.cache_dtype,
-            decode_text=self.tokenizer.decode if self.tokenizer is not None else None, stepwise=stepwise,
-        )  # fmt: skip
-
-    def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
-        """The samples of each request, in order. All or nothing: the first mistake ends the call.
+    def generate(self, requests: Sequence[Request]) -> list[list[FinishedSequence]]:
+        """The samples of each request, in order. All or nothing: the first mistake ends the call, but no other one.
 
         Raises:
             UserError: an impossible request (`check_request`, constraints), or logits that are not finite.
         """
+        # Before anything runs, so that a mistake in a request costs no time.
+        members = [self._prepared(request, number) for number, request in enumerate(requests)]
+        self._finish(members, all_or_nothing=True)
+        return [[sequence.completion for sequence in member if sequence.completion is not None] for member in members]
+
+    def generate_each(self, requests: Sequence[Request]) -> list[list[FinishedSequence] | UserError]:
+        """As `generate`, but a request with a mistake has the error in its place; no other one suffers."""
+        members: list[list[ActiveSequence] | UserError] = []
         for number, request in enumerate(requests):
-            self._check(request, number)
-        # Before anything runs, so that a mistake in a constraint stops nobody else.
-        waiting = {
-            number: self._tasks(request, number)
-            for number, request in enumerate(requests)
-            if request.search == "sampling"
-        }
+            try:
+                members.append(self._prepared(request, number))
+            except UserError as error:
+                members.append(error)
+        self._finish([member for member in members if not isinstance(member, UserError)], all_or_nothing=False)
+        answers: list[list[FinishedSequence] | UserError] = []
+        for member in members:
+            errors = [member] if isinstance(member, UserError) else [s.error for s in member if s.error is not None]
+            if not isinstance(member, UserError) and not errors:
+                answers.append([s.completion for s in member if s.completion is not None])
+            elif isinstance(errors[0], UserError):
+                answers.append(errors[0])
+            else:
+                raise errors[0]
+        return answers
+
+    def score(
+        self, prompt: Sequence[int], continuations: Sequence[Sequence[int]], *, prompt_log_probs: bool = False,
+        alternatives: int = 0,
+    ) -> Score:  # fmt: skip
+        """The log-probabilities of `continuations` of a prompt, and of the prompt's own tokens where asked.
+
+        Raises:
+            UserError: as `score_all`.
+        """
+        request = ScoreRequest(
+            prompt=prompt, continuations=continuations, prompt_log_probs=prompt_log_probs, alternatives=alternatives
+        )
+        return self.score_all([request])[0]
+
+    def score_all(self, requests: Sequence[ScoreRequest]) -> list[Score]:
+        """The scores of each request, in order; prompts that are the same are read once.
+
+        Raises:
+            UserError: an impossible request (`check_score`), or logits that are not finite.
+        """
+        members = [[self._active_score(request, number)] for number, request in enumerate(requests)]
+        self._finish(members, all_or_nothing=True)
+        return [active.score for (active,) in members if active.score is not None]
+
+    def _active_score(self, request: ScoreRequest, number: int) -> ActiveScore:
+        architecture = self.backbone.architecture
+        check_score(request, number, architecture.vocabulary_size, architecture.max_position)
+        return ActiveScore(request, number)
+
+    def _finish(self, members: Sequence[Sequence[ActiveSequence | ActiveScore]], *, all_or_nothing: bool) -> None:
+        """Lets requests join, and everything go on until these are done."""
+        own = [active for member in members for active in member]
+        for member in members:
+            self._runner_of(member[0]).add(member)
         try:
-            answers = self._sample(waiting)
-            for search, loop in (("beam", self._beams), ("contrastive", self._contrast)):
-                numbers = [number for number, request in enumerate(requests) if request.search == search]
-                answers |= loop({number: requests[number] for number in numbers})
-        except BaseException:
-            self.reset()
-            raise
-        return [answers[number] for number in range(len(requests))]
-
-    def _sample(self, waiting: dict[int, list[Task]]) -> dict[int, list[Completion]]:
-        own = [task for tasks in waiting.values() for task in tasks]
-        for task in own:
-            self._batch(task).pending.append(task)
-        while any(not task.done for task in own):
-            self.step()
-            for task in own:
-                if task.error is not None:
-                    raise task.error
-        return {
-            number: [task.completion for task in tasks if task.completion is not None]
-            for number, tasks in waiting.items()
-        }
-
-    def _beams(self, requests: dict[int, Request]) -> dict[int, list[Completion]]:
-        answers: dict[int, list[Completion]] = {}
-        beams = max((request.sampling.num_beams for request in requests.values()), default=1)
-        for numbers in _groups(requests, max(1, self.max_rows // beams)):
-            group = [requests[number] for number in numbers]
-            batch = self._new_batch(stepwise=False)
-            cache = batch.read_prompts(self.params, self.prefixes, [request.prompt for request in group], beams)
-            found = beam_search(self.backbone, self.plan, self.params, cache, group)
-            for number, request, finished in zip(numbers, group, found, strict=True):
-                best = finished[: request.samples]
-                answers[number] = [self._completion(beam.tokens, stopped=beam.stopped) for beam in best]
-        return answers
-
-    def _contrast(self, requests: dict[int, Request]) -> dict[int, list[Completion]]:
-        answers: dict[int, list[Completion]] = {}
-        vocabulary = self.backbone.architecture.vocabulary_size
-        most = max((candidates_of(request, vocabulary) for request in requests.values()), default=1)
-        for numbers in _groups(requests, max(1, self.max_rows // most)):
-            group = [requests[number] for number in numbers]
-            slots = slot_bucket(max(len(request.prompt) for request in group))
-            rows = divided_rows(power_of_two, len(group), self.plan)
-            found = contrastive_search(self.backbone, self.plan, self.params, group, slots, rows)
-            for row, number in enumerate(numbers):
-                tokens = [int(token) for token in found.tokens[row] if token >= 0]
-                if found.broken[row]:
-                    raise broken_logits(number, len(tokens))
-                answers[number] = [self._completion(tokens, stopped=bool(found.stopped[row]))]
-        return answers
-
-    def _completion(self, tokens: list[int], *, stopped: bool) -> Completion:
-        text = self.tokenizer.decode(tokens) if self.tokenizer is not None else None
-        return Completion(tokens=tokens, reason="stop" if stopped else "length", text=text)
+            while any(not sequence.done for sequence in own):
+                self.step()
+                for sequence in own if all_or_nothing else ():
+                    if sequence.error is not None:
+                        raise sequence.error
+        finally:
+            for sequence in own:
+                if not sequence.done:
+                    self.cancel(sequence)
 
     def stream(self, request: Request) -> Iterator[Delta]:
         """One continuation, piece by piece; the last piece carries the completion. Closing the iterator ends the request.
@@ -169,47 +187,51 @@ class Engine:
         Raises:
             UserError: as `generate`, or more than one sample.
         """
-        task = self.submit(request)
-        task.unread = deque()
+        sequence = self.submit(request)
+        sequence.unread = deque()
         try:
             while True:
-                while task.unread:
-                    yield task.unread.popleft()
-                if task.done:
+                while sequence.unread:
+                    yield sequence.unread.popleft()
+                if sequence.done:
                     break
                 self.step(STREAMED_STEPS)
-        except GeneratorExit:
-            self.cancel(task)
-        except BaseException:
-            self.reset()
-            raise
-        if task.error is not None:
-            raise task.error
+        finally:
+            if not sequence.done:
+                self.cancel(sequence)
+        if sequence.error is not None:
+            raise sequence.error
 
-    def submit(self, request: Request, number: int = 0) -> Task:
-        """Lets a request of one sample join; `step` then gives its pieces until its task is done.
+    @overload
+    def submit(self, request: Request, number: int = 0) -> ActiveSequence: ...
+    @overload
+    def submit(self, request: ScoreRequest, number: int = 0) -> ActiveScore: ...
+    def submit(self, request: Request | ScoreRequest, number: int = 0) -> ActiveSequence | ActiveScore:
+        """Lets a request of one sample join; `step` then gives its pieces until its sequence is done.
 
-        Pieces that come while another call runs the engine are in the task only.
+        Pieces that come while another call runs the engine are in the sequence only. A search gives all in one piece, and
+        scores stand in what is returned.
         """
-        self._check(request, number)
-        if request.samples != 1 or request.search != "sampling":
-            raise UserError(
-                f"{request.samples} samples by {request.search}; what is streamed is one sample, without search."
-            )
-        (task,) = self._tasks(request, number, streamed=True)
-        self._batch(task).pending.append(task)
-        return task
+        if isinstance(request, ScoreRequest):
+            score = self._active_score(request, number)
+            self._scores.add([score])
+            return score
+        if request.samples != 1:
+            raise UserError(f"{request.samples} samples were asked for; what is submitted or streamed is one sample.")
+        (sequence,) = self._prepared(request, number, streamed=True)
+        self._runner_of(sequence).add([sequence])
+        return sequence
 
-    def cancel(self, task: Task) -> None:
+    def cancel(self, active: ActiveSequence | ActiveScore) -> None:
         """Takes a submitted request out."""
-        self._batch(task).cancel(task)
+        self._runner_of(active).cancel(active)
 
-    def step(self, steps: int = STEPS) -> list[tuple[Task, Delta]]:
-        """Lets all running requests go on by some tokens."""
-        progress: list[tuple[Task, Delta]] = []
-        for batch in (self._free, self._constrained):
-            if batch.busy:
-                progress += batch.step(self.params, self.prefixes, steps)
+    def step(self, steps: int = STEPS) -> list[tuple[Any, Delta]]:
+        """Lets all running requests go on by some tokens, each kind in turn; what each of them got."""
+        progress: list[tuple[Any, Delta]] = []
+        for runner in self._runners:
+            if runner.busy:
+                progress += runner.step(self.params, self.prefixes, steps)
         return progress
 
     def _check(self, request: Request, number: int) -> None:
@@ -219,35 +241,35 @@ class Engine:
         if needs and self.tokenizer is None:
             raise UserError("stop strings and constraints need a tokenizer; give one to the engine.")
 
-    def _tasks(self, request: Request, number: int, *, streamed: bool = False) -> list[Task]:
-        return [self._task(request, number, sample, streamed) for sample in range(request.samples)]
+    def _prepared(self, request: Request, number: int, *, streamed: bool = False) -> list[ActiveSequence]:
+        """The samples of a request that has no mistake."""
+        self._check(request, number)
+        return [self._sequence(request, number, sample, streamed) for sample in range(request.samples)]
 
-    def _task(self, request: Request, number: int, sample: int, streamed: bool) -> Task:
-        task = Task(request, number, row_seed(request.sampling, request.stream, sample))
+    def _sequence(self, request: Request, number: int, sample: int, streamed: bool) -> ActiveSequence:
+        sequence = ActiveSequence(request, number, row_seed(request.sampling, request.stream, sample))
         if self.tokenizer is None:
-            return task
-        if streamed or request.stop_strings is not None:
-            task.stream = TextStream(self.tokenizer, request.stop_strings or ())
+            return sequence
+        if (streamed and request.search == "sampling") or request.stop_strings is not None:
+            sequence.stream = TextStream(self.tokenizer, request.stop_strings or ())
         if request.constraint is not None:
             stops = tuple(request.stop_ids)
             if stops not in self._grammars:
                 self._grammars[stops] = Grammars(self.tokenizer, stops)
-            task.matcher = self._grammars[stops].matcher(request.constraint, request.sampling.max_new_tokens)
-        return task
+            sequence.matcher = self._grammars[stops].matcher(request.constraint, request.sampling.max_new_tokens)
+        return sequence
 
-    def _batch(self, task: Task) -> Batch:
-        return self._free if task.matcher is None else self._constrained
+    def _runner_of(self, sequence: ActiveSequence | ActiveScore) -> Any:
+        if isinstance(sequence, ActiveScore):
+            return self._scores
+        if sequence.request.search != "sampling":
+            return self._beams if sequence.request.search == "beam" else self._contrastive
+        return self._free if sequence.matcher is None else self._constrained
 
 
 def row_seed(sampling: SamplingConfig, stream: int, sample: int) -> int:
     """32 bits for the draws of one sample."""
     return zlib.crc32(f"{sampling.seed}/{stream}/{sample}".encode())
-
-
-def _groups(requests: dict[int, Request], size: int) -> list[list[int]]:
-    """Numbers of requests, those of like lengths together."""
-    order = sorted(requests, key=lambda number: len(requests[number].prompt))
-    return [order[first : first + size] for first in range(0, len(order), size)]
 
 
 def with_streams(requests: Sequence[Request]) -> list[Request]:

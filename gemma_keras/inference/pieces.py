@@ -10,6 +10,10 @@ import numpy as np
 
 _NOT_SPELLED = 1 << 30
 FEW = 16  # allowed tokens that are all tried
+_PART = 256  # the kind of parts of characters and of escapes
+_KINDS = np.arange(256)  # of a first byte
+for _first, _last in ("09", "az", "AZ", "\x80\xff"):
+    _KINDS[ord(_first) : ord(_last) + 1] = ord(_first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +48,12 @@ class Pieces:
         # The last one of several ids with the same bytes is kept.
         self._ids = {pieces[token]: token for token in sorted(ids, key=lambda token: token not in bytewise)}
         self.longest = max(map(len, self._ids), default=0)
-        self._coarse = _Order(pieces, ids, _KINDS, parts=True)
-        self._fine = _Order(pieces, ids, range(256), parts=False)
+        first = np.array([pieces[token][0] for token in ids], np.uint8)
+        size = np.array([len(pieces[token]) for token in ids], np.int32)
+        is_part = ((size == 1) & (first >= 0x80)) | (first == ord("\\"))
+        kind = np.where(is_part, _PART, _KINDS[first])
+        order = np.lexsort((size, kind))
+        self._order, self._kinds = np.array(ids, np.int32)[order], kind[order]
 
     def is_text(self, token: int) -> bool:
         """Whether `token` is an id of the vocabulary and no special one."""
@@ -74,43 +82,12 @@ class Pieces:
             offset += len(self.pieces[ids[-1]])
         return ids
 
-    def samples(self, mask: bytes, fine: bool) -> list[int]:
+    def samples(self, mask: bytes) -> list[int]:
         """Of the allowed tokens, the shortest and the longest of each kind of first byte; all of them where few are.
 
         `mask` has one bit a token. Kinds are digits, small letters, capital letters, what is not ASCII, and any other
-        byte by itself; with `fine`, each byte by itself. Parts of characters and escapes, which end nothing, count only
-        where nothing else is allowed, or with `fine`.
+        byte by itself. Parts of characters and escapes, which end nothing, count only where nothing else is allowed.
         """
-        return (self._fine if fine else self._coarse).samples(mask)
-
-
-def _kind(byte: int) -> int:
-    character = chr(byte)
-    if byte >= 0x80:
-        return 0x80
-    if character.isdigit():
-        return ord("0")
-    if character.isalpha():
-        return ord("a" if character.islower() else "A")
-    return byte
-
-
-_KINDS = tuple(map(_kind, range(256)))
-_PART = 256  # the kind of parts of characters and of escapes
-
-
-class _Order:
-    """Tokens ordered by the kind of their first byte, then by length."""
-
-    def __init__(self, pieces: Sequence[bytes], ids: Sequence[int], kinds: Sequence[int], parts: bool):
-        first = np.frombuffer(b"".join(pieces[token][:1] for token in ids), np.uint8)
-        size = np.array([len(pieces[token]) for token in ids], np.int32)
-        is_part = ((size == 1) & (first >= 0x80)) | (first == ord("\\"))
-        kind = np.where(parts & is_part, _PART, np.array(kinds)[first])
-        order = np.lexsort((size, kind))
-        self._order, self._kinds = np.array(ids, np.int32)[order], kind[order]
-
-    def samples(self, mask: bytes) -> list[int]:
         allowed = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")
         places = np.flatnonzero(allowed[self._order])
         if len(places) > FEW:

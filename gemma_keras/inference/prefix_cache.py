@@ -17,7 +17,7 @@ import numpy as np
 from keras_hub.models import GemmaBackbone
 
 from gemma_keras.inference.buckets import power_of_two
-from gemma_keras.inference.programs import Lane, layers, placed
+from gemma_keras.inference.decode_state import DecodeState, layers, placed
 from gemma_keras.models.compute_plan import ComputePlan
 from gemma_keras.models.kv_cache import KVCache, init_cache, placed_cache, turned
 
@@ -31,10 +31,15 @@ class PrefixCache:
         self._plan, self._most = plan, tokens // BLOCK
         dtype = backbone.token_embedding.compute_dtype if cache_dtype == "auto" else cache_dtype
         make = functools.partial(init_cache, backbone.architecture, self._most, BLOCK, dtype, plan, ring=False)
-        self._pool: KVCache = jax.jit(make)()
+        self._empty = jax.jit(make)
+        self.hits = self.lookups = 0  # tokens found, tokens looked for
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets everything. For after a failure, which may have lost the pool."""
+        self._pool: KVCache = self._empty()
         self._places: OrderedDict[bytes, int] = OrderedDict()  # the least recently used first
         self._free = list(range(self._most))
-        self.hits = self.lookups = 0  # tokens found, tokens looked for
 
     def keys(self, prompt: Sequence[int]) -> list[bytes]:
         """A key for each whole block of a prompt. Its last token is not among them, for it has to be computed anyway."""
@@ -49,23 +54,28 @@ class PrefixCache:
         """How many of the first blocks are kept."""
         return next((number for number, key in enumerate(keys) if key not in self._places), len(keys))
 
-    def restore(self, lane: Lane, row: int, keys: Sequence[bytes], turn: int) -> tuple[Lane, int]:
-        """Puts the known blocks into a row that will have this turn; returns their tokens, too."""
+    def first_unknown(self, prompt: Sequence[int]) -> set[bytes]:
+        """The key of the first block of a prompt that is not kept, if there is one."""
+        keys = self.keys(prompt)
+        return set(keys[self.known(keys) :][:1])
+
+    def restore(self, state: DecodeState, row: int, keys: Sequence[bytes], slot_offset: int) -> tuple[DecodeState, int]:
+        """Puts the known blocks into a row that will have this slot offset; returns their tokens, too."""
         count = self.known(keys)
         self.lookups += len(keys) * BLOCK
         if not count:
-            return lane, 0
+            return state, 0
         self.hits += count * BLOCK
         blocks = np.zeros(power_of_two(count), np.int32)
         self._touch(keys[:count])
         blocks[:count] = [self._places[key] for key in keys[:count]]
         tokens = np.array([count * BLOCK], np.int32)
-        at, turns = np.array([[row], [turn]], np.int32)
-        return _restored(lane, self._pool, blocks, tokens, at, turns, plan=self._plan), count * BLOCK
+        at, slot_offsets = np.array([[row], [slot_offset]], np.int32)
+        return _restored(state, self._pool, blocks, tokens, at, slot_offsets, plan=self._plan), count * BLOCK
 
-    def save(self, lane: Lane, row: int, keys: Sequence[bytes], length: int, turn: int) -> None:
-        """Keeps the blocks of a row of `length` tokens, with this turn, that are not kept yet."""
-        if length > min(map(lane.cache.slots, range(len(lane.cache.keys)))):
+    def save(self, state: DecodeState, row: int, keys: Sequence[bytes], length: int, slot_offset: int) -> None:
+        """Keeps the blocks of a row of `length` tokens, with this slot offset, that are not kept yet."""
+        if length > min(map(state.cache.slots, range(len(state.cache.keys)))):
             return  # a ring has lost its beginning
         keys = keys[: self._most]
         missing = [number for number, key in enumerate(keys) if key not in self._places]
@@ -79,7 +89,9 @@ class PrefixCache:
             places[index] = self._place()
             self._places[keys[number]] = int(places[index])
         self._touch(keys)
-        self._pool = _saved(self._pool, lane.cache, np.int32(row), np.int32(turn), numbers, places, plan=self._plan)
+        self._pool = _saved(
+            self._pool, state.cache, np.int32(row), np.int32(slot_offset), numbers, places, plan=self._plan
+        )
 
     def _touch(self, keys: Sequence[bytes]) -> None:
         """Marks blocks as used, the first last: without its beginning, the rest of a prompt is of no use."""
@@ -91,25 +103,25 @@ class PrefixCache:
         return self._free.pop() if self._free else self._places.popitem(last=False)[1]
 
 
-@functools.partial(jax.jit, static_argnames="plan", donate_argnames="lane")
+@functools.partial(jax.jit, static_argnames="plan", donate_argnames="state")
 def _restored(
-    lane: Lane,
+    state: DecodeState,
     pool: KVCache,
     blocks: jax.Array,
     count: jax.Array,
     row: jax.Array,
-    turn: jax.Array,
+    slot_offset: jax.Array,
     *,
     plan: ComputePlan,
-) -> Lane:
-    """The lane with `count` i32[1] tokens of `blocks` i32[n] at the start of `row` i32[1], which will have `turn` i32[1]."""
+) -> DecodeState:
+    """The state with `count` i32[1] tokens of `blocks` i32[n] at the start of `row` i32[1], with this slot offset i32[1]."""
 
     def joined(x: jax.Array) -> jax.Array:
         """[n, K, 64, H] as [1, K, 64 n, H]."""
         return x[blocks].swapaxes(0, 1).reshape(1, x.shape[1], -1, x.shape[3])
 
-    fresh = layers(jax.tree.map(joined, pool))
-    return placed(lane._replace(cache=lane.cache.write(fresh, jnp.zeros_like(count), count, row, turn)), plan)
+    new = layers(jax.tree.map(joined, pool))
+    return placed(state._replace(cache=state.cache.write(new, jnp.zeros_like(count), count, row, slot_offset)), plan)
 
 
 @functools.partial(jax.jit, static_argnames="plan", donate_argnames="pool")
@@ -117,18 +129,18 @@ def _saved(
     pool: KVCache,
     cache: KVCache,
     row: jax.Array,
-    turn: jax.Array,
+    slot_offset: jax.Array,
     numbers: jax.Array,
     places: jax.Array,
     *,
     plan: ComputePlan,
 ) -> KVCache:
-    """The pool with the blocks `numbers` i32[n] of a row, which has `turn` i32[], at `places` i32[n]; places beyond the
+    """The pool with the blocks `numbers` i32[n] of a row, which has `slot_offset` i32[], at `places` i32[n]; places beyond the
     pool are left out."""
 
     def put(old: jax.Array, stored: jax.Array) -> jax.Array:
         whole = stored.shape[2] // BLOCK * BLOCK
-        own = turned(stored[row][None], jnp.arange(whole), turn[None])[0]
+        own = turned(stored[row][None], jnp.arange(whole), slot_offset[None])[0]
         own = own.reshape(stored.shape[1], -1, BLOCK, stored.shape[3]).swapaxes(0, 1)
         return old.at[places].set(own[jnp.minimum(numbers, len(own) - 1)], mode="drop")
 

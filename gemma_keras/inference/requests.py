@@ -1,7 +1,7 @@
 """What is asked of the engine, and what it answers."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import SamplingConfig
@@ -48,7 +48,7 @@ class Request:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Completion:
+class FinishedSequence:
     """One continuation.
 
     Attributes:
@@ -71,28 +71,65 @@ class Completion:
         return self.reason != "length"
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRequest:
+    """Tokens whose log-probabilities are asked for.
+
+    Attributes:
+        prompt: token ids, bos included.
+        continuations: what may follow it; each is scored by itself, and the prompt is read once.
+        prompt_log_probs: whether the prompt's own tokens are scored, too.
+        alternatives: how many likely tokens are reported besides each token that is scored.
+    """
+
+    prompt: Sequence[int]
+    continuations: Sequence[Sequence[int]] = ()
+    prompt_log_probs: bool = False
+    alternatives: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ScoredTokens:
+    """Natural log-probability of each token under the model itself, whether it is a likeliest one, and of each the most
+    likely (id, log-probability), as many as were asked for."""
+
+    log_probs: list[float]
+    greedy: list[bool]
+    alternatives: list[list[tuple[int, float]]]
+
+    @property
+    def log_prob(self) -> float:
+        """Of all tokens together."""
+        return sum(self.log_probs)
+
+    def with_most(self, alternatives: int) -> "ScoredTokens":
+        """The same with at most so many alternatives."""
+        return dataclasses.replace(self, alternatives=[likely[:alternatives] for likely in self.alternatives])
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """What a `ScoreRequest` asks for; `prompt` has all its tokens but the first, which follows nothing."""
+
+    continuations: list[ScoredTokens]
+    prompt: ScoredTokens | None = None
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Delta:
     """What a step added to an answer: its tokens, and the text that is certain now; `completion` with the last one."""
 
     tokens: list[int]
     text: str
-    completion: Completion | None = None
+    completion: FinishedSequence | None = None
 
 
 def check_request(request: Request, number: int, vocabulary: int, most_positions: int) -> None:
     """Raises `UserError` for what cannot be generated; `number` is the prompt's in its call."""
     check_sampling(request.sampling)
     prompt, new_tokens = request.prompt, request.sampling.max_new_tokens
-    if not len(prompt):
-        raise UserError(f"prompt {number} is empty; give at least one token, such as bos.")
-    for what, ids in (("", prompt), ("stop id ", request.stop_ids), ("biased id ", request.logit_bias)):
-        wrong = [token for token in ids if not 0 <= token < vocabulary]
-        if wrong:
-            raise UserError(
-                f"prompt {number} has the {what or 'token id '}{wrong[0]}, the model knows 0 to {vocabulary - 1}; "
-                "use the tokenizer that belongs to the weights."
-            )
+    given = {"token id": prompt, "stop id": request.stop_ids, "biased id": request.logit_bias}
+    _check_tokens(prompt, number, vocabulary, given)
     if len(prompt) + new_tokens > most_positions:
         raise UserError(
             f"prompt {number} has {len(prompt)} tokens, which with {new_tokens} new ones exceeds the model's"
@@ -108,6 +145,33 @@ def check_request(request: Request, number: int, vocabulary: int, most_positions
     finite = all(abs(value) <= 100 for value in request.logit_bias.values())
     if not finite:
         raise UserError("logit_bias has a value beyond 100; give values from -100 (never) to 100 (always).")
+
+
+def check_score(request: ScoreRequest, number: int, vocabulary: int, most_positions: int) -> None:
+    """Raises `UserError` for what cannot be scored; `number` is the prompt's in its call."""
+    prompt, longest = request.prompt, max(map(len, request.continuations), default=0)
+    given = {"token id": prompt, "continued id": [token for tokens in request.continuations for token in tokens]}
+    _check_tokens(prompt, number, vocabulary, given)
+    if len(prompt) + longest > most_positions:
+        raise UserError(
+            f"prompt {number} has {len(prompt)} tokens, which with a continuation of {longest} exceeds the model's"
+            f" {most_positions} positions; shorten it."
+        )
+    if not 0 <= request.alternatives <= MOST_ALTERNATIVES:
+        raise UserError(f"alternatives is {request.alternatives}; give 0 to {MOST_ALTERNATIVES}.")
+
+
+def _check_tokens(prompt: Sequence[int], number: int, vocabulary: int, given: Mapping[str, Iterable[int]]) -> None:
+    """Whether there is a prompt, and all `given` ids, by what they are called, are in the vocabulary."""
+    if not len(prompt):
+        raise UserError(f"prompt {number} is empty; give at least one token, such as bos.")
+    for what, ids in given.items():
+        wrong = [token for token in ids if not 0 <= token < vocabulary]
+        if wrong:
+            raise UserError(
+                f"prompt {number} has the {what} {wrong[0]}, the model knows 0 to {vocabulary - 1}; "
+                "use the tokenizer that belongs to the weights."
+            )
 
 
 def broken_logits(number: int, new_tokens: int) -> UserError:

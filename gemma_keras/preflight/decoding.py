@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from gemma_keras.config.schema import Config
-from gemma_keras.inference.programs import Lane, decode, empty_lane, lane_shardings
+from gemma_keras.inference.decode import decode
+from gemma_keras.inference.decode_state import DecodeState, empty_state, state_shardings
 from gemma_keras.models.architectures import Architecture
 from gemma_keras.models.compute_plan import ComputePlan
 from gemma_keras.models.forward import build_backbone, variable_shapes
@@ -39,17 +40,17 @@ def decode_program(config: Config, architecture: Architecture, plan: ComputePlan
     """
     backbone = build_backbone(architecture, config.model.dtype)
     rows, slots = config.train.batch_rows, config.data.sequence_length + config.sampling.max_new_tokens
-    lane: Lane = jax.eval_shape(lambda: empty_lane(backbone, plan, rows, slots, 0, config.inference.cache))
+    state: DecodeState = jax.eval_shape(lambda: empty_state(backbone, plan, rows, slots, 0, config.inference.cache))
     params = {
         path: _weight(plan, path, spec, config.inference.weights) for path, spec in variable_shapes(backbone).items()
     }
     if plan.mesh is not None:
-        lane = jax.tree.map(_placed, lane, lane_shardings(lane, plan.mesh))
+        state = jax.tree.map(_placed, state, state_shardings(state, plan.mesh))
     steps = jax.ShapeDtypeStruct((), jnp.int32)
     return DecodeProgram(
-        step=decode, arguments=(params, lane, steps, None),
+        step=decode, arguments=(params, state, steps, None),
         settings={"backbone": backbone, "plan": plan, "alternatives": None},
-        weight_bytes=_bytes_on_a_device(params), cache_bytes=_bytes_on_a_device(lane.cache),
+        weight_bytes=_bytes_on_a_device(params), cache_bytes=_bytes_on_a_device(state.cache),
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from gemma_keras.config.schema import Config, PipelineConfig, require
 from gemma_keras.config.serialization import to_dict
 from gemma_keras.data.pipeline import PreparedSplit
 from gemma_keras.evaluation.perplexity import evaluate_model
-from gemma_keras.inference.chat import Answer, ChatModel
+from gemma_keras.inference.chat import ChatAnswer, ChatModel
 from gemma_keras.stages import pretrain, sft
 from gemma_keras.stages import workdir as files
 from gemma_keras.stages.assets import load_chat_model
@@ -68,7 +68,7 @@ def _summary(tuned: Config, sft_result: dict, workdir: Path) -> dict:
     }
 
 
-def _sample(question: str, answer: Answer | UserError) -> dict:
+def _sample(question: str, answer: ChatAnswer | UserError) -> dict:
     """A question that could not be asked has the reason in brackets for an answer, and costs the run nothing else."""
     if isinstance(answer, UserError):
         return {"question": question, "answer": f"[{answer}]", "ended": False}

@@ -8,7 +8,7 @@ import transformers
 
 from gemma_keras.config.schema import SamplingConfig
 from gemma_keras.inference.engine import Engine, with_streams
-from gemma_keras.inference.requests import Completion, Request
+from gemma_keras.inference.requests import FinishedSequence, Request
 from gemma_keras.models.architectures import to_hf_config
 from gemma_keras.models.forward import forward, logits
 from gemma_keras.models.hf_names import hf_tensors
@@ -62,7 +62,7 @@ def hf_generate(model, prompt, **options) -> list[int]:
     return output[0, len(prompt) :].tolist()
 
 
-def generate(engine: Engine, given, sampling: SamplingConfig, **options) -> list[Completion]:
+def generate(engine: Engine, given, sampling: SamplingConfig, **options) -> list[FinishedSequence]:
     """The completion of each prompt."""
     requests = [Request(prompt=prompt, sampling=sampling, **options) for prompt in given]
     return [samples[0] for samples in engine.generate(with_streams(requests))]

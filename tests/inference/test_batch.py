@@ -68,7 +68,7 @@ def test_rows_that_are_no_power_of_two(engine, most):
     assert generate(alike, given, GREEDY, stop_ids=[3]) == [
         generate(engine, [prompt], GREEDY, stop_ids=[3])[0] for prompt in given
     ]
-    assert len(alike._free.tasks) == {5: 6, 20: 12}[most]
+    assert len(alike._free.sequences) == {5: 6, 20: 12}[most]
 
 
 def test_examples_of_docstrings():
@@ -80,11 +80,11 @@ def test_no_more_rows_than_allowed_and_no_more_slots_than_a_window():
     few = Engine(build_backbone(architecture, "float32"), varied_params(architecture), max_rows=3)
     tasks = [few.submit(Request(prompt=prompt, sampling=GREEDY)) for prompt in prompts()]
     few.step()
-    assert sum(map(bool, few._free.tasks)) == 3
+    assert sum(map(bool, few._free.sequences)) == 3
     tasks.append(few.submit(Request(prompt=prompts(lengths=(150,))[0], sampling=GREEDY)))
     while not all(task.done for task in tasks):
         few.step()
-    assert {few._free._lane.cache.slots(layer) for layer in range(2)} == {100, 256}
+    assert {few._free._state.cache.slots(layer) for layer in range(2)} == {100, 256}
     expected = generate(few, [*prompts(), *prompts(lengths=(150,))], GREEDY)
     assert [task.completion for task in tasks] == expected
 

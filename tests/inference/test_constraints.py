@@ -323,24 +323,6 @@ def test_copies_go_their_own_way(grammars, tokenizer):
     assert [matcher.accept(a), matcher.accept(b)] == [a, b]
 
 
-@pytest.mark.parametrize("threaded", [True, False])
-@pytest.mark.parametrize("rows", [5, 40])
-def test_masks_of_a_batch_are_those_of_its_rows(rows, threaded, grammars, tokenizer, monkeypatch):
-    monkeypatch.setattr(grammars, "threaded_rows", 1 if threaded else 1000)
-    kinds = [Choice(OPTIONS), Regex(r"[^\n]+"), schema_of("flat"), Regex("a")]
-    matchers = [grammars.matcher(kinds[row % 4], 64) if row % 5 else None for row in range(rows)]
-    for row, matcher in enumerate(matchers):
-        for step in range(row // 2 if matcher else 0):
-            if not matcher.finished:
-                matcher.accept(random.Random(step).choice(mask_of(grammars, matcher)))
-    bits = np.zeros((rows, tokenizer.vocabulary_size // 32), np.int32)
-    grammars.fill(matchers, bits)
-    assert any(matcher and matcher.finished for matcher in matchers)
-    for row, matcher in enumerate(matchers):
-        expected = mask_of(grammars, matcher) if matcher else list(range(tokenizer.vocabulary_size))
-        assert tokens_of(bits[row]) == expected
-
-
 def test_masks_are_written_into_whole_rows_only(grammars):
     matcher = grammars.matcher(Regex("a"), 4)
     for bits in (np.zeros((80, 2), np.int32)[:, 0], np.zeros(80, np.int64)):

@@ -14,10 +14,12 @@ import pytest
 from gemma_keras.adapters.inject import add_adapters, initial_adapter_params, merge
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import AdapterConfig, SamplingConfig
-from gemma_keras.inference.batch import Batch
+from gemma_keras.inference import scheduler
 from gemma_keras.inference.constraints import Choice
 from gemma_keras.inference.engine import Engine, with_streams
+from gemma_keras.inference.prefill import PromptReader
 from gemma_keras.inference.requests import Request
+from gemma_keras.inference.scheduler import Scheduler
 from gemma_keras.models.forward import EMBEDDINGS, build_backbone
 from gemma_keras.models.quantization import Int8, quantize_params
 from tests.inference.models import (
@@ -189,15 +191,15 @@ def test_a_single_nan_in_a_vocabulary_of_real_size_is_an_error(small):
             generate(broken, prompts(), config)
 
 
-@pytest.mark.parametrize("where", ["_taken", "_read", "_entries"])
-def test_an_interruption_leaves_the_engine_usable(engine, where, monkeypatch):
+@pytest.mark.parametrize("of, where", [(Scheduler, "_deliver"), (PromptReader, "read"), (scheduler, "row_values")])
+def test_an_interruption_leaves_the_engine_usable(engine, of, where, monkeypatch):
     expected = generate(engine, prompts(), GREEDY)
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Batch, where, interrupted)
+        patch.setattr(of, where, interrupted)
         with pytest.raises(KeyboardInterrupt):
             generate(engine, prompts(), GREEDY)
     assert generate(engine, prompts(), GREEDY) == expected

@@ -1,0 +1,139 @@
+"""Prompts into the cache: in pieces, several of like lengths together, what is kept of their beginnings not at all.
+
+Axes: B rows of a state, P rows at work, T prompt tokens.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from keras_hub.models import GemmaBackbone
+
+from gemma_keras.inference.buckets import bucket, power_of_two, slot_bucket
+from gemma_keras.inference.decode_state import DecodeState, copied, empty_state, placed
+from gemma_keras.inference.prefix_cache import PrefixCache
+from gemma_keras.models.compute_plan import ComputePlan
+from gemma_keras.models.forward import Params, forward
+from gemma_keras.models.kv_cache import Context, KVCache
+
+PREFILL_TOKENS = 512  # read in one call, of one prompt or of several of like lengths
+
+
+class Prompt(NamedTuple):
+    """A prompt, all but the last of whose `tokens` go into a row with a slot offset, where the first `start` are already."""
+
+    tokens: tuple[int, ...]
+    row: int
+    slot_offset: int
+    start: int = 0
+
+    @property
+    def left(self) -> int:
+        """Tokens that are still to be read."""
+        return len(self.tokens) - 1 - self.start
+
+
+def divided_rows(rounded: Callable[[int], int], count: int, plan: ComputePlan) -> int:
+    """Rows for `count` sequences, `rounded` up on each device of the mesh's data axis."""
+    return plan.data_devices * rounded(-(-count // plan.data_devices))
+
+
+class PromptReader:
+    """Reads prompts with one backbone."""
+
+    def __init__(self, backbone: GemmaBackbone, plan: ComputePlan):
+        self._backbone, self._plan = backbone, plan
+
+    def read(
+        self, params: Params, state: DecodeState, prompts: Sequence[Prompt], prefixes: PrefixCache | None, slots: int
+    ) -> DecodeState:
+        """The state with the prompts in their rows, which have `slots` slots where no window is shorter."""
+        work: list[Prompt] = []
+        for prompt in prompts:
+            start = 0
+            if prefixes is not None:
+                keys = prefixes.keys(prompt.tokens)
+                state, start = prefixes.restore(state, prompt.row, keys, prompt.slot_offset)
+            work.append(prompt._replace(start=start))
+        while work := sorted((prompt for prompt in work if prompt.left > 0), key=lambda p: p.left, reverse=True):
+            count = group_size(work[0].left, len(work), self._plan)
+            state = self._prefill(params, state, work[:count], slots)
+            work = work[count:] + [p._replace(start=p.start + PREFILL_TOKENS) for p in work[:count]]
+        if prefixes is not None:
+            for prompt in prompts:
+                keys = prefixes.keys(prompt.tokens)
+                prefixes.save(state, prompt.row, keys, len(prompt.tokens) - 1, prompt.slot_offset)
+        return state
+
+    def _prefill(self, params: Params, state: DecodeState, group: Sequence[Prompt], slots: int) -> DecodeState:
+        pieces = [prompt.tokens[prompt.start : prompt.start + min(prompt.left, PREFILL_TOKENS)] for prompt in group]
+        size = divided_rows(power_of_two, len(group), self._plan)
+        tokens = np.zeros((size, bucket(max(map(len, pieces)))), np.int32)
+        start, count, slot_offset = np.zeros((3, size), np.int32)
+        at = np.full(size, state.size, np.int32)
+        for index, (prompt, piece) in enumerate(zip(group, pieces, strict=True)):
+            tokens[index, : len(piece)] = piece
+            at[index], slot_offset[index] = prompt.row, prompt.slot_offset
+            start[index], count[index] = prompt.start, len(piece)
+        return prefill(
+            params, state, tokens, start, count, at, slot_offset, backbone=self._backbone, plan=self._plan,
+            prefix=earlier_slots(start, slots),
+        )  # fmt: skip
+
+    def cache_of(
+        self, params: Params, prompts: Sequence[Sequence[int]], copies: int, cache_dtype: str,
+        prefixes: PrefixCache | None,
+    ) -> KVCache:  # fmt: skip
+        """A cache with all but the last token of each prompt in `copies` rows."""
+        rows = divided_rows(power_of_two, len(prompts) * copies, self._plan)
+        slots = slot_bucket(max(map(len, prompts)))
+        state = empty_state(self._backbone, self._plan, rows, slots, 0, cache_dtype)
+        leaders: dict[tuple[int, ...], Prompt] = {}
+        moved: list[tuple[int, int]] = []
+        for number, prompt in enumerate(prompts):
+            leader = leaders.setdefault(tuple(prompt), Prompt(tuple(prompt), number * copies, 0))
+            moved += [(leader.row, row) for row in range(number * copies, (number + 1) * copies)]
+        state = self.read(params, state, list(leaders.values()), prefixes, slots)
+        return copied(state, moved, self._plan).cache
+
+
+def group_size(longest: int, count: int, plan: ComputePlan) -> int:
+    """How many of `count` pieces of like lengths are read together: a power of two, so that few rows are padding."""
+    size = bucket(min(PREFILL_TOKENS, longest))
+    fitting = power_of_two(min(count, PREFILL_TOKENS // size) + 1) // 2
+    return max(fitting, plan.data_devices)
+
+
+def earlier_slots(start: np.ndarray, slots: int) -> int:
+    """Up to where rows of which `start` i32[P] tokens are read hold something, rounded up."""
+    earlier = int(start.max())
+    return min(bucket(earlier), slots) if earlier else 0
+
+
+@functools.partial(jax.jit, static_argnames=("backbone", "plan", "prefix"), donate_argnames="state")
+def prefill(
+    params: Params,
+    state: DecodeState,
+    tokens: jax.Array,
+    start: jax.Array,
+    count: jax.Array,
+    at: jax.Array,
+    slot_offset: jax.Array,
+    *,
+    backbone: GemmaBackbone,
+    plan: ComputePlan,
+    prefix: int,
+) -> DecodeState:
+    """Puts the first `count` i32[P] of `tokens` i32[P, T] into the rows `at` i32[P], at positions `start` i32[P] and after.
+
+    Rows beyond the state are padding. `slot_offset` i32[P] is what the rows will have. `prefix` says up to where there are
+    earlier tokens of these rows (0: nowhere).
+    """
+    places = jnp.arange(tokens.shape[1])
+    positions = jnp.where(places < count[:, None], start[:, None] + places, -1)
+    earlier = state.cache.take(at, prefix, slot_offset) if prefix else None
+    _, new = forward(backbone, params, tokens, positions, context=Context(length=start, cache=earlier), plan=plan)
+    return placed(state._replace(cache=state.cache.write(new, start, count, at, slot_offset)), plan)
