@@ -30,7 +30,7 @@ class Rendered:
     """What a split has come to; `by_*` count records, `lengths` are of the rows that an epoch trains on, i32.
 
     `unlearnt` counts those of which some turns carry no loss. `packed_rows` has the number of packed rows of each edition;
-    `sides` is 2 of preference pairs, which are packed together.
+    `pairs`: two rows are the sides of a preference pair, and packed together.
     """
 
     by_pool: Counter[int] = dataclasses.field(default_factory=Counter)
@@ -42,7 +42,7 @@ class Rendered:
     unlearnt: int = 0
     lengths: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
     packed_rows: list[int] = dataclasses.field(default_factory=list)
-    sides: int = 1
+    pairs: bool = False
 
 
 @dataclasses.dataclass(slots=True)
@@ -89,9 +89,8 @@ class Renderer:
 
         A record that cannot be used gives way to the next of its corpus.
         """
-        pairs = _holds_pairs(pools, mixture)
-        rendered = Rendered(sides=2 if pairs else 1)
-        writer = SplitWriter(folder, pairs)
+        rendered = Rendered(pairs=_holds_pairs(pools, mixture))
+        writer = SplitWriter(folder, rendered.pairs)
         pace = Pace(f"encoded {split}", self._progress, len(mixture))
         for slots in _batches(pools, mixture):
             self._fill(split, pools, mixture, slots)
