@@ -11,9 +11,10 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import DataConfig
 from gemma_keras.data.cleaning import unlearnt_turns
 from gemma_keras.data.encoding import Encoded, Item, Limits, encode_items
+from gemma_keras.data.fates import NOT_DRAWN
 from gemma_keras.data.mixture import Mixture
 from gemma_keras.data.pace import Pace, Progress
-from gemma_keras.data.pools import NOT_DRAWN, UNDECIDED, USED, Pool
+from gemma_keras.data.pools import Pool
 from gemma_keras.data.prompting import Prompted, Prompter, draw
 from gemma_keras.data.records import ChatRecord, PreferenceRecord, Record
 from gemma_keras.data.system_prompts import FIXED_PROMPTS
@@ -100,7 +101,7 @@ class Renderer:
             pace.done(slots[-1].number + 1)
         pace.finish(len(mixture))
         for pool in pools:
-            pool.fates[pool.fates == pool.code(UNDECIDED)] = pool.code(NOT_DRAWN)
+            pool.fates.settle(pool.fates.undecided(), NOT_DRAWN)
         rendered.lengths, rendered.packed_rows = writer.close(fingerprint, split, self._config.sequence_length)
         return rendered
 
@@ -131,8 +132,7 @@ class Renderer:
                 if not result.removed:
                     slot.encoded = result
                     continue
-                if pool.fates[slot.place] != pool.code(USED):
-                    pool.fates[slot.place] = pool.code(result.removed)
+                pool.fates.remove(slot.place, result.removed)
                 # Rows that repeat come round for ever, and a row that fits elsewhere may not fit here, for its system prompt.
                 slot.tries += 1
                 left = slot.tries <= mixture.shares[slot.pool].available
@@ -167,7 +167,7 @@ class Renderer:
 
     def _add(self, rendered: Rendered, writer: SplitWriter, pool: Pool, slot: _Slot) -> None:
         assert slot.encoded is not None
-        pool.fates[slot.place] = pool.code(USED)
+        pool.fates.use(slot.place)
         writer.add(slot.record, slot.encoded.rows, slot.prompted.kind)
         rendered.by_pool[slot.pool] += 1
         rendered.by_source[pool.corpus.name] += 1

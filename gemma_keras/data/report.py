@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from gemma_keras.data.fates import NOT_DRAWN, SET_APART, UNDECIDED, USED
 from gemma_keras.data.finding import describe
 from gemma_keras.data.mixture import Mixture, Share
-from gemma_keras.data.pools import NOT_DRAWN, SET_APART, UNDECIDED, USED, Pool
+from gemma_keras.data.pools import Pool
 from gemma_keras.data.records import TextRecord
 from gemma_keras.data.rendering import Rendered
 
@@ -80,7 +81,7 @@ def _corpus(pool: Pool, share: Share, given: int) -> dict[str, Any]:
         "available": share.available,
         "wanted": share.wanted,
         "given": given,
-        "different": int((pool.fates == pool.code(USED)).sum()),
+        "different": int(pool.fates.used().sum()),
     }
 
 
