@@ -17,16 +17,17 @@ from gemma_keras.data import pools as pooling
 from gemma_keras.data.accounts import told_set_aside
 from gemma_keras.data.cleaning import Mender, contents
 from gemma_keras.data.contamination import Contamination
+from gemma_keras.data.fates import NOT_DRAWN, SET_APART, UNDECIDED, USED
 from gemma_keras.data.finding import describe
 from gemma_keras.data.holding_out import remove_held_out, set_apart
 from gemma_keras.data.mixture import validation_counts
 from gemma_keras.data.near_duplicates import NearDuplicates
 from gemma_keras.data.pace import Pace, Progress
-from gemma_keras.data.pools import NOT_DRAWN, SET_APART, UNDECIDED, USED, Pool, Screen, read_pool, read_texts
+from gemma_keras.data.pools import Pool, Screen, read_pool, read_texts
+from gemma_keras.data.prepared import ROWS_FILE, is_current, read_report
 from gemma_keras.data.records import ChatRecord, PreferenceRecord, Record
 from gemma_keras.data.sources import Located, SourceRow, get_source, locate, read_corpus
 from gemma_keras.data.spool import Spool
-from gemma_keras.data.writing import FILE
 
 EARLIER = "earlier stage"
 
@@ -215,17 +216,23 @@ def _compared(config: DataConfig, contamination: Contamination | None) -> dict[s
 
 def _earlier_report(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        report = read_report(folder)
     except (OSError, ValueError) as error:
         raise UserError(
             f"data.earlier names {folder}, which holds no prepared data ({error}); give the data folder of an earlier "
             "stage's workdir"
         ) from error
+    if not is_current(report):
+        raise UserError(
+            f"data.earlier names {folder}, which another version of this package prepared; prepare it again, by the command that "
+            "it was prepared by (the rows stay the same), or with scripts.prepare_data and the configuration of that stage"
+        )
+    return report
 
 
 def _entries(report: dict[str, Any], name: str) -> list[dict[str, Any]]:
     """What a report says of the corpus; of one that is named twice, both."""
-    return [entry for key, entry in report["corpora"].items() if key.partition("#")[0] == name]
+    return [entry for entry in report["corpora"].values() if entry["name"] == name]
 
 
 def _offers(
@@ -255,21 +262,22 @@ def _earlier(corpus: CorpusConfig, root: Path, folder: Path, report: dict[str, A
 
 
 def _earlier_rows(split: Path, name: str) -> Iterator[SourceRow]:
-    """The records of one corpus in an earlier stage's split; those of one source row come together, as one row.
+    """The records of one corpus in an earlier stage's split, by parent; those of one come together, as one source row.
 
     Raises:
         UserError: the split is damaged.
     """
     try:
-        with pa.memory_map(str(split / FILE)) as file:
+        with pa.memory_map(str(split / ROWS_FILE)) as file:
             table = pa.ipc.open_stream(file).read_all()
             mine = pc.and_(pc.equal(table["source"], name), pc.is_valid(table["record"]))
             places = np.flatnonzero(mine.to_numpy())
-            ids = table["id"].take(places).to_pylist()
-            parents = [_without_edition(row_id).partition("#")[0] for row_id in ids]
-            order = sorted(range(len(ids)), key=parents.__getitem__)
-            for _, group in itertools.groupby(order, key=parents.__getitem__):
-                rows = table.take(places[list(group)]).select(["type", "id", "record"]).to_pylist()
+            parents = table["parent"].take(places).combine_chunks()
+            order = pc.sort_indices(parents)  # stable
+            ends = pc.run_end_encode(parents.take(order)).run_ends.to_numpy()
+            places = places[order]
+            for start, end in itertools.pairwise(np.concatenate([[0], ends])):
+                rows = table.take(places[start:end]).select(["type", "parent", "part", "record"]).to_pylist()
                 records = [_restored(row, name) for row in rows]
                 yield SourceRow(file=f"earlier {split.name}", row=0, records=records)
     except (OSError, pa.ArrowException) as error:
@@ -279,9 +287,5 @@ def _earlier_rows(split: Path, name: str) -> Iterator[SourceRow]:
 
 
 def _restored(row: dict[str, Any], source: str) -> Record:
-    value = json.loads(row["record"]) | {"type": row["type"], "source": source, "id": _without_edition(row["id"])}
+    value = json.loads(row.pop("record")) | row | {"source": source}
     return ChatRecord(**value) if "messages" in value else PreferenceRecord(**value)
-
-
-def _without_edition(row_id: str) -> str:
-    return row_id.partition("~")[0].removesuffix("/chosen")

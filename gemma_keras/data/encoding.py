@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gemma_keras.data.cleaning import TOO_LONG, TOO_SHORT, contents
-from gemma_keras.data.records import ChatRecord, PreferenceRecord, Record, TextRecord
+from gemma_keras.data.records import SIDES, ChatRecord, PreferenceRecord, Record, TextRecord
 from gemma_keras.text.templates import CLOSING, CONTENT, PROMPT, Encoding, Message, Template
 from gemma_keras.text.tokenizer import Tokenizer
 
@@ -35,12 +35,19 @@ class Item:
 
 @dataclass(slots=True)
 class EncodedRow:
-    """One row of a prepared dataset: tokens i32[n], kinds u8[n] (see `text.templates`), the edition that it belongs to."""
+    """One row of a prepared dataset: tokens i32[n], kinds u8[n] (see `text.templates`), and what of its record it is.
+
+    Attributes:
+        edition: of a record whose wording is drawn anew, the edition that it belongs to.
+        side: of a pair, index into `records.SIDES`.
+        piece: of a document that makes several rows, which of them it is, from 0.
+    """
 
     tokens: np.ndarray
     kinds: np.ndarray
-    id: str
     edition: int = EVERY_EDITION
+    side: int | None = None
+    piece: int | None = None
 
 
 @dataclass(slots=True)
@@ -73,12 +80,12 @@ def encode_items(items: list[Item], tokenizer: Tokenizer, template: Template, li
     results = []
     for item, rule in zip(items, outside, strict=True):
         if isinstance(item.record, TextRecord):
-            encoded = _document(item.record, next(documents), tokenizer, limits)
+            encoded = _document(next(documents), tokenizer, limits)
         elif isinstance(item.record, PreferenceRecord):
-            encoded = _pair(item.record, [next(chats) for _ in item.conversations], limits)
+            encoded = _pair([next(chats) for _ in item.conversations], limits)
         else:
             assert isinstance(item.record, ChatRecord)
-            encoded = _conversation(item.record, [next(chats) for _ in item.conversations], limits)
+            encoded = _conversation([next(chats) for _ in item.conversations], limits)
         results.append(Encoded(removed=rule or encoded.removed) if rule or encoded.removed else encoded)
     return results
 
@@ -94,14 +101,14 @@ def _outside(records: list[Record], tokenizer: Tokenizer, limits: Limits) -> lis
     return [TOO_SHORT if length < limits.shortest else TOO_LONG if length > longest else "" for length in lengths]
 
 
-def _conversation(record: ChatRecord, encodings: list[Encoding], limits: Limits) -> Encoded:
+def _conversation(encodings: list[Encoding], limits: Limits) -> Encoded:
     encoded = Encoded()
     for edition, encoding in enumerate(encodings):
         length = _cut(encoding, limits.sequence_length, encoded)
         if length < len(encoding.ids) and not encoded.removed and CONTENT not in encoding.kinds[:length]:
             encoded.removed = NO_ANSWER
-        row_id, place = (record.id, EVERY_EDITION) if len(encodings) == 1 else (f"{record.id}~{edition}", edition)
-        encoded.rows.append(EncodedRow(encoding.ids[:length], encoding.kinds[:length], row_id, place))
+        edition = edition if len(encodings) > 1 else EVERY_EDITION
+        encoded.rows.append(EncodedRow(encoding.ids[:length], encoding.kinds[:length], edition=edition))
     return encoded
 
 
@@ -115,9 +122,10 @@ def _cut(encoding: Encoding, sequence_length: int, encoded: Encoded) -> int:
     return fitting[-1] if fitting else sequence_length
 
 
-def _pair(record: PreferenceRecord, encodings: list[Encoding], limits: Limits) -> Encoded:
+def _pair(encodings: list[Encoding], limits: Limits) -> Encoded:
     encoded = Encoded()
-    for side, encoding in zip(("chosen", "rejected"), encodings, strict=True):
+    assert len(encodings) == len(SIDES)
+    for side, encoding in enumerate(encodings):
         length = min(len(encoding.ids), limits.sequence_length)
         # The prompt holds earlier answers of the model, which are content too: the answer starts after the last of them.
         start = encoding.ends[-2] if len(encoding.ends) > 1 else 0
@@ -129,11 +137,11 @@ def _pair(record: PreferenceRecord, encodings: list[Encoding], limits: Limits) -
         encoded.truncated = encoded.truncated or length < len(encoding.ids)
         kinds = encoding.kinds[:length].copy()
         kinds[:prompt] = PROMPT
-        encoded.rows.append(EncodedRow(encoding.ids[:length], kinds, f"{record.id}/{side}"))
+        encoded.rows.append(EncodedRow(encoding.ids[:length], kinds, side=side))
     return encoded
 
 
-def _document(record: TextRecord, ids: np.ndarray, tokenizer: Tokenizer, limits: Limits) -> Encoded:
+def _document(ids: np.ndarray, tokenizer: Tokenizer, limits: Limits) -> Encoded:
     """A document in pieces that each start with bos; eos closes the last, so that a model learns where texts end."""
     ids = np.append(ids, tokenizer.eos_id)
     kinds = np.full(len(ids), CONTENT, np.uint8)
@@ -142,8 +150,7 @@ def _document(record: TextRecord, ids: np.ndarray, tokenizer: Tokenizer, limits:
     starts = range(0, len(ids), size)
     encoded = Encoded()
     for number, start in enumerate(starts):
-        row_id = f"{record.id}@{number}" if len(starts) > 1 else record.id
-        piece, piece_kinds = ids[start : start + size], kinds[start : start + size]
-        tokens = np.insert(piece, 0, tokenizer.bos_id)
-        encoded.rows.append(EncodedRow(tokens, np.insert(piece_kinds, 0, PROMPT), row_id))
+        tokens = np.insert(ids[start : start + size], 0, tokenizer.bos_id)
+        piece_kinds = np.insert(kinds[start : start + size], 0, PROMPT)
+        encoded.rows.append(EncodedRow(tokens, piece_kinds, piece=number if len(starts) > 1 else None))
     return encoded

@@ -10,7 +10,8 @@ import numpy as np
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.data.cleaning import ASKED_IN_VALIDATION, IN_VALIDATION
-from gemma_keras.data.pools import BATCH_RECORDS, SET_APART, USED, Pool, among
+from gemma_keras.data.fates import SET_APART, Fates
+from gemma_keras.data.pools import BATCH_RECORDS, Pool, among
 from gemma_keras.data.records import Record
 
 
@@ -24,7 +25,7 @@ def remove_held_out(pools: list[Pool], held: Iterable[Pool]) -> None:
             (pool.keys, contents, IN_VALIDATION),
             (pool.questions, questions, ASKED_IN_VALIDATION),
         ):
-            pool.fates[among(keys, forbidden) & (pool.fates == 0)] = pool.code(rule)
+            pool.fates.settle(among(keys, forbidden), rule)
 
 
 def overlaps(train: list[Pool], valid: list[Pool]) -> dict[str, int]:
@@ -38,7 +39,7 @@ def overlaps(train: list[Pool], valid: list[Pool]) -> dict[str, int]:
 
 def _used(pool: Pool, column: str) -> np.ndarray:
     keys: np.ndarray = getattr(pool, column)
-    return keys[pool.fates == pool.code(USED)]
+    return keys[pool.fates.used()]
 
 
 def _sorted(parts: list[np.ndarray]) -> np.ndarray:
@@ -58,7 +59,7 @@ def set_apart(
         UserError: a pool has fewer usable ones.
     """
     apart = []
-    asked = _sorted([pool.questions[pool.fates == 0] for pool in pools])
+    asked = _sorted([pool.questions[pool.fates.undecided()] for pool in pools])
     for index, (pool, count) in enumerate(zip(pools, counts, strict=True)):
         rng = np.random.default_rng([seed, 2, index])
         order = _rarest_first(rng.permutation(pool.available()), pool.questions, asked)
@@ -68,7 +69,6 @@ def set_apart(
                 f"data.validation_rows would take {count} rows of {pool.corpus.name}, of which only {len(drawn)} fit into "
                 "data.sequence_length and the limits of data.cleaning; set fewer apart"
             )
-        siblings = np.isin(pool.parents, pool.parents[drawn]) & (pool.fates == 0)
         corpus = dataclasses.replace(pool.corpus, share=0.0, limit=0)
         parents = np.unique(pool.parents[drawn]).tolist()
         copy = Pool(corpus=corpus, spool=pool.spool, origin=pool.origin, files=pool.files)
@@ -78,9 +78,9 @@ def set_apart(
         copy.rows_in = sum(copy.rows_of_parent.get(parent, 1) for parent in parents)
         copy.parents, copy.keys, copy.open_to_prompt = pool.parents[drawn], pool.keys[drawn], pool.open_to_prompt[drawn]
         copy.questions = pool.questions[drawn]
-        copy.fates = np.zeros(len(drawn), np.uint8)
+        copy.fates = Fates(len(drawn))
         copy.places = drawn if pool.places is None else pool.places[drawn]
-        pool.fates[siblings] = pool.code(SET_APART)
+        pool.fates.settle(np.isin(pool.parents, pool.parents[drawn]), SET_APART)
         apart.append(copy)
     return apart
 

@@ -7,8 +7,9 @@ import numpy as np
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import CorpusConfig, DataConfig
+from gemma_keras.data.fates import NOT_DRAWN
 from gemma_keras.data.mixing import grouped_counts, interleave
-from gemma_keras.data.pools import NOT_DRAWN, Pool
+from gemma_keras.data.pools import Pool
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -90,7 +91,7 @@ def _queue(pool: Pool, seed: int, index: int) -> np.ndarray:
     """The usable records of a pool in the order in which they are drawn, cut to the corpus's limit."""
     queue = np.random.default_rng([seed, 1, index]).permutation(pool.available())
     if pool.corpus.limit:
-        pool.fates[queue[pool.corpus.limit :]] = pool.code(NOT_DRAWN)
+        pool.fates.settle(queue[pool.corpus.limit :], NOT_DRAWN)
         queue = queue[: pool.corpus.limit]
     return queue
 
@@ -136,7 +137,7 @@ def _reserve(pool: Pool, queue: np.ndarray, share: Share) -> Iterator[int]:
     for place in queue[share.taken :]:
         yield int(place)
     while share.taken > share.available:
-        usable = queue[pool.fates[queue] <= 1]
+        usable = pool.fates.usable(queue)
         if not len(usable):
             return
         for place in usable:

@@ -6,7 +6,6 @@ Training visits the packed rows in a new order every epoch, by a keyed permutati
 any step follows from (seed, step) alone. Epoch e packs edition e modulo E of the rows whose wording is drawn anew.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from gemma_keras.batch_arrays import Batch, padding_batch
 from gemma_keras.config.errors import UserError
 from gemma_keras.data.hashing import mixed
+from gemma_keras.data.prepared import is_current, read_report
 from gemma_keras.text.templates import CLOSING, CONTENT, PROMPT
 
 LOSS_KINDS = {"response": (CLOSING, CONTENT), "all": (PROMPT, CLOSING, CONTENT)}
@@ -31,17 +31,17 @@ class PreparedSplit:
         tokens, kinds: ragged columns; `split.tokens[r]` is row r.
     """
 
-    def __init__(self, folder: Path, sequence_length: int):
+    def __init__(self, folder: Path, sequence_length: int, pairs: bool):
         import datasets
 
         self.sequence_length = sequence_length
+        self.pairs = pairs
         self._dataset = datasets.load_from_disk(str(folder))
         self.tokens = _Ragged(self._dataset.data.column("tokens"))
         self.kinds = _Ragged(self._dataset.data.column("kinds"))
         self._plans = [_load_plan(folder, edition) for edition in range(len(list(folder.glob("plan_*_rows.npy"))))]
         self.starts = np.cumsum([0] + [len(offsets) - 1 for offsets, _ in self._plans])
         self.packed_count = int(self.starts[1])
-        self.pairs = len(self) > 0 and self.row_ids([0])[0].endswith("/chosen")
 
     @classmethod
     def load(cls, folder: str | Path) -> "PreparedSplit":
@@ -52,10 +52,12 @@ class PreparedSplit:
         """
         folder = Path(folder)
         try:
-            report = json.loads((folder.parent / "report.json").read_text(encoding="utf-8"))
-            split = cls(folder, report["sequence_length"])
-            expected = (report["validation"] if folder.name == "valid" else report)["packed_rows_of_editions"]
-            if np.diff(split.starts).tolist() != expected:
+            report = read_report(folder.parent)
+            if not is_current(report):
+                raise ValueError("it was prepared by another version of this package")
+            part = report["validation"] if folder.name == "valid" else report
+            split = cls(folder, report["sequence_length"], part["pairs"])
+            if np.diff(split.starts).tolist() != part["packed_rows_of_editions"]:
                 raise ValueError("its packing plans are not those of its report")
             return split
         except (OSError, ValueError, LookupError) as error:
@@ -67,7 +69,7 @@ class PreparedSplit:
         return len(self.tokens)
 
     def row_ids(self, rows: np.ndarray | list[int]) -> list[str]:
-        """Ids of prepared rows: corpus, file and row that they come from."""
+        """Names of prepared rows for people: corpus, file and row that they come from."""
         return [self._dataset[int(row)]["id"] for row in rows]
 
     def packed_row(self, index: int, edition: int = 0) -> np.ndarray:

@@ -8,7 +8,7 @@ import dataclasses
 import json
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO
 
 import numpy as np
@@ -29,14 +29,12 @@ from gemma_keras.data.cleaning import (
     unlearnt_turns,
 )
 from gemma_keras.data.contamination import Contamination
+from gemma_keras.data.fates import UNDECIDED, USED, Fates
 from gemma_keras.data.near_duplicates import NearDuplicates
 from gemma_keras.data.pace import Pace
 from gemma_keras.data.records import ChatRecord, ChoiceRecord, Quarantined, Record
 from gemma_keras.data.sources import SourceRow, get_source
 from gemma_keras.data.spool import Spool
-
-UNDECIDED, USED, NOT_DRAWN = "", "used", "not_drawn"
-SET_APART = "set_apart_for_validation"
 
 BATCH_RECORDS, BATCH_CHARACTERS = 512, 300_000
 """What the vectorised rules look at together, at most; they take some 60 bytes a character."""
@@ -52,18 +50,17 @@ class Pool(Account):
     """One corpus: its records in the order of the files, and what never became a record.
 
     Columns have one entry a record: `parents` u32 (its source row, from 1), `keys` and `questions` u64 (of its content and of
-    what it asks), `fates` u8 (index into `fate_names`), `open_to_prompt` u8 (whether it may get a system prompt).
+    what it asks), `open_to_prompt` u8 (whether it may get a system prompt).
     """
 
     spool: Spool
     origin: str = ""
     not_read: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     mended: Counter[str] = dataclasses.field(default_factory=Counter)
-    fate_names: list[str] = dataclasses.field(default_factory=lambda: [UNDECIDED, USED])
+    fates: Fates = dataclasses.field(default_factory=Fates)
     parents: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint32))
     keys: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint64))
     questions: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint64))
-    fates: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint8))
     open_to_prompt: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint8))
     rows_of_parent: dict[int, int] = dataclasses.field(default_factory=dict)
     twins: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint32))
@@ -78,38 +75,22 @@ class Pool(Account):
         """Bytes of a record, about those of its text."""
         return self.spool.size(int(index if self.places is None else self.places[index]))
 
-    def code(self, fate: str) -> int:
-        """The number that stands for a fate in `fates`."""
-        if fate not in self.fate_names:
-            self.fate_names.append(fate)
-        return self.fate_names.index(fate)
-
     def available(self) -> np.ndarray:
         """The records that are still undecided, i32, ascending."""
-        return np.arange(len(self.fates), dtype=np.int32)[self.fates == 0]
+        return np.arange(len(self.fates), dtype=np.int32)[self.fates.undecided()]
 
     def removed_records(self) -> Counter[str]:
         """Number of records by the rule that removed them."""
-        numbers = np.bincount(self.fates, minlength=len(self.fate_names)).tolist()
-        return +Counter({name: n for name, n in zip(self.fate_names, numbers) if name not in (UNDECIDED, USED)})
+        return Counter({fate: n for fate, n in self.fates.count().items() if fate not in (UNDECIDED, USED)})
 
     def counts(self) -> Counter[str]:
         """Number of source rows by fate: USED if any record of the row is used, else the fate of its first record."""
-        result = Counter(self.skipped)
         if not len(self.parents):
-            return result
-        # Records of one row stand together.
+            return Counter(self.skipped)
         starts = np.flatnonzero(np.diff(self.parents, prepend=np.uint32(0)))
-        used = np.logical_or.reduceat(self.fates == 1, starts)
-        fates = np.where(used, 1, self.fates[starts])
-        for number, count in enumerate(np.bincount(fates, minlength=len(self.fate_names))):
-            result[self.fate_names[number]] += int(count)
-        places = (
-            {int(parent): place for place, parent in enumerate(self.parents[starts])} if self.rows_of_parent else {}
-        )
-        for parent, rows in self.rows_of_parent.items():
-            result[self.fate_names[fates[places[parent]]]] += rows - 1
-        return +result
+        sizes = np.ones(len(starts), np.int64)
+        sizes[np.searchsorted(self.parents[starts], list(self.rows_of_parent))] = list(self.rows_of_parent.values())
+        return Counter(self.skipped) + self.fates.count_rows(starts, sizes)
 
 
 class Screen:
@@ -138,22 +119,22 @@ def read_pool(
     """
     pool = Pool(corpus=corpus, spool=spool)
     resemblance = _Resemblance(get_source(corpus.name).bodies or contents)
-    parents, keys, questions, fates, prompts = array("I"), array("Q"), array("Q"), array("B"), array("B")
+    parents, keys, questions, prompts = array("I"), array("Q"), array("Q"), array("B")
     for batch in _batched(_account(pool, rows, quarantine, pace), screen.mender, pool.mended):
         hits = screen.hits([texts for _, _, texts in batch])
-        for (parent, record, _), hit in zip(batch, hits, strict=True):
+        fates = [EMPTY if is_empty(record) else hit for (_, record, _), hit in zip(batch, hits, strict=True)]
+        pool.fates.extend(fates)
+        for parent, record, _ in batch:
             pool.spool.append(record)
             parents.append(parent)
             keys.append(content_key(record))
             questions.append(question_key(record))
-            fates.append(pool.code(EMPTY if is_empty(record) else hit))
             prompts.append(int(isinstance(record, ChatRecord) and record.messages[0]["role"] != "system"))
         if screen.near_duplicates:
-            resemblance.add(screen.near_duplicates, batch, fates[-len(batch) :])
+            resemblance.add(screen.near_duplicates, batch, fates)
     pool.twins = np.frombuffer(resemblance.twins, np.uint32)
     pool.parents, pool.keys = np.frombuffer(parents, np.uint32), np.frombuffer(keys, np.uint64)
-    pool.questions = np.frombuffer(questions, np.uint64)
-    pool.fates, pool.open_to_prompt = np.frombuffer(fates, np.uint8), np.frombuffer(prompts, np.uint8)
+    pool.questions, pool.open_to_prompt = np.frombuffer(questions, np.uint64), np.frombuffer(prompts, np.uint8)
     if not len(pool.fates):
         raise pool.nothing_usable()
     return pool
@@ -188,7 +169,7 @@ class _Resemblance:
         self._count = 0
         self.twins = array("I")
 
-    def add(self, near_duplicates: NearDuplicates, batch: list[_Row], fates: Sequence[int]) -> None:
+    def add(self, near_duplicates: NearDuplicates, batch: list[_Row], fates: list[str]) -> None:
         texts = []
         for (parent, record, _), fate in zip(batch, fates, strict=True):
             own = self._bodies(record)
@@ -244,18 +225,18 @@ def _batched(rows: Iterator[tuple[int, Record]], mender: Mender, mended: Counter
 
 def remove_duplicates(pools: list[Pool]) -> None:
     """Removes every later copy of a record, over all pools in their order."""
-    keys = np.concatenate([np.zeros(0, np.uint64), *(pool.keys[pool.fates == 0] for pool in pools)])
+    keys = np.concatenate([np.zeros(0, np.uint64), *(pool.keys[pool.fates.undecided()] for pool in pools)])
     keys.sort()
     repeated = np.unique(keys[1:][keys[1:] == keys[:-1]])
     del keys  # mostly there is little left to do, which takes little memory
-    copies = [np.flatnonzero(among(pool.keys, repeated) & (pool.fates == 0)) for pool in pools]
+    copies = [np.flatnonzero(among(pool.keys, repeated) & pool.fates.undecided()) for pool in pools]
     keys = np.concatenate([repeated[:0], *(pool.keys[rows] for pool, rows in zip(pools, copies, strict=True))])
     order = np.argsort(keys, kind="stable")
     later = np.zeros(len(keys), bool)
     later[order[1:]] = keys[order[1:]] == keys[order[:-1]]
     start = 0
     for pool, rows in zip(pools, copies, strict=True):
-        pool.fates[rows[later[start : start + len(rows)]]] = pool.code(DUPLICATE)
+        pool.fates.settle(rows[later[start : start + len(rows)]], DUPLICATE)
         start += len(rows)
 
 
@@ -266,7 +247,7 @@ def remove_near_duplicates(pools: list[Pool], before: list[Pool], near_duplicate
     for pool in pools:
         mine = later[start : start + len(pool.fates)]
         mine[pool.twins] = mine[pool.twins - 1]
-        pool.fates[mine & (pool.fates == 0)] = pool.code(NEAR_DUPLICATE)
+        pool.fates.settle(mine, NEAR_DUPLICATE)
         start += len(pool.fates)
 
 

@@ -22,6 +22,7 @@ from gemma_keras.data.collecting import Collected, Origins, collect, find_origin
 from gemma_keras.data.holding_out import overlaps
 from gemma_keras.data.mixture import Mixture, mix
 from gemma_keras.data.pace import Progress, print_progress
+from gemma_keras.data.prepared import FORMAT, is_current, read_report
 from gemma_keras.data.prompting import FAILED, Prompter
 from gemma_keras.data.rendering import Renderer
 from gemma_keras.data.report import split_report, write_report
@@ -29,8 +30,8 @@ from gemma_keras.data.sources import get_source
 from gemma_keras.text.templates import get_template
 from gemma_keras.text.tokenizer import Tokenizer
 
-FORMAT = 3
-"""Raised whenever the prepared bytes change, so that older prepared data is made again."""
+CONTENTS = 3
+"""Raised whenever tokens, plans or order change, so that a run that has begun is not resumed on other rows."""
 
 
 def prepare(
@@ -50,7 +51,8 @@ def prepare(
     origins = find_origins(config, root, progress)
     fingerprint = _fingerprint(config, tokenizer, origins)
     finished = _finished_report(out)
-    if finished is not None and finished.get("fingerprint") == fingerprint and not config.system_prompts.dry_run:
+    same = finished is not None and is_current(finished) and finished.get("fingerprint") == fingerprint
+    if finished is not None and same and not config.system_prompts.dry_run:
         failures = finished["system_prompt_failures"]
         again = (
             f", with a fixed system prompt where {failures} could not be had (delete it to ask again)"
@@ -154,6 +156,7 @@ def _write(
     assert not any(common.values()), common
     report = {
         "fingerprint": fingerprint,
+        "format": FORMAT,
         "sequence_length": config.sequence_length,
         **parts["train"],
         "validation": parts["valid"],
@@ -166,14 +169,14 @@ def _write(
 
 
 def _fingerprint(config: DataConfig, tokenizer: Tokenizer, origins: Origins) -> str:
-    """Hash of everything that the prepared bytes follow from; files count by their content, not by where they lie."""
+    """Hash of everything that tokens, plans and order follow from; files count by their content, not by where they lie."""
     settings = dataclasses.asdict(config) | {"template": get_template(config.template).name}
     settings |= {"root": "", "earlier": (), "missing": "", "loss_on": ""}
     endpoint = config.system_prompts.endpoint
     # Of the endpoint only what decides its answers, not how they are had.
     answers = [endpoint.model, endpoint.temperature, endpoint.max_tokens] if config.system_prompts.dynamic else []
     settings["system_prompts"] |= {"endpoint": answers, "cache": "", "dry_run": False}
-    digest = hashlib.sha256(json.dumps([FORMAT, settings, tokenizer.sha256], sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([CONTENTS, settings, tokenizer.sha256], sort_keys=True).encode())
     for origin in origins.all():
         digest.update(f"{origin.corpus.name} {origin.describe()} {origin.earlier_fingerprint}".encode())
         for path, shown in zip(origin.located.files, origin.located.shown()):
@@ -191,7 +194,7 @@ def _finished_report(out: Path) -> dict[str, Any] | None:
     if not out.exists():
         return None
     try:
-        return json.loads((out / "report.json").read_text(encoding="utf-8"))
+        return read_report(out)
     except (OSError, ValueError) as error:
         if out.is_dir() and not any(out.iterdir()):
             return None

@@ -13,50 +13,66 @@ class SkippedRow(Exception):
     """A sound row that its corpus does not use; the message is the name of the rule. Such rows count as removed."""
 
 
+SIDES = ("chosen", "rejected")
+
+
 @dataclass(slots=True, kw_only=True)
-class ChatRecord:
+class Sourced:
+    """Where a record comes from.
+
+    Attributes:
+        source: name of the corpus.
+        parent: corpus, file and row (of rows that are read together the first) that it was made of. Records of one parent
+            are counted as one row, and never stand on both sides of a split.
+        part: which of its parent's records it is, from 0; None: the only one.
+    """
+
+    source: str = ""
+    parent: str = ""
+    part: int | None = None
+
+    @property
+    def id(self) -> str:
+        """Its name, for people: what a program has to know of it stands in a field."""
+        return self.parent if self.part is None else f"{self.parent}#{self.part}"
+
+
+@dataclass(slots=True, kw_only=True)
+class ChatRecord(Sourced):
     """A conversation that ends with the model's turn.
 
     Attributes:
         messages: turns `{"role": "system" | "user" | "model", "content": str}`; one with `templates.UNLEARNT` besides carries
             no loss.
         type: kind of task: instruction, translation, dialogue, story_generation, ...
-        source: name of the corpus.
-        id: corpus, file and row that it came from.
         wording: entry of `wordings.WORDINGS` that phrases the request anew in every edition; empty: messages stand as they are.
     """
 
     messages: list[Message]
     type: str
-    source: str = ""
-    id: str = ""
     wording: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
-class TextRecord:
+class TextRecord(Sourced):
     """A document to be learnt whole."""
 
     text: str
-    source: str = ""
-    id: str = ""
     type: str = "text"
 
 
 @dataclass(slots=True, kw_only=True)
-class PreferenceRecord:
+class PreferenceRecord(Sourced):
     """A prompt (messages that end with the user's turn) and two answers of which the first is preferred."""
 
     prompt: list[Message]
     chosen: str
     rejected: str
     type: str = "preference"
-    source: str = ""
-    id: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
-class ChoiceRecord:
+class ChoiceRecord(Sourced):
     """A multiple-choice question, for evaluation; never trained on.
 
     Attributes:
@@ -74,8 +90,6 @@ class ChoiceRecord:
     split: str = ""
     explanation: str = ""
     type: str = "multiple_choice"
-    source: str = ""
-    id: str = ""
 
 
 Record = ChatRecord | TextRecord | PreferenceRecord | ChoiceRecord

@@ -11,9 +11,10 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import DataConfig
 from gemma_keras.data.cleaning import unlearnt_turns
 from gemma_keras.data.encoding import Encoded, Item, Limits, encode_items
+from gemma_keras.data.fates import NOT_DRAWN
 from gemma_keras.data.mixture import Mixture
 from gemma_keras.data.pace import Pace, Progress
-from gemma_keras.data.pools import NOT_DRAWN, UNDECIDED, USED, Pool
+from gemma_keras.data.pools import Pool
 from gemma_keras.data.prompting import Prompted, Prompter, draw
 from gemma_keras.data.records import ChatRecord, PreferenceRecord, Record
 from gemma_keras.data.system_prompts import FIXED_PROMPTS
@@ -30,7 +31,7 @@ class Rendered:
     """What a split has come to; `by_*` count records, `lengths` are of the rows that an epoch trains on, i32.
 
     `unlearnt` counts those of which some turns carry no loss. `packed_rows` has the number of packed rows of each edition;
-    `sides` is 2 of preference pairs, which are packed together.
+    `pairs`: two rows are the sides of a preference pair, and packed together.
     """
 
     by_pool: Counter[int] = dataclasses.field(default_factory=Counter)
@@ -42,7 +43,7 @@ class Rendered:
     unlearnt: int = 0
     lengths: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
     packed_rows: list[int] = dataclasses.field(default_factory=list)
-    sides: int = 1
+    pairs: bool = False
 
 
 @dataclasses.dataclass(slots=True)
@@ -89,9 +90,8 @@ class Renderer:
 
         A record that cannot be used gives way to the next of its corpus.
         """
-        pairs = _holds_pairs(pools, mixture)
-        rendered = Rendered(sides=2 if pairs else 1)
-        writer = SplitWriter(folder, pairs)
+        rendered = Rendered(pairs=_holds_pairs(pools, mixture))
+        writer = SplitWriter(folder, rendered.pairs)
         pace = Pace(f"encoded {split}", self._progress, len(mixture))
         for slots in _batches(pools, mixture):
             self._fill(split, pools, mixture, slots)
@@ -101,7 +101,7 @@ class Renderer:
             pace.done(slots[-1].number + 1)
         pace.finish(len(mixture))
         for pool in pools:
-            pool.fates[pool.fates == pool.code(UNDECIDED)] = pool.code(NOT_DRAWN)
+            pool.fates.settle(pool.fates.undecided(), NOT_DRAWN)
         rendered.lengths, rendered.packed_rows = writer.close(fingerprint, split, self._config.sequence_length)
         return rendered
 
@@ -132,8 +132,7 @@ class Renderer:
                 if not result.removed:
                     slot.encoded = result
                     continue
-                if pool.fates[slot.place] != pool.code(USED):
-                    pool.fates[slot.place] = pool.code(result.removed)
+                pool.fates.remove(slot.place, result.removed)
                 # Rows that repeat come round for ever, and a row that fits elsewhere may not fit here, for its system prompt.
                 slot.tries += 1
                 left = slot.tries <= mixture.shares[slot.pool].available
@@ -168,7 +167,7 @@ class Renderer:
 
     def _add(self, rendered: Rendered, writer: SplitWriter, pool: Pool, slot: _Slot) -> None:
         assert slot.encoded is not None
-        pool.fates[slot.place] = pool.code(USED)
+        pool.fates.use(slot.place)
         writer.add(slot.record, slot.encoded.rows, slot.prompted.kind)
         rendered.by_pool[slot.pool] += 1
         rendered.by_source[pool.corpus.name] += 1

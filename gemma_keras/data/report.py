@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from gemma_keras.data.fates import NOT_DRAWN, SET_APART, UNDECIDED, USED
 from gemma_keras.data.finding import describe
 from gemma_keras.data.mixture import Mixture, Share
-from gemma_keras.data.pools import NOT_DRAWN, SET_APART, UNDECIDED, USED, Pool
+from gemma_keras.data.pools import Pool
 from gemma_keras.data.records import TextRecord
 from gemma_keras.data.rendering import Rendered
 
@@ -19,8 +20,9 @@ def split_report(pools: list[Pool], mixture: Mixture, rendered: Rendered, sequen
 
     `rows_in`, `used`, `removed` and `quarantined` count source rows and balance (one is removed when none of its records is
     used; `removed_records` counts all of these); `by_*`, `truncated`, `turns_cut` and `unlearnt` count the records made of them;
-    `rows` and `token_lengths` the prepared rows (a long document makes several). `corpora` has
-    for each corpus where it came from, its own balance, how many records its share implies and how many it gave.
+    `rows` and `token_lengths` the prepared rows (a long document makes several). `pairs`: rows 2i and 2i + 1 are the sides of
+    a preference pair, and packed rows hold pairs. `corpora` has for each corpus where it came from, its own balance, how many
+    records its share implies and how many it gave.
     """
     corpora: dict[str, Any] = {}
     for number, (pool, share) in enumerate(zip(pools, mixture.shares, strict=True)):
@@ -47,12 +49,13 @@ def split_report(pools: list[Pool], mixture: Mixture, rendered: Rendered, sequen
         "by_type": dict(sorted(rendered.by_type.items())),
         "by_system_prompt": dict(sorted(rendered.by_system_prompt.items())),
         "corpora": corpora,
+        "pairs": rendered.pairs,
         "rows": len(lengths),
         "tokens": tokens,
         "token_lengths": _lengths(lengths),
         "packed_rows": packed,
         "packed_rows_of_editions": rendered.packed_rows,
-        "useful_token_share": tokens / (packed * sequence_length * rendered.sides) if packed else 0.0,
+        "useful_token_share": tokens / (packed * sequence_length * (2 if rendered.pairs else 1)) if packed else 0.0,
         "length_histogram": np.histogram(lengths, bins=32, range=(0, sequence_length))[0].tolist(),
     }
 
@@ -62,6 +65,7 @@ def _corpus(pool: Pool, share: Share, given: int) -> dict[str, Any]:
     used = fates.pop(USED, 0)
     assert UNDECIDED not in fates, pool.corpus.name
     return {
+        "name": pool.corpus.name,
         "origin": pool.origin,
         "files": pool.files,
         "rows_in": pool.rows_in,
@@ -77,7 +81,7 @@ def _corpus(pool: Pool, share: Share, given: int) -> dict[str, Any]:
         "available": share.available,
         "wanted": share.wanted,
         "given": given,
-        "different": int((pool.fates == pool.code(USED)).sum()),
+        "different": int(pool.fates.used().sum()),
     }
 
 

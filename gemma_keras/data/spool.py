@@ -1,5 +1,6 @@
 """Records on disk while a mixture is chosen, so that memory does not grow with the corpora."""
 
+import dataclasses
 import os
 import pickle
 import tempfile
@@ -9,7 +10,7 @@ from pathlib import Path
 from gemma_keras.data.records import ChatRecord, ChoiceRecord, PreferenceRecord, Record, TextRecord
 
 _KINDS = (ChatRecord, TextRecord, PreferenceRecord, ChoiceRecord)
-_FIELDS = {kind: tuple(kind.__slots__) for kind in _KINDS}
+_FIELDS = {kind: tuple(field.name for field in dataclasses.fields(kind)) for kind in _KINDS}
 
 
 class Spool:

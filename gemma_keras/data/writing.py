@@ -1,7 +1,11 @@
 """Rows of a split to disk as they are made: Arrow in the layout of `datasets`, and the packing plans.
 
-rows        tokens, kinds, type, source, id, system_prompt, edition, record (the messages as JSON, before system prompt
-            and wording; what a later stage draws on)
+rows        tokens, kinds
+            type, source, system_prompt (see `records`, `prompting.Prompted`)
+            parent, part (see `records.Sourced`), edition, side, piece (see `encoding.EncodedRow`): how rows belong together
+            record: the messages as JSON, before system prompt and wording, which a later stage draws on; in the first row
+            of a record only, and never of a document
+            id: all of these relations in a name, for people only: nothing takes it apart
 plan_E_offsets.npy, plan_E_rows.npy   packed rows of edition E, see `packing.pack`; of pairs the rows are 2i and 2i + 1
 """
 
@@ -18,9 +22,9 @@ import pyarrow as pa
 
 from gemma_keras.data.encoding import EVERY_EDITION, EncodedRow
 from gemma_keras.data.packing import pack
-from gemma_keras.data.records import ChatRecord, PreferenceRecord, Record
+from gemma_keras.data.prepared import ROWS_FILE
+from gemma_keras.data.records import SIDES, ChatRecord, PreferenceRecord, Record
 
-FILE = "data-00000-of-00001.arrow"
 SCHEMA = pa.schema(
     {
         "tokens": pa.list_(pa.int32()),
@@ -31,6 +35,10 @@ SCHEMA = pa.schema(
         "system_prompt": pa.string(),
         "edition": pa.uint8(),
         "record": pa.string(),
+        "parent": pa.string(),
+        "part": pa.uint32(),
+        "side": pa.uint8(),
+        "piece": pa.uint32(),
     }
 )
 BATCH = 1024
@@ -43,32 +51,36 @@ class SplitWriter:
         folder.mkdir()
         self._folder = folder
         self._pairs = pairs
-        self._writer = pa.ipc.new_stream(str(folder / FILE), SCHEMA)
+        self._writer = pa.ipc.new_stream(str(folder / ROWS_FILE), SCHEMA)
         self._lengths, self._editions = array("i"), array("B")
-        self._batch: list[tuple[EncodedRow, Record, str]] = []
+        self._batch: list[tuple[EncodedRow, Record, str, str | None]] = []
 
     def add(self, record: Record, rows: list[EncodedRow], system_prompt: str) -> None:
-        for row in rows:
+        for number, row in enumerate(rows):
             self._lengths.append(len(row.tokens))
             self._editions.append(row.edition)
-            self._batch.append((row, record, system_prompt))
+            self._batch.append((row, record, system_prompt, None if number else _as_json(record)))
         if len(self._batch) >= BATCH:
             self._flush()
 
     def _flush(self) -> None:
         if not self._batch:
             return
-        rows, records, prompts = zip(*self._batch)
+        rows, records, prompts, texts = zip(*self._batch)
         ends = pa.array(np.cumsum([0] + [len(row.tokens) for row in rows], dtype=np.int32))
         columns = [
             pa.ListArray.from_arrays(ends, pa.array(np.concatenate([row.tokens for row in rows]))),
             pa.ListArray.from_arrays(ends, pa.array(np.concatenate([row.kinds for row in rows]))),
             pa.array([record.type for record in records], pa.string()),
             pa.array([record.source for record in records], pa.string()),
-            pa.array([row.id for row in rows], pa.string()),
+            pa.array([_shown_id(record, row) for record, row in zip(records, rows)], pa.string()),
             pa.array(prompts, pa.string()),
             pa.array([row.edition for row in rows], pa.uint8()),
-            pa.array([_as_json(row, record) for row, record in zip(rows, records)], pa.string()),
+            pa.array(texts, pa.string()),
+            pa.array([record.parent for record in records], pa.string()),
+            pa.array([record.part for record in records], pa.uint32()),
+            pa.array([row.side for row in rows], pa.uint8()),
+            pa.array([row.piece for row in rows], pa.uint32()),
         ]
         self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
         self._batch = []
@@ -101,10 +113,13 @@ class SplitWriter:
         return offsets, chosen[rows]
 
 
-def _as_json(row: EncodedRow, record: Record) -> str | None:
-    # Once a record: its other editions and the rejected side of a pair follow the row that has it.
-    if row.edition not in (0, EVERY_EDITION) or row.id.endswith("/rejected"):
-        return None
+def _shown_id(record: Record, row: EncodedRow) -> str:
+    edition = f"~{row.edition}" if row.edition != EVERY_EDITION else ""
+    side = f"/{SIDES[row.side]}" if row.side is not None else ""
+    return record.id + edition + side + (f"@{row.piece}" if row.piece is not None else "")
+
+
+def _as_json(record: Record) -> str | None:
     if isinstance(record, ChatRecord):
         value: dict = {"messages": record.messages} | ({"wording": record.wording} if record.wording else {})
     elif isinstance(record, PreferenceRecord):
@@ -119,7 +134,7 @@ def _describe(folder: Path, fingerprint: str) -> None:
     features = datasets.Features.from_arrow_schema(SCHEMA)
     datasets.DatasetInfo(features=features).write_to_directory(str(folder))
     state: dict[str, Any] = {
-        "_data_files": [{"filename": FILE}],
+        "_data_files": [{"filename": ROWS_FILE}],
         "_fingerprint": fingerprint,
         "_format_columns": None,
         "_format_kwargs": {},

@@ -159,7 +159,7 @@ def test_documents_become_pieces_that_count_as_one(root, tokenizer, tmp_path):
     report = run(config(root, "cluecorpussmall"), tokenizer, tmp_path / "out")
     rows = load(tmp_path / "out")
     assert report["used"] == report["records"] == 2 and report["rows"] == len(rows) > 3
-    pieces = sorted((r for r in rows if ":2@" in r["id"]), key=lambda r: int(r["id"].split("@")[1]))
+    pieces = sorted((r for r in rows if r["piece"] is not None), key=lambda r: r["piece"])
     tokens = [token for piece in pieces for token in piece["tokens"][1:]]
     assert tokens == [*tokenizer.encode_content("长文很长，" * 200), tokenizer.eos_id]
     assert all(p["tokens"][0] == tokenizer.bos_id and p["kinds"][0] == PROMPT for p in pieces)
@@ -174,7 +174,7 @@ def test_validation_rows_are_set_apart(root, tokenizer, tmp_path):
     assert valid["by_source"] == {"belle": 6, "news_commentary": 4} and valid["used"] == valid["rows_in"]
     assert report["removed"] == {"set_apart_for_validation": valid["used"]} and balances(report)
     assert report["used"] == 80 - valid["used"] and report["overlap"] == 0
-    rows_of = {split: {i.split("#")[0] for i in load(tmp_path / "out", split)["id"]} for split in ("train", "valid")}
+    rows_of = {split: set(load(tmp_path / "out", split)["parent"]) for split in ("train", "valid")}
     assert not rows_of["train"] & rows_of["valid"], "no translation of a held-out pair in the other direction"
 
 

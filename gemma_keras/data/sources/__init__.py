@@ -176,7 +176,8 @@ def _source_row(
         records = source.read_group(rows) if source.read_group is not None else source.read(rows[0])
         for part, record in enumerate(records):
             record.source = source.name
-            record.id = f"{source.name}/{file}:{number}" + (f"#{part}" if len(records) > 1 else "")
+            record.parent = f"{source.name}/{file}:{number}"
+            record.part = part if len(records) > 1 else None
             validate(record)
         result.records = records
     except BadRow as error:
