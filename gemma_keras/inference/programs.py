@@ -22,7 +22,7 @@ from keras_hub.models import GemmaBackbone
 
 from gemma_keras.inference.sampling import SamplingRows, Tallies, add_bias, next_and_greatest, unpack_bits
 from gemma_keras.models.compute_plan import DATA, ComputePlan
-from gemma_keras.models.forward import Params, forward, logits, rope_angles
+from gemma_keras.models.forward import Params, forward, layer_angles, logits
 from gemma_keras.models.kv_cache import (
     Context,
     Fresh,
@@ -195,7 +195,7 @@ def resize(lane: Lane, *, backbone: GemmaBackbone, rows: int, slots: int, plan: 
     architecture, length, turn = backbone.architecture, lane.rows.length, lane.rows.turn
 
     def roomier(stored: Stored, layer: int) -> Stored:
-        size = min(slots, architecture.window(layer) or slots)
+        size = min(slots, architecture.layers[layer].window or slots)
         if size <= stored.shape[2]:
             return stored
         held = held_positions(length, size, turn)
@@ -249,12 +249,12 @@ def decode(
     sampling = rows.sampling.of_running(rows.running)
     each = jnp.arange(len(rows.last))
     mask = None if allowed is None else unpack_bits(allowed, vocabulary)
-    all_angles = rope_angles(rows.length[:, None] + jnp.arange(CHUNK), backbone.architecture.head_dim)
+    all_angles = layer_angles(backbone.architecture, rows.length[:, None] + jnp.arange(CHUNK))
 
     def advance(state: _Loop) -> _Loop:
         length, clock = rows.length + state.index, lane.clock + state.index
         context = Context(length=length, cache=state.cache, turn=rows.turn, slot=clock)
-        angles = tuple(jax.lax.dynamic_slice_in_dim(x, state.index, 1, axis=1) for x in all_angles)
+        angles = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, state.index, 1, axis=1), all_angles)
         hidden, fresh = forward(
             backbone, params, state.last[:, None], length[:, None], context=context, angles=angles, plan=plan
         )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from gemma_keras.models.architectures import Architecture
+from gemma_keras.models.architecture import Architecture
 
 Transform = Callable[[np.ndarray], np.ndarray]
 

@@ -24,7 +24,9 @@ from keras_hub.models import GemmaBackbone
 from safetensors import SafetensorError, safe_open
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.models.architectures import NORM_EPSILON, Architecture, from_hf_config
+from gemma_keras.models.architecture import Architecture
+from gemma_keras.models.families import from_hf_config
+from gemma_keras.models.families.keras_preset import from_keras_config
 from gemma_keras.models.forward import Params, variable_shapes
 from gemma_keras.models.hf_names import HfTensor, hf_tensors
 from gemma_keras.models.weight_checks import (
@@ -67,7 +69,7 @@ def describe_weights(folder: str | Path) -> Architecture:
         raise UserError(f"there is no folder {folder}; give a Hugging Face folder or a Keras preset folder")
     config = read_json(folder / "config.json")
     if "class_name" in config:
-        return _from_keras_config(config, folder.name)
+        return from_keras_config(config, folder.name)
     require_plain_numbers(folder, config)
     return from_hf_config(config, folder.name)
 
@@ -289,30 +291,3 @@ def _open_h5(file: Path) -> Iterator[h5py.File]:
             yield opened
     except (OSError, KeyError) as error:
         raise damaged(file, error) from error
-
-
-def _from_keras_config(config: dict[str, Any], name: str) -> Architecture:
-    """The shape of a preset. keras-hub has no free query scale: it is head_dim, or D/N where it is told not to use that."""
-    kind, values = config.get("class_name"), config.get("config", {})
-    if kind != "GemmaBackbone":
-        raise UserError(
-            f"config.json describes a {kind}; expected a GemmaBackbone: point at a Gemma 1 or Gemma 2 preset"
-        )
-    if values.get("layer_norm_epsilon", NORM_EPSILON) != NORM_EPSILON:
-        raise UserError(f"config.json has layer_norm_epsilon {values['layer_norm_epsilon']}; Gemma has {NORM_EPSILON}")
-    if values.get("use_post_ffw_norm", False) != values.get("use_post_attention_norm", False):
-        raise UserError("config.json has one of the two post norms; Gemma 1 has neither, Gemma 2 both")
-    try:
-        heads, head_dim, dim = values["num_query_heads"], values["head_dim"], values["hidden_dim"]
-        return Architecture(
-            name=name, num_layers=values["num_layers"], hidden_dim=dim,
-            intermediate_dim=values["intermediate_dim"] // 2, num_query_heads=heads,
-            num_key_value_heads=values["num_key_value_heads"], head_dim=head_dim,
-            query_pre_attn_scalar=head_dim if values.get("query_head_dim_normalize", True) else dim // heads,
-            vocabulary_size=values["vocabulary_size"],
-            sliding_window=values["sliding_window_size"] if values.get("use_sliding_window_attention") else None,
-            attention_logit_soft_cap=values.get("attention_logit_soft_cap"),
-            final_logit_soft_cap=values.get("final_logit_soft_cap"), post_norms=values.get("use_post_ffw_norm", False),
-        )  # fmt: skip
-    except KeyError as error:
-        raise UserError(f"config.json lacks {error}; download the preset again") from error

@@ -28,7 +28,7 @@ from gemma_keras.data.prepare import prepare
 from gemma_keras.evaluation.perplexity import make_evaluator
 from gemma_keras.export.huggingface import export_hf
 from gemma_keras.export.tokenizer_files import require_expressible
-from gemma_keras.models.architectures import Architecture
+from gemma_keras.models.architecture import Architecture
 from gemma_keras.models.compute_plan import ComputePlan
 from gemma_keras.models.forward import Params
 from gemma_keras.models.sharding import row_share
