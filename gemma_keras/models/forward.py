@@ -24,6 +24,7 @@ from gemma_keras.models.architecture import NORM_EPSILON, ROPE_BASE, Architectur
 from gemma_keras.models.attention import attention, packed_attention
 from gemma_keras.models.compute_plan import ATTENDED, DOWN, GATE, ONE_DEVICE, UP, ComputePlan
 from gemma_keras.models.kv_cache import Context
+from gemma_keras.models.layout import EMBEDDINGS, Role, kind_of
 from gemma_keras.models.output_major import OutputMajor
 from gemma_keras.models.quantization import Int8
 from gemma_keras.models.sharding import gathered, vocabulary_lookup
@@ -32,7 +33,6 @@ from gemma_keras.models.stacking import STACKS, is_stacked
 Params = dict[str, jax.Array]
 FreshLayer = tuple[jax.Array, jax.Array]
 Angles = dict[tuple[float, float], tuple[jax.Array, jax.Array]]  # by `LayerSpec.rope`
-EMBEDDINGS = "token_embedding/embeddings"
 
 
 def build_backbone(architecture: Architecture, dtype: str) -> GemmaBackbone:
@@ -85,13 +85,10 @@ def initial_params(backbone: GemmaBackbone, seed: int) -> Params:
 
 
 def _initial_weight(path: str, spec: jax.ShapeDtypeStruct, seed: int) -> jax.Array:
-    if path.endswith("/scale"):
+    kind = kind_of(path)
+    if kind.role is Role.SCALE:
         return jnp.zeros(spec.shape, spec.dtype)
-    fan_in = math.prod(spec.shape[:-1])  # attention_output [N, H, D] and ffw [D, F], [F, D]
-    if path == EMBEDDINGS:
-        fan_in = spec.shape[-1]
-    elif path.endswith(("query/kernel", "key/kernel", "value/kernel")):  # [N, D, H]
-        fan_in = spec.shape[1]
+    fan_in = math.prod(spec.shape[axis] for axis in kind.ins)
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(path.encode()))
     return (jax.random.normal(key, spec.shape, jnp.float32) / math.sqrt(fan_in)).astype(spec.dtype)
 

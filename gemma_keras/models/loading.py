@@ -29,6 +29,7 @@ from gemma_keras.models.families import from_hf_config
 from gemma_keras.models.families.keras_preset import from_keras_config
 from gemma_keras.models.forward import Params, variable_shapes
 from gemma_keras.models.hf_names import HfTensor, hf_tensors
+from gemma_keras.models.layout import Role, kind_of
 from gemma_keras.models.weight_checks import (
     SAFETENSORS_DTYPES,
     damaged,
@@ -42,15 +43,6 @@ from gemma_keras.models.weight_checks import (
 
 HF_FILE, HF_INDEX = "model.safetensors", "model.safetensors.index.json"
 KERAS_FILE, KERAS_INDEX = "model.weights.h5", "model.weights.json"
-# Attribute names of keras-hub's layers, by which Keras files them, where they differ from the layers' own names.
-KERAS_ATTRIBUTES = {
-    "query": "query_dense",
-    "key": "key_dense",
-    "value": "value_dense",
-    "attention_output": "output_dense",
-    "ffw_gating": "gating_ffw",
-    "ffw_gating_2": "gating_ffw_2",
-}
 BUFFER_ALIGNMENT = 64  # bytes; JAX on CPU keeps a buffer of this alignment and copies any other (XLA's own minimum)
 
 Shardings = Callable[[str, tuple[int, ...]], jax.sharding.Sharding | None]
@@ -195,8 +187,14 @@ def _hf_sources(architecture: Architecture, folder: Path) -> Iterator[tuple[str,
     for file in sorted({files[name] for name in tensors}):
         entries, data_start = _read_header(file)
         for name in sorted(tensors.keys() & entries.keys()):
-            require_shape(name, entries[name]["shape"], tensors[name].hf_shape, file)
-            yield tensors[name].path, _MappedTensor(file, entries[name], data_start, tensors[name])
+            tensor = tensors[name]
+            require_shape(name, entries[name]["shape"], tensor.hf_shape, file, may_be_padded=_grows(tensor))
+            yield tensor.path, _MappedTensor(file, entries[name], data_start, tensor)
+
+
+def _grows(tensor: HfTensor) -> bool:
+    """Whether some save the tensor with more rows than it has tokens."""
+    return tensor.kind.role is Role.EMBEDDING
 
 
 def _read_header(file: Path) -> tuple[dict[str, Any], int]:
@@ -243,7 +241,7 @@ def _keras_sources(architecture: Architecture, folder: Path) -> Iterator[tuple[s
             for group, tensor in tensors.items():
                 if groups[group] == file:
                     dataset = opened[group]["0"]
-                    require_shape(group, dataset.shape, tensor.shape, file)
+                    require_shape(group, dataset.shape, tensor.shape, file, may_be_padded=_grows(tensor))
                     source = _H5Tensor(dataset, tensor.shape)
                     if not jnp.issubdtype(source.dtype, jnp.floating):
                         raise quantized(folder, f"{group} in {file.name} is of dtype {source.dtype}")
@@ -253,14 +251,13 @@ def _keras_sources(architecture: Architecture, folder: Path) -> Iterator[tuple[s
 def _keras_group(path: str) -> str:
     """The h5 group of a variable, e.g. `decoder_block_1/attention/query/kernel` ->
     `layers/gemma_decoder_block_1/attention/query_dense/vars`."""
-    if path.startswith("token_embedding/"):
-        return "layers/reversible_embedding/vars"
-    if path.startswith("final_normalization/"):
-        return "layers/rms_normalization/vars"
-    block, *layers, _ = path.split("/")
-    number = block.removeprefix("decoder_block_")
+    first, *layers, _ = path.split("/")
+    attribute = kind_of(path).attribute
+    if not layers:
+        return f"layers/{attribute}/vars"
+    number = first.removeprefix("decoder_block_")
     block = "gemma_decoder_block" if number == "0" else f"gemma_decoder_block_{number}"
-    return "/".join(["layers", block, *(KERAS_ATTRIBUTES.get(layer, layer) for layer in layers), "vars"])
+    return "/".join(["layers", block, *layers[:-1], attribute or layers[-1], "vars"])
 
 
 def _files_of_groups(folder: Path) -> dict[str, Path]:
