@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from gemma_keras.models.architectures import Architecture, get_architecture, to_hf_config
+from gemma_keras.models.architecture import Architecture
+from gemma_keras.models.families import from_hf_config, gemma2, get_architecture, to_hf_config
 
-SMALL = Architecture(
+SMALL = gemma2.shape(
     name="bench_48m", num_layers=8, hidden_dim=512, intermediate_dim=2048, num_query_heads=8, num_key_value_heads=4,
     head_dim=64, query_pre_attn_scalar=64, vocabulary_size=32_000, sliding_window=4096, max_position=2048,
 )  # fmt: skip
@@ -155,7 +156,8 @@ def load(folder: Path) -> Workload:
     arrays = np.load(folder / "rows.npz")
     edges = np.cumsum(arrays["lengths"])[:-1]
     rows = [Row(*pair) for pair in zip(*(np.split(arrays[name], edges) for name in ("tokens", "answer")), strict=True)]
-    architecture = Architecture(**described["architecture"])
+    hf_config = json.loads((folder / "hf" / "config.json").read_text(encoding="utf-8"))
+    architecture = from_hf_config(hf_config, described["architecture"]["name"])
     return Workload(rows, described["steps"], described["sequence_length"], architecture, described["dtype"])
 
 

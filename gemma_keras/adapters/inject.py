@@ -18,19 +18,12 @@ from gemma_keras.adapters.registry import ADAPTERS
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import AdapterConfig
 from gemma_keras.models.forward import Params
+from gemma_keras.models.layout import PROJECTIONS
 from gemma_keras.models.stacking import stack_path
 
-_ATTENTION = {
-    "query": "query_dense",
-    "key": "key_dense",
-    "value": "value_dense",
-    "attention_output": "output_dense",
-}
-_FEED_FORWARD = {"ffw_gating": "gating_ffw", "ffw_gating_2": "gating_ffw_2", "ffw_linear": "ffw_linear"}
-TARGETS = (*_ATTENTION, *_FEED_FORWARD)
-# Projections that read what another one reads.
-_INPUT_OF = {"key": "query", "value": "query", "ffw_gating_2": "ffw_gating"}
-INPUTS = tuple(target for target in TARGETS if target not in _INPUT_OF)
+_PROJECTIONS = {kind.name: kind for kind in PROJECTIONS}
+TARGETS = tuple(_PROJECTIONS)
+INPUTS = tuple(name for name, kind in _PROJECTIONS.items() if not kind.input_of)
 
 
 class AdaptedDense(keras.layers.Layer):
@@ -133,7 +126,7 @@ def dropout_seeds(stacks: list[AdapterStack], key: jax.Array) -> Params:
     for stack in stacks:
         if stack.adapter.dropout_seed is not None:
             projection = stack.name.rsplit("/", 1)[1]
-            own = jax.random.fold_in(key, INPUTS.index(_INPUT_OF.get(projection, projection)))
+            own = jax.random.fold_in(key, INPUTS.index(_PROJECTIONS[projection].input_of or projection))
             rows = jax.random.key_data(jax.random.split(own, len(stack.matrices)))
             seeds[stack_path(stack.adapter.dropout_seed.state.path)[0]] = rows
     return seeds
@@ -186,9 +179,10 @@ def merge(matrices: list[AdaptedMatrix], params: Params) -> Params:
 
 
 def _projections(block: keras.layers.Layer, targets) -> list[tuple[keras.layers.Layer, str]]:
-    return [(block.attention, _ATTENTION[t]) for t in targets if t in _ATTENTION] + [
-        (block, _FEED_FORWARD[t]) for t in targets if t in _FEED_FORWARD
-    ]
+    """Owner and attribute of each target; those of attention come first."""
+    kinds = [_PROJECTIONS[target] for target in targets]
+    own = [(block.attention, kind.attribute) for kind in kinds if kind.in_attention]
+    return own + [(block, kind.attribute or kind.name) for kind in kinds if not kind.in_attention]
 
 
 def _replace_projections(backbone: keras.Model, config: AdapterConfig) -> None:

@@ -13,7 +13,7 @@ from keras_hub.models import GemmaBackbone
 from gemma_keras.inference.decode_state import DecodeState, placed
 from gemma_keras.inference.sampling import add_bias, next_and_greatest, unpack_bits
 from gemma_keras.models.compute_plan import ComputePlan
-from gemma_keras.models.forward import Params, forward, logits, rope_angles
+from gemma_keras.models.forward import Params, forward, layer_angles, logits
 from gemma_keras.models.kv_cache import Context, KVCache
 
 CHUNK = 32  # tokens of a row that a call of `decode` makes at most
@@ -70,12 +70,12 @@ def decode(
     sampling = rows.sampling.of_running(rows.running)
     each = jnp.arange(len(rows.last))
     mask = None if allowed is None else unpack_bits(allowed, vocabulary)
-    all_angles = rope_angles(rows.length[:, None] + jnp.arange(CHUNK), backbone.architecture.head_dim)
+    all_angles = layer_angles(backbone.architecture, rows.length[:, None] + jnp.arange(CHUNK))
 
     def advance(loop: _DecodeLoop) -> _DecodeLoop:
         length, clock = rows.length + loop.index, state.clock + loop.index
         context = Context(length=length, cache=loop.cache, turn=rows.slot_offset, slot=clock)
-        angles = tuple(jax.lax.dynamic_slice_in_dim(x, loop.index, 1, axis=1) for x in all_angles)
+        angles = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, loop.index, 1, axis=1), all_angles)
         hidden, new = forward(
             backbone, params, loop.last[:, None], length[:, None], context=context, angles=angles, plan=plan
         )

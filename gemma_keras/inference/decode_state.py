@@ -165,7 +165,7 @@ def resize(state: DecodeState, *, backbone: GemmaBackbone, rows: int, slots: int
     architecture, length, slot_offset = backbone.architecture, state.rows.length, state.rows.slot_offset
 
     def roomier(stored: Stored, layer: int) -> Stored:
-        size = min(slots, architecture.window(layer) or slots)
+        size = min(slots, architecture.layers[layer].window or slots)
         if size <= stored.shape[2]:
             return stored
         held = held_positions(length, size, slot_offset)

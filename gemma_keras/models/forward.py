@@ -20,10 +20,11 @@ import keras
 from jax.ad_checkpoint import checkpoint_name
 from keras_hub.models import GemmaBackbone
 
-from gemma_keras.models.architectures import NORM_EPSILON, ROPE_BASE, Architecture
+from gemma_keras.models.architecture import NORM_EPSILON, ROPE_BASE, Architecture
 from gemma_keras.models.attention import attention, packed_attention
 from gemma_keras.models.compute_plan import ATTENDED, DOWN, GATE, ONE_DEVICE, UP, ComputePlan
 from gemma_keras.models.kv_cache import Context
+from gemma_keras.models.layout import EMBEDDINGS, Role, kind_of
 from gemma_keras.models.output_major import OutputMajor
 from gemma_keras.models.quantization import Int8
 from gemma_keras.models.sharding import gathered, vocabulary_lookup
@@ -31,7 +32,7 @@ from gemma_keras.models.stacking import STACKS, is_stacked
 
 Params = dict[str, jax.Array]
 FreshLayer = tuple[jax.Array, jax.Array]
-EMBEDDINGS = "token_embedding/embeddings"
+Angles = dict[tuple[float, float], tuple[jax.Array, jax.Array]]  # by `LayerSpec.rope`
 
 
 def build_backbone(architecture: Architecture, dtype: str) -> GemmaBackbone:
@@ -84,24 +85,31 @@ def initial_params(backbone: GemmaBackbone, seed: int) -> Params:
 
 
 def _initial_weight(path: str, spec: jax.ShapeDtypeStruct, seed: int) -> jax.Array:
-    if path.endswith("/scale"):
+    kind = kind_of(path)
+    if kind.role is Role.SCALE:
         return jnp.zeros(spec.shape, spec.dtype)
-    fan_in = math.prod(spec.shape[:-1])  # attention_output [N, H, D] and ffw [D, F], [F, D]
-    if path == EMBEDDINGS:
-        fan_in = spec.shape[-1]
-    elif path.endswith(("query/kernel", "key/kernel", "value/kernel")):  # [N, D, H]
-        fan_in = spec.shape[1]
+    fan_in = math.prod(spec.shape[axis] for axis in kind.ins)
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(path.encode()))
     return (jax.random.normal(key, spec.shape, jnp.float32) / math.sqrt(fan_in)).astype(spec.dtype)
 
 
-def rope_angles(positions: jax.Array, head_dim: int) -> tuple[jax.Array, jax.Array]:
-    """(cos, sin) f32[B, T, 1, H/2] of position · base^(-2i/H).
+def layer_angles(architecture: Architecture, positions: jax.Array) -> Angles:
+    """The `rope_angles` of i32[B, T] positions that each layer finds under its `rope`, computed once for all that share it."""
+    ropes = dict.fromkeys(spec.rope for spec in architecture.pattern)
+    return {rope: rope_angles(positions, architecture.head_dim, *rope) for rope in ropes}
+
+
+def rope_angles(
+    positions: jax.Array, head_dim: int, base: float = ROPE_BASE, scaling: float = 1.0
+) -> tuple[jax.Array, jax.Array]:
+    """(cos, sin) f32[B, T, 1, H/2] of position / scaling · base^(-2i/H).
 
     Always float32, and by a product rather than the einsum of keras-hub's layer: TPUs round the operands of a float32
-    einsum to bfloat16, which knows integers up to 256 only. Computed once and used by every layer.
+    einsum to bfloat16, which knows integers up to 256 only.
     """
-    frequencies = ROPE_BASE ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    frequencies = base ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    if scaling != 1:
+        frequencies = frequencies / scaling
     angles = positions.astype(jnp.float32)[:, :, None, None] * frequencies
     return jnp.cos(angles), jnp.sin(angles)
 
@@ -122,7 +130,7 @@ def forward(
     *,
     training: bool = False,
     context: Context | None = None,
-    angles: tuple[jax.Array, ...] | None = None,
+    angles: Angles | None = None,
     plan: ComputePlan = ONE_DEVICE,
 ) -> Any:
     """Hidden states [B, T, D] after the final norm, in the compute dtype; with a context, the pair (hidden, fresh).
@@ -135,19 +143,20 @@ def forward(
 
     With a context, the tokens go on where it ends, and see it besides each other: the prompt in one call or several, then a
     token a call. `fresh` are their keys and values, for `KVCache.write`. Positions of -1 are padding then; there are no
-    segments. `angles` are the `rope_angles` of the positions, where the caller has them: in a loop, XLA:CPU computes cosines
+    segments. `angles` are the `layer_angles` of the positions, where the caller has them: in a loop, XLA:CPU computes cosines
     for every layer anew, whatever the barrier.
     """
     with jax.named_scope("token_embedding"):
         x = plan.residual(_embed(backbone, params, tokens, plan))
     if angles is None:
         # Behind a barrier, lest every layer computes cosines of its own.
-        angles = jax.lax.optimization_barrier(rope_angles(positions, backbone.architecture.head_dim))
+        angles = jax.lax.optimization_barrier(layer_angles(backbone.architecture, positions))
 
     def block(layer: int, params: Params, x: jax.Array) -> tuple[jax.Array, FreshLayer | None]:
         with _scope(backbone.transformer_layers[layer], params, plan):
             project = functools.partial(_projected, params=params, training=training)
-            return _decoder_block(backbone, layer, x, angles, positions, segment_ids, project, context, plan)
+            own = angles[backbone.architecture.layers[layer].rope]
+            return _decoder_block(backbone, layer, x, own, positions, segment_ids, project, context, plan)
 
     fresh = []
     if is_stacked(params):
@@ -170,12 +179,11 @@ def _scan_blocks(
     block: Callable[[int, Params, jax.Array], jax.Array],
     plan: ComputePlan,
 ) -> jax.Array:
-    """All blocks on stacked parameters: a scan whose step is as many blocks as differ in their window, two for Gemma 2.
+    """All blocks on stacked parameters: a scan whose step is the pattern of the layers once, two blocks for Gemma 2.
 
-    The layers of the first of them stand for all others; a last block that is left over follows on its own.
+    The layers of its first repetition stand for all others; blocks of one that breaks off follow one by one.
     """
-    layers = backbone.architecture.num_layers
-    period = 1 if backbone.architecture.sliding_window is None else 2
+    layers, period = backbone.architecture.num_layers, len(backbone.architecture.pattern)
     stacks = {path: stack for path, stack in params.items() if path.startswith(STACKS)}
 
     def run(x: jax.Array, weights: Params, layer: int, row: int) -> jax.Array:
@@ -197,8 +205,8 @@ def _scan_blocks(
         whole = {path: stack[: rounds * period] for path, stack in stacks.items()}
         grouped = {path: stack.reshape(rounds, period, *stack.shape[1:]) for path, stack in whole.items()}
         x, _ = jax.lax.scan(step, x, grouped)
-    if layers % period:
-        x = run(x, stacks, 0, -1)
+    for layer in range(rounds * period, layers):
+        x = run(x, stacks, layer, layer)
     return x
 
 
@@ -245,7 +253,7 @@ def _decoder_block(
     backbone: GemmaBackbone,
     layer: int,
     x: jax.Array,
-    angles: tuple[jax.Array, ...],
+    angles: tuple[jax.Array, jax.Array],
     positions: jax.Array,
     segment_ids: jax.Array | None,
     project: Callable[..., jax.Array],
@@ -257,7 +265,7 @@ def _decoder_block(
     `project(layer, x)` applies a projection. With a context, the keys and values [B, K, T, H] come with the result.
     """
     block = backbone.transformer_layers[layer]
-    post_norms = backbone.architecture.post_norms
+    post_norms, window = backbone.architecture.post_norms, backbone.architecture.layers[layer].window
     normed = block.pre_attention_norm(x)
     query = plan.features(project(block.attention.query_dense, normed))
     key = plan.features(project(block.attention.key_dense, normed))
@@ -266,7 +274,6 @@ def _decoder_block(
         query, key = apply_rope(query, angles), apply_rope(key, angles)
     fresh = None
     settings = _attention_settings(backbone)
-    window = backbone.architecture.window(layer)
     if context is None:
         heads = packed_attention(
             query, key, value, segment_ids, window=window, kernel=plan.attention, mesh=plan.mesh, **settings

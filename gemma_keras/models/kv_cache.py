@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gemma_keras.models.architectures import Architecture
+from gemma_keras.models.architecture import Architecture
 from gemma_keras.models.attention import Source
 from gemma_keras.models.compute_plan import DATA, MODEL, ComputePlan
 from gemma_keras.models.quantization import Int8, quantized
@@ -141,7 +141,7 @@ def init_cache(
     """
 
     def empty(layer: int) -> Stored:
-        window = architecture.window(layer) if ring else None
+        window = architecture.layers[layer].window if ring else None
         shape = (rows, architecture.num_key_value_heads, min(slots, window or slots), architecture.head_dim)
         if dtype == "int8":
             return Int8(jnp.zeros(shape, jnp.int8), jnp.zeros((*shape[:3], 1), jnp.float32))

@@ -24,9 +24,12 @@ from keras_hub.models import GemmaBackbone
 from safetensors import SafetensorError, safe_open
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.models.architectures import NORM_EPSILON, Architecture, from_hf_config
+from gemma_keras.models.architecture import Architecture
+from gemma_keras.models.families import from_hf_config
+from gemma_keras.models.families.keras_preset import from_keras_config
 from gemma_keras.models.forward import Params, variable_shapes
 from gemma_keras.models.hf_names import HfTensor, hf_tensors
+from gemma_keras.models.layout import Role, kind_of
 from gemma_keras.models.weight_checks import (
     SAFETENSORS_DTYPES,
     damaged,
@@ -40,15 +43,6 @@ from gemma_keras.models.weight_checks import (
 
 HF_FILE, HF_INDEX = "model.safetensors", "model.safetensors.index.json"
 KERAS_FILE, KERAS_INDEX = "model.weights.h5", "model.weights.json"
-# Attribute names of keras-hub's layers, by which Keras files them, where they differ from the layers' own names.
-KERAS_ATTRIBUTES = {
-    "query": "query_dense",
-    "key": "key_dense",
-    "value": "value_dense",
-    "attention_output": "output_dense",
-    "ffw_gating": "gating_ffw",
-    "ffw_gating_2": "gating_ffw_2",
-}
 BUFFER_ALIGNMENT = 64  # bytes; JAX on CPU keeps a buffer of this alignment and copies any other (XLA's own minimum)
 
 Shardings = Callable[[str, tuple[int, ...]], jax.sharding.Sharding | None]
@@ -67,7 +61,7 @@ def describe_weights(folder: str | Path) -> Architecture:
         raise UserError(f"there is no folder {folder}; give a Hugging Face folder or a Keras preset folder")
     config = read_json(folder / "config.json")
     if "class_name" in config:
-        return _from_keras_config(config, folder.name)
+        return from_keras_config(config, folder.name)
     require_plain_numbers(folder, config)
     return from_hf_config(config, folder.name)
 
@@ -193,8 +187,14 @@ def _hf_sources(architecture: Architecture, folder: Path) -> Iterator[tuple[str,
     for file in sorted({files[name] for name in tensors}):
         entries, data_start = _read_header(file)
         for name in sorted(tensors.keys() & entries.keys()):
-            require_shape(name, entries[name]["shape"], tensors[name].hf_shape, file)
-            yield tensors[name].path, _MappedTensor(file, entries[name], data_start, tensors[name])
+            tensor = tensors[name]
+            require_shape(name, entries[name]["shape"], tensor.hf_shape, file, may_be_padded=_grows(tensor))
+            yield tensor.path, _MappedTensor(file, entries[name], data_start, tensor)
+
+
+def _grows(tensor: HfTensor) -> bool:
+    """Whether some save the tensor with more rows than it has tokens."""
+    return tensor.kind.role is Role.EMBEDDING
 
 
 def _read_header(file: Path) -> tuple[dict[str, Any], int]:
@@ -241,7 +241,7 @@ def _keras_sources(architecture: Architecture, folder: Path) -> Iterator[tuple[s
             for group, tensor in tensors.items():
                 if groups[group] == file:
                     dataset = opened[group]["0"]
-                    require_shape(group, dataset.shape, tensor.shape, file)
+                    require_shape(group, dataset.shape, tensor.shape, file, may_be_padded=_grows(tensor))
                     source = _H5Tensor(dataset, tensor.shape)
                     if not jnp.issubdtype(source.dtype, jnp.floating):
                         raise quantized(folder, f"{group} in {file.name} is of dtype {source.dtype}")
@@ -251,14 +251,13 @@ def _keras_sources(architecture: Architecture, folder: Path) -> Iterator[tuple[s
 def _keras_group(path: str) -> str:
     """The h5 group of a variable, e.g. `decoder_block_1/attention/query/kernel` ->
     `layers/gemma_decoder_block_1/attention/query_dense/vars`."""
-    if path.startswith("token_embedding/"):
-        return "layers/reversible_embedding/vars"
-    if path.startswith("final_normalization/"):
-        return "layers/rms_normalization/vars"
-    block, *layers, _ = path.split("/")
-    number = block.removeprefix("decoder_block_")
+    first, *layers, _ = path.split("/")
+    attribute = kind_of(path).attribute
+    if not layers:
+        return f"layers/{attribute}/vars"
+    number = first.removeprefix("decoder_block_")
     block = "gemma_decoder_block" if number == "0" else f"gemma_decoder_block_{number}"
-    return "/".join(["layers", block, *(KERAS_ATTRIBUTES.get(layer, layer) for layer in layers), "vars"])
+    return "/".join(["layers", block, *layers[:-1], attribute or layers[-1], "vars"])
 
 
 def _files_of_groups(folder: Path) -> dict[str, Path]:
@@ -289,30 +288,3 @@ def _open_h5(file: Path) -> Iterator[h5py.File]:
             yield opened
     except (OSError, KeyError) as error:
         raise damaged(file, error) from error
-
-
-def _from_keras_config(config: dict[str, Any], name: str) -> Architecture:
-    """The shape of a preset. keras-hub has no free query scale: it is head_dim, or D/N where it is told not to use that."""
-    kind, values = config.get("class_name"), config.get("config", {})
-    if kind != "GemmaBackbone":
-        raise UserError(
-            f"config.json describes a {kind}; expected a GemmaBackbone: point at a Gemma 1 or Gemma 2 preset"
-        )
-    if values.get("layer_norm_epsilon", NORM_EPSILON) != NORM_EPSILON:
-        raise UserError(f"config.json has layer_norm_epsilon {values['layer_norm_epsilon']}; Gemma has {NORM_EPSILON}")
-    if values.get("use_post_ffw_norm", False) != values.get("use_post_attention_norm", False):
-        raise UserError("config.json has one of the two post norms; Gemma 1 has neither, Gemma 2 both")
-    try:
-        heads, head_dim, dim = values["num_query_heads"], values["head_dim"], values["hidden_dim"]
-        return Architecture(
-            name=name, num_layers=values["num_layers"], hidden_dim=dim,
-            intermediate_dim=values["intermediate_dim"] // 2, num_query_heads=heads,
-            num_key_value_heads=values["num_key_value_heads"], head_dim=head_dim,
-            query_pre_attn_scalar=head_dim if values.get("query_head_dim_normalize", True) else dim // heads,
-            vocabulary_size=values["vocabulary_size"],
-            sliding_window=values["sliding_window_size"] if values.get("use_sliding_window_attention") else None,
-            attention_logit_soft_cap=values.get("attention_logit_soft_cap"),
-            final_logit_soft_cap=values.get("final_logit_soft_cap"), post_norms=values.get("use_post_ffw_norm", False),
-        )  # fmt: skip
-    except KeyError as error:
-        raise UserError(f"config.json lacks {error}; download the preset again") from error

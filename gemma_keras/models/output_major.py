@@ -13,24 +13,16 @@ Axes: R rows, N heads, H head dim, D model dim, F ffn dim, V vocabulary.
 import dataclasses
 import functools
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from gemma_keras.models.layout import kind_of
+
 FEW_ROWS = 32  # with more of them, packing the weights costs little
 MOST_PAIRED, LONG_ROW = 16, 1024  # rows up to which shorter rows of a matrix are multiplied in pairs
-# (path, axes of the kernel in the order out, in; how many of them are out; in how many parts it is kept)
-_ORDERS: tuple[tuple[str, tuple[int, ...], int, int], ...] = (
-    (r"token_embedding/embeddings", (0, 1), 1, 2),  # [V, D]
-    (r"decoder_block_\d+/attention/query/kernel", (0, 2, 1), 2, 2),  # [N, D, H]
-    (r"decoder_block_\d+/attention/(key|value)/kernel", (0, 2, 1), 2, 1),  # [K, D, H]
-    (r"decoder_block_\d+/attention/attention_output/kernel", (2, 0, 1), 1, 2),  # [N, H, D]
-    (r"decoder_block_\d+/ffw_(gating|gating_2)/kernel", (1, 0), 1, 1),  # [D, F]
-    (r"decoder_block_\d+/ffw_linear/kernel", (1, 0), 1, 2),  # [F, D]
-)
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("parts",), meta_fields=("order", "outs", "shape"))
@@ -96,14 +88,13 @@ def output_major(params: Mapping[str, Any], *, halves: bool) -> dict[str, Any]:
     """
 
     def turned(path: str, kernel: Any) -> Any:
-        if not isinstance(kernel, jax.Array):
+        kind = kind_of(path)
+        if not kind.is_matrix or not isinstance(kernel, jax.Array):
             return kernel
-        for pattern, order, outs, parts in _ORDERS:
-            if re.fullmatch(pattern, path):
-                out = math.prod(kernel.shape[axis] for axis in order[:outs])
-                matrix = kernel.transpose(order).reshape(out, -1)
-                divided = jnp.split(matrix, parts if halves and out % parts == 0 else 1)
-                return OutputMajor(tuple(divided), order, outs, kernel.shape)
-        return kernel
+        order = kind.outs + kind.ins
+        out = math.prod(kernel.shape[axis] for axis in kind.outs)
+        matrix = kernel.transpose(order).reshape(out, -1)
+        divided = jnp.split(matrix, 2 if halves and kind.halves and out % 2 == 0 else 1)
+        return OutputMajor(tuple(divided), order, len(kind.outs), kernel.shape)
 
     return {path: turned(path, kernel) for path, kernel in params.items()}

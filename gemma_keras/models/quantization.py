@@ -5,21 +5,15 @@ element is off by at most half a scale.
 """
 
 import dataclasses
-import re
 from collections.abc import MutableMapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from gemma_keras.models.layout import kind_of
+
 LEVELS = 127
-# (path, axes that a matrix product sums over): each output channel keeps a scale of its own.
-_SUMMED: tuple[tuple[str, tuple[int, ...]], ...] = (
-    (r"token_embedding/embeddings", (1,)),  # [V, D]
-    (r"decoder_block_\d+/attention/(query|key|value)/kernel", (1,)),  # [N, D, H]
-    (r"decoder_block_\d+/attention/attention_output/kernel", (0, 1)),  # [N, H, D]
-    (r"decoder_block_\d+/ffw_(gating|gating_2|linear)/kernel", (0,)),  # [D, F], [F, D]
-)
 
 
 @jax.tree_util.register_dataclass
@@ -57,8 +51,12 @@ def quantized(x: jax.Array, axes: tuple[int, ...]) -> Int8:
 
 
 def summed_axes(path: str) -> tuple[int, ...] | None:
-    """The axes of a weight that share a scale; None for weights that stay as they are (norms, adapters)."""
-    return next((axes for pattern, axes in _SUMMED if re.fullmatch(pattern, path)), None)
+    """The axes of a weight that share a scale, those that a product sums over: each output channel keeps a scale of its own.
+
+    None for weights that stay as they are (norms, adapters).
+    """
+    kind = kind_of(path)
+    return kind.ins if kind.is_matrix else None
 
 
 def quantize_params(params: MutableMapping[str, Any]) -> dict[str, Any]:

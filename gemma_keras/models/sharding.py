@@ -1,4 +1,4 @@
-"""Where arrays lie on a mesh: rules as data, every variable matched by exactly one.
+"""Where arrays lie on a mesh, as a function of the letters of their dimensions.
 
 Axes: B batch, T time, V vocabulary, D model dim, N query heads, K KV heads, H head dim, F ffn dim, r rank.
 Mesh axes: "data", "model".
@@ -6,7 +6,6 @@ Mesh axes: "data", "model".
 
 import functools
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,30 +17,17 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.models.compute_plan import DATA, GATHERED, MODEL, ComputePlan
+from gemma_keras.models.layout import kind_of
 from gemma_keras.models.stacking import STACKS
 
 Axes = tuple[str | tuple[str, ...] | None, ...]
 ALL = (MODEL, DATA)
-_BLOCK, _ADAPTER = r"decoder_block(_\d+|s)", "(lora|adalora)"
-# Projections by the side whose features are divided by "model".
-_FROM_DIVIDED, _TO_DIVIDED = "(attention_output|ffw_linear)", "(query|key|value|ffw_gating|ffw_gating_2)"
-
-# (path, how the variable is stored, how it is used). Heads, ffn and vocabulary are divided by "model": each device multiplies
-# with what it holds. What is stored in pieces over "data" is gathered before use. The vocabulary is divided by all
-# devices and never gathered. Adapters are small to use but, with optimizer moments and importance averages, large to keep.
-RULES: tuple[tuple[str, Axes, Axes], ...] = (
-    (r"token_embedding/embeddings", (ALL, None), (ALL, None)),  # [V, D]
-    (rf"{_BLOCK}/attention/(query|key|value)/kernel", (MODEL, DATA, None), (MODEL, None, None)),  # [N, D, H]
-    (rf"{_BLOCK}/attention/attention_output/kernel", (MODEL, None, DATA), (MODEL, None, None)),  # [N, H, D]
-    (rf"{_BLOCK}/ffw_gating(_2)?/kernel", (DATA, MODEL), (None, MODEL)),  # [D, F]
-    (rf"{_BLOCK}/ffw_linear/kernel", (MODEL, DATA), (MODEL, None)),  # [F, D]
-    (rf"({_BLOCK}/\w+|final_normalization)/scale", (None,), (None,)),  # [D]
-    (rf"{_BLOCK}/(attention/)?{_FROM_DIVIDED}/{_ADAPTER}/lora_A", (None, ALL), (None, MODEL)),  # [r, N·H], [r, F]
-    (rf"{_BLOCK}/(attention/)?{_FROM_DIVIDED}/{_ADAPTER}/lora_B", (ALL, None), (None, None)),  # [D, r]
-    (rf"{_BLOCK}/(attention/)?{_TO_DIVIDED}/{_ADAPTER}/lora_A", (None, ALL), (None, None)),  # [r, D]
-    (rf"{_BLOCK}/(attention/)?{_TO_DIVIDED}/{_ADAPTER}/lora_B", (ALL, None), (MODEL, None)),  # [N·H, r], [F, r]
-    (rf"{_BLOCK}/.+/{_ADAPTER}/lora_E", (None,), (None,)),  # [r]
-)
+_DIVIDED: dict[str, str | tuple[str, ...]] = {
+    "N": MODEL,
+    "K": MODEL,
+    "F": MODEL,
+    "V": ALL,
+}  # by the first letter of a dimension
 
 
 def make_mesh(devices: Sequence[Any], data: int, model: int) -> Mesh:
@@ -59,20 +45,47 @@ def make_mesh(devices: Sequence[Any], data: int, model: int) -> Mesh:
     return Mesh(grid, (DATA, MODEL), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
+def used_axes(axes: Sequence[str]) -> Axes:
+    """The mesh axes of each dimension of a weight in use, whose dimensions have these letters (`layout`).
+
+    Heads, ffn and vocabulary are divided by "model": each device multiplies with what it holds. The vocabulary is divided by
+    all devices and never gathered.
+
+    >>> used_axes("FD"), used_axes("VD")
+    (('model', None), (('model', 'data'), None))
+    """
+    return tuple(_DIVIDED.get(axis[0]) for axis in axes)
+
+
+def stored_axes(axes: Sequence[str]) -> Axes:
+    """The same as it is stored: matrices in pieces over "data" besides, which are gathered before use.
+
+    Factors of adapters are small to use but, with optimizer moments and importance averages, large to keep: all devices
+    divide their long side.
+
+    >>> stored_axes("FD"), stored_axes(("r", "NH"))
+    (('model', 'data'), (None, ('model', 'data')))
+    """
+    used = used_axes(axes)
+    if len(axes) == 1 or ALL in used:
+        return used
+    if "r" in axes:
+        return tuple(None if axis == "r" else ALL for axis in axes)
+    return tuple(DATA if axis == "D" else mesh_axis for axis, mesh_axis in zip(axes, used, strict=True))
+
+
 @functools.cache
 def variable_axes(path: str) -> tuple[Axes, Axes]:
-    """The mesh axes of each dimension of a variable, stored and in use, by the one rule that its path matches.
+    """The mesh axes of each dimension of a variable, stored and in use.
 
     >>> variable_axes("decoder_block_3/ffw_linear/kernel")
     (('model', 'data'), ('model', None))
 
     Raises:
-        ValueError: no rule matches, or several do.
+        ValueError: the table of weights has no row for it.
     """
-    matching = [(stored, used) for pattern, stored, used in RULES if re.fullmatch(pattern, path)]
-    if len(matching) != 1:
-        raise ValueError(f"the variable {path} is matched by {len(matching)} sharding rules; expected one")
-    return matching[0]
+    axes = kind_of(path).axes
+    return stored_axes(axes), used_axes(axes)
 
 
 def _fitting(mesh: Mesh, axes: Axes, shape: tuple[int, ...]) -> PartitionSpec:
@@ -99,11 +112,8 @@ def param_sharding(mesh: Mesh, path: str, shape: tuple[int, ...], *, in_use: boo
 
 
 def gathered(plan: ComputePlan, path: str, value: jax.Array) -> jax.Array:
-    """A variable as its use wants it; under another name for `plan.remat`, so that the backward pass gathers it again.
-
-    Variables without a rule (the states of dropout's generators) stay as they are.
-    """
-    if plan.mesh is None or path.endswith("seed_generator_state"):
+    """A variable as its use wants it; under another name for `plan.remat`, so that the backward pass gathers it again."""
+    if plan.mesh is None:
         return value
     stored, used = variable_axes(path)
     specs = [_fitting(plan.mesh, axes, value.shape) for axes in (stored, used)]

@@ -151,9 +151,11 @@ def _require_no_prefix(missing: str, unknown: list[str], folder: Path) -> None:
             )
 
 
-def require_shape(name: str, shape: tuple[int, ...], expected: tuple[int, ...], file: Path) -> None:
-    """`UserError` unless the shapes are equal, or the stored one has padded rows of embeddings besides."""
+def require_shape(
+    name: str, shape: tuple[int, ...], expected: tuple[int, ...], file: Path, *, may_be_padded: bool
+) -> None:
+    """`UserError` unless the shapes are equal, or the stored one has padded rows (`is_padded`) where it may."""
     shape, expected = tuple(shape), tuple(expected)
-    padded = "embed" in name and shape[1:] == expected[1:] and is_padded(shape[0], expected[0])
+    padded = may_be_padded and shape[1:] == expected[1:] and is_padded(shape[0], expected[0])
     if shape != expected and not padded:
         raise UserError(f"{name} in {file} has shape {shape}, but config.json says {expected}; use a matching pair")

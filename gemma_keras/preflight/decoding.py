@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from gemma_keras.config.schema import Config
 from gemma_keras.inference.decode import decode
 from gemma_keras.inference.decode_state import DecodeState, empty_state, state_shardings
-from gemma_keras.models.architectures import Architecture
+from gemma_keras.models.architecture import Architecture
 from gemma_keras.models.compute_plan import ComputePlan
 from gemma_keras.models.forward import build_backbone, variable_shapes
 from gemma_keras.models.quantization import quantized, summed_axes

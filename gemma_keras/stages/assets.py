@@ -21,7 +21,8 @@ from gemma_keras.data.collecting import find_origins, training_texts
 from gemma_keras.data.pace import print_progress
 from gemma_keras.data.prepare import check
 from gemma_keras.inference.chat import ChatModel
-from gemma_keras.models.architectures import Architecture, get_architecture
+from gemma_keras.models.architecture import Architecture
+from gemma_keras.models.families import get_architecture
 from gemma_keras.models.forward import Params, build_backbone, initial_params
 from gemma_keras.models.loading import describe_weights, load_params
 from gemma_keras.models.quantization import quantize_params

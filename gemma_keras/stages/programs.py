@@ -29,7 +29,7 @@ from gemma_keras.adapters.rank_allocator import Phase, RankAllocator, RankSchedu
 from gemma_keras.batch_arrays import DTYPES, Batch, batch_shape
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import Config
-from gemma_keras.models.architectures import Architecture
+from gemma_keras.models.architecture import Architecture
 from gemma_keras.models.attention import choose_kernel
 from gemma_keras.models.compute_plan import DATA, MODEL, REMAT_POLICIES, ComputePlan
 from gemma_keras.models.forward import build_backbone, variable_shapes

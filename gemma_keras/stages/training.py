@@ -23,7 +23,7 @@ from gemma_keras.data.pace import print_progress
 from gemma_keras.data.pipeline import PreparedSplit, batches, evaluation_batches
 from gemma_keras.data.prepare import prepare
 from gemma_keras.export.tokenizer_files import require_expressible
-from gemma_keras.models.architectures import Architecture
+from gemma_keras.models.architecture import Architecture
 from gemma_keras.models.forward import Params
 from gemma_keras.models.sharding import row_share
 from gemma_keras.stages import plots, processes

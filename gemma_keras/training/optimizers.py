@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from gemma_keras.config.schema import OptimConfig
+from gemma_keras.models.layout import kind_of
 
 
 def learning_rate_schedule(config: OptimConfig, total_steps: int) -> optax.Schedule:
@@ -34,13 +35,10 @@ def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
         return optax.identity()
     return optax.chain(
         optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.epsilon),
-        optax.add_decayed_weights(config.weight_decay, mask=lambda params: {path: _is_matrix(path) for path in params}),
+        optax.add_decayed_weights(
+            config.weight_decay, mask=lambda params: {path: kind_of(path).decays for path in params}
+        ),
     )
-
-
-def _is_matrix(path: str) -> bool:
-    """Whether weight decay applies: not to norm scales, nor to the singular values of an adapter."""
-    return not path.endswith(("/scale", "/lora_E"))
 
 
 def clip_by_global_norm(grads, clip_norm: float):

@@ -59,7 +59,7 @@ def test_lists_of_text_are_flags_too():
 
 
 def test_names_agree_with_the_packages_that_own_them():
-    from gemma_keras.models.architectures import ARCHITECTURES as OWNED_ARCHITECTURES
+    from gemma_keras.models.families import ARCHITECTURES as OWNED_ARCHITECTURES
     from gemma_keras.text.templates import TEMPLATES as OWNED_TEMPLATES
 
     assert set(ARCHITECTURES) == set(OWNED_ARCHITECTURES)

@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.export.huggingface import export_hf
-from gemma_keras.models.architectures import to_hf_config
+from gemma_keras.models.families import to_hf_config
 from gemma_keras.models.forward import build_backbone, forward, logits
 from gemma_keras.models.loading import describe_weights, load_params
 from tests.conftest import REPOSITORY

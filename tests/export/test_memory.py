@@ -11,7 +11,8 @@ import pytest
 
 from gemma_keras.export.huggingface import INDEX
 from gemma_keras.export.safetensors_writer import TensorEntry, write_safetensors
-from gemma_keras.models.architectures import Architecture, get_architecture, to_hf_config
+from gemma_keras.models.architecture import Architecture
+from gemma_keras.models.families import get_architecture, to_hf_config
 from gemma_keras.models.hf_names import HfTensor, hf_tensors
 from gemma_keras.models.loading import SAFETENSORS_DTYPES
 from tests.conftest import REPOSITORY

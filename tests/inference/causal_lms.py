@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from keras_hub.models import GemmaBackbone, GemmaCausalLM
 
-from gemma_keras.models.architectures import Architecture
+from gemma_keras.models.architecture import Architecture
 from tests.inference.models import varied_params
 
 

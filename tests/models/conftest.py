@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gemma_keras.models.architectures import Architecture, get_architecture
+from gemma_keras.models.architecture import Architecture
+from gemma_keras.models.families import get_architecture
 from gemma_keras.models.hf_names import hf_tensors
 
 

@@ -4,7 +4,8 @@ import pytest
 import transformers
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.models.architectures import ARCHITECTURES, from_hf_config, get_architecture, to_hf_config
+from gemma_keras.models.architecture import LayerSpec
+from gemma_keras.models.families import ARCHITECTURES, from_hf_config, get_architecture, to_hf_config
 
 
 @pytest.mark.parametrize(
@@ -23,8 +24,17 @@ def test_own_shapes():
 
 def test_even_layers_are_local():
     architecture = get_architecture("gemma2_9b")
-    assert [architecture.window(layer) for layer in range(4)] == [4096, None, 4096, None]
-    assert get_architecture("gemma_7b").window(0) is None
+    assert [architecture.layers[layer].window for layer in range(4)] == [4096, None, 4096, None]
+    assert get_architecture("gemma_7b").layers[0].window is None
+
+
+def test_a_pattern_is_repeated_and_may_break_off():
+    tiny = get_architecture("gemma2_tiny")
+    assert [spec.window for spec in tiny.replace(num_layers=3, sliding_window=8).layers] == [8, None, 8]
+    unlimited = tiny.replace(sliding_window=None)
+    assert unlimited.pattern == (LayerSpec(),) and unlimited.sliding_window is None
+    with pytest.raises(ValueError, match="no layer has a window"):
+        unlimited.replace(sliding_window=8)
 
 
 def test_unknown_name():

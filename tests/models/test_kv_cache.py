@@ -77,7 +77,7 @@ def test_pieces_equal_the_whole(architecture, pieces, rng):
     for row, length in enumerate(LENGTHS):
         np.testing.assert_allclose(found[row, :length], expected[row, :length], atol=1e-5, rtol=0)
     assert not np.asarray(cache.keys[1])[[1, 3]].any()  # the rows of others
-    assert cache.slots(0) == min(40, architecture.window(0) or 40) and cache.slots(1) == 40
+    assert cache.slots(0) == min(40, architecture.layers[0].window or 40) and cache.slots(1) == 40
 
 
 def test_eight_bits_are_close(rng):

@@ -67,5 +67,5 @@ def test_a_row_of_nan_leaves_the_others_alone():
 
 
 def test_adapters_and_other_weights_stay_as_they_are():
-    others = {"decoder_block_0/ffw_gating/lora_A": jnp.ones((2, 3)), "layer_norm/scale": jnp.ones(3)}
+    others = {"decoder_block_0/ffw_gating/lora/lora_A": jnp.ones((2, 3)), "final_normalization/scale": jnp.ones(3)}
     assert all(output_major(others, halves=True)[path] is value for path, value in others.items())

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gemma_keras.models.architecture import LayerSpec
 from gemma_keras.models.compute_plan import ONE_DEVICE, REMAT_POLICIES, ComputePlan
-from gemma_keras.models.forward import build_backbone, forward, variable_shapes
+from gemma_keras.models.forward import build_backbone, forward, logits, variable_shapes
 from gemma_keras.models.stacking import UnstackedParams, is_stacked, stack_params, stacked_shapes
 from tests.models.conftest import lively_params, small, small_gemma1
 
@@ -18,6 +19,11 @@ SHAPES = {
     "Gemma 1, even": small_gemma1(num_layers=2),
     "Gemma 1, one block": small_gemma1(num_layers=1),
 }
+# Five local blocks, then one that sees everything, with angles of its own; two blocks are left over.
+PERIOD_OF_SIX = small(
+    num_layers=26,
+    pattern=(*[LayerSpec(window=8)] * 5, LayerSpec(rope_base=1_000_000.0, rope_scaling=8.0)),
+)
 
 
 def gentle(architecture):
@@ -72,6 +78,43 @@ def test_the_order_of_blocks_matters():
     other = {path: stack[::-1] if path.startswith("decoder_blocks/") else stack for path, stack in stacks.items()}
     difference = hidden_and_gradients(architecture, stacks)[0] - hidden_and_gradients(architecture, other)[0]
     assert np.abs(difference).max() > 1e-2
+
+
+def test_a_pattern_of_six_with_26_layers():
+    """Four whole periods are scanned and two blocks follow: logits and gradients are those of blocks one by one.
+
+    Rounding of 26 blocks adds up: equal here is within 1e-5 of the largest value of each array.
+    """
+    params = gentle(PERIOD_OF_SIX)
+    assert [layer for layer, spec in enumerate(PERIOD_OF_SIX.layers) if spec.window is None] == [5, 11, 17, 23]
+    hidden, grads = hidden_and_gradients(PERIOD_OF_SIX, params)
+    stacked_hidden, stacked_grads = hidden_and_gradients(PERIOD_OF_SIX, stack_params(dict(params)))
+    backbone = build_backbone(PERIOD_OF_SIX, "float32")
+    unrolled, scanned = (np.asarray(logits(backbone, params, jnp.asarray(x))) for x in (hidden, stacked_hidden))
+    np.testing.assert_allclose(scanned, unrolled, rtol=0, atol=1e-5 * np.abs(unrolled).max())
+    for path, grad in UnstackedParams(stacked_grads).items():
+        largest = np.abs(grads[path]).max()
+        assert largest > 0, path
+        np.testing.assert_allclose(grad, grads[path], rtol=0, atol=1e-5 * max(1.0, largest))
+
+
+def test_every_one_of_26_blocks_counts():
+    """A block whose outputs are 0 leaves the stream as it is; without it, or with other angles, the result is another."""
+
+    def run(architecture):
+        backbone = build_backbone(architecture, "float32")
+        return jax.jit(lambda params: forward(backbone, params, *batch()))
+
+    stacks, whole = stack_params(gentle(PERIOD_OF_SIX)), run(PERIOD_OF_SIX)
+    outputs = [f"decoder_blocks/{name}/kernel" for name in ("attention/attention_output", "ffw_linear")]
+    segments = batch()[2] > 0
+    expected = whole(stacks)[segments]
+    for removed in range(26):
+        without = stacks | {path: stacks[path].at[removed].set(0.0) for path in outputs}
+        assert np.abs(whole(without)[segments] - expected).max() > 1e-2, removed
+    for spec in (LayerSpec(rope_base=1_000_000.0), LayerSpec(rope_scaling=8.0)):
+        other = PERIOD_OF_SIX.replace(pattern=(*PERIOD_OF_SIX.pattern[:5], spec))
+        assert np.abs(run(other)(stacks)[segments] - expected).max() > 1e-3
 
 
 @pytest.mark.parametrize("remat", REMAT_POLICIES)

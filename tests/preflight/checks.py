@@ -6,7 +6,7 @@ Axes: B batch, T time, N query heads, V vocabulary.
 import math
 from typing import Any
 
-from gemma_keras.models.architectures import Architecture
+from gemma_keras.models.architecture import Architecture
 
 
 def check_splash(report: dict[str, Any], layers: int, recomputed: bool) -> None:

@@ -10,7 +10,7 @@ from gemma_keras import builtin
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import Config, ExportConfig, ModelConfig
 from gemma_keras.export.huggingface import export_hf
-from gemma_keras.models.architectures import get_architecture
+from gemma_keras.models.families import get_architecture
 from gemma_keras.models.forward import build_backbone, initial_params
 from gemma_keras.stages import export
 from gemma_keras.text.tokenizer import Tokenizer

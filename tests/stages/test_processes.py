@@ -99,7 +99,7 @@ def test_an_address_without_a_port_is_told():
 def wide_base(tmp_path_factory, tokenizer) -> Path:
     """Two layers with 8 query heads and 4 KV heads, as they are drawn, exported."""
     from gemma_keras.export.huggingface import export_hf
-    from gemma_keras.models.architectures import get_architecture
+    from gemma_keras.models.families import get_architecture
     from gemma_keras.models.forward import build_backbone, initial_params
     from gemma_keras.text.templates import TEMPLATES
 

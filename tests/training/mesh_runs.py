@@ -24,7 +24,7 @@ from gemma_keras.config.schema import (
     ParallelConfig,
     TrainConfig,
 )
-from gemma_keras.models.architectures import get_architecture
+from gemma_keras.models.families import get_architecture
 from gemma_keras.models.forward import initial_params
 from gemma_keras.models.stacking import stack_params
 from gemma_keras.stages.assets import place_params

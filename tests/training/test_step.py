@@ -36,9 +36,12 @@ def make_batch(rng, rows=4, length=16):
     }
 
 
+WEIGHT = "token_embedding/embeddings"  # any path that the table of weights has, and that decays
+
+
 def quadratic(trainable, frozen, batch, key):
     """A loss whose gradient is known: Σ w (x·p)² / 2."""
-    error = batch["x"] @ trainable["p"]
+    error = batch["x"] @ trainable[WEIGHT]
     return LossSums(0.5 * jnp.sum(batch["w"] * error**2), jnp.sum(batch["w"]), {})
 
 
@@ -89,16 +92,16 @@ def test_loss_is_a_mean_over_weights():
     optimizer = make_optimizer(OptimConfig(name="sgd"))
     step = plain_step(optimizer, 0.1)
     batch = {"x": np.array([[1.0, 0.0], [0.0, 2.0]], np.float32), "w": np.array([1.0, 3.0], np.float32)}
-    state, metrics = step(initial_state({"p": jnp.ones(2)}, optimizer, None), {}, batch)
+    state, metrics = step(initial_state({WEIGHT: jnp.ones(2)}, optimizer, None), {}, batch)
     assert metrics["loss"] == pytest.approx(0.5 * (1 + 3 * 4) / 4)
-    np.testing.assert_allclose(state.trainable["p"], [1 - 0.1 * 1 / 4, 1 - 0.1 * 3 * 4 / 4], rtol=1e-6)
+    np.testing.assert_allclose(state.trainable[WEIGHT], [1 - 0.1 * 1 / 4, 1 - 0.1 * 3 * 4 / 4], rtol=1e-6)
 
 
 def test_a_step_that_is_not_finite_changes_nothing():
     optimizer = make_optimizer(OptimConfig())
     step = plain_step(optimizer, 0.1)
     good = {"x": np.ones((1, 2), np.float32), "w": np.ones(1, np.float32)}
-    state, _ = step(initial_state({"p": jnp.ones(2)}, optimizer, None), {}, good)
+    state, _ = step(initial_state({WEIGHT: jnp.ones(2)}, optimizer, None), {}, good)
     before = jax.tree.map(np.array, state)
     state, metrics = step(state, {}, {**good, "x": np.full((1, 2), np.nan, np.float32)})
     assert not np.isfinite(metrics["loss"])
@@ -149,7 +152,7 @@ def test_a_decaying_rate_equals_optax_adamw():
     schedule = learning_rate_schedule(config, 8)
     optimizer, theirs = make_optimizer(config), optax.adamw(schedule, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.3)
     jitted = make_train_step(quadratic, optimizer)
-    state, params = initial_state({"p": jnp.ones(2)}, optimizer, None), {"p": jnp.ones(2)}
+    state, params = initial_state({WEIGHT: jnp.ones(2)}, optimizer, None), {WEIGHT: jnp.ones(2)}
     moments, rng = theirs.init(params), np.random.default_rng(0)
     for t in range(8):
         batch = {"x": rng.normal(size=(3, 2)).astype(np.float32), "w": np.ones(3, np.float32)}
@@ -157,8 +160,8 @@ def test_a_decaying_rate_equals_optax_adamw():
         updates, moments = theirs.update(grads, moments, params)
         params = optax.apply_updates(params, updates)
         state, _ = jitted(state, {}, batch, StepSettings(np.float32(schedule(t)), None))
-        np.testing.assert_allclose(state.trainable["p"], params["p"], rtol=1e-5)
-    assert np.abs(np.asarray(params["p"]) - 1).max() > 0.1
+        np.testing.assert_allclose(state.trainable[WEIGHT], params[WEIGHT], rtol=1e-5)
+    assert np.abs(np.asarray(params[WEIGHT]) - 1).max() > 0.1
 
 
 def test_clipping_equals_optax():

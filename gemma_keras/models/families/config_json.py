@@ -1,0 +1,90 @@
+"""What the `config.json` files of all families have in common, and what none of these models computes."""
+
+from typing import Any
+
+from gemma_keras.config.errors import UserError
+from gemma_keras.models.architecture import NORM_EPSILON, ROPE_BASE, Architecture
+
+PAD_ID, EOS_ID, BOS_ID = 0, 1, 2
+_SIZES = {
+    "num_layers": "num_hidden_layers",
+    "hidden_dim": "hidden_size",
+    "intermediate_dim": "intermediate_size",
+    "num_query_heads": "num_attention_heads",
+    "num_key_value_heads": "num_key_value_heads",
+}
+
+
+def common_config(architecture: Architecture, hf_class: str, dtype: str) -> dict[str, Any]:
+    """The fields that every family writes, with `dtype` as the dtype of the weights.
+
+    transformers 4 and 5 differ in two names, so both forms are written: `dtype` and `torch_dtype`, `rope_parameters` and
+    `rope_theta` (transformers/models/gemma2/configuration_gemma2.py).
+    """
+    return {
+        "architectures": [hf_class],
+        "model_type": architecture.family,
+        "dtype": dtype,
+        "torch_dtype": dtype,
+        "vocab_size": architecture.vocabulary_size,
+        "hidden_size": architecture.hidden_dim,
+        "intermediate_size": architecture.intermediate_dim,
+        "num_hidden_layers": architecture.num_layers,
+        "num_attention_heads": architecture.num_query_heads,
+        "num_key_value_heads": architecture.num_key_value_heads,
+        "head_dim": architecture.head_dim,
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_activation": "gelu_pytorch_tanh",
+        "max_position_embeddings": architecture.max_position,
+        "initializer_range": 0.02,
+        "rms_norm_eps": NORM_EPSILON,
+        "rope_theta": ROPE_BASE,
+        "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_BASE},
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "tie_word_embeddings": True,
+        "use_cache": True,
+        "pad_token_id": PAD_ID,
+        "eos_token_id": EOS_ID,
+        "bos_token_id": BOS_ID,
+    }
+
+
+def common_sizes(config: dict[str, Any]) -> dict[str, Any]:
+    """The fields of an `Architecture` that every family's `config.json` states.
+
+    Raises:
+        UserError: one without a default is missing.
+    """
+    for key in _SIZES.values():
+        if not isinstance(config.get(key), int):
+            raise UserError(f"config.json lacks the number {key}: download the model's config.json again")
+    return {field: config[key] for field, key in _SIZES.items()} | {
+        "head_dim": config.get("head_dim", 256),
+        "vocabulary_size": config.get("vocab_size", 256_000),
+        "max_position": config.get("max_position_embeddings", 8192),
+    }
+
+
+def require_same_function(config: dict[str, Any], own: dict[str, bool]) -> None:
+    """`UserError` where `config.json` asks for something that Gemma and Gemma 2 do not compute.
+
+    `own` says of further fields whether they are as they have to be.
+    """
+    rope = config.get("rope_parameters") or {}
+    scaling = config.get("rope_scaling") or rope
+    demands = {
+        "rope_theta": rope.get("rope_theta", config.get("rope_theta", ROPE_BASE)) == ROPE_BASE,
+        "rope_scaling": scaling.get("rope_type", scaling.get("type", "default")) == "default",
+        "rms_norm_eps": config.get("rms_norm_eps", NORM_EPSILON) == NORM_EPSILON,
+        "tie_word_embeddings": config.get("tie_word_embeddings", True),
+        "attention_bias": not config.get("attention_bias", False),
+        "use_bidirectional_attention": not config.get("use_bidirectional_attention"),
+        "hidden_activation": config.get("hidden_activation") in (None, "gelu_pytorch_tanh"),
+    }
+    for name, holds in (demands | own).items():
+        if not holds:
+            given = config.get(name, rope.get(name))
+            raise UserError(
+                f"config.json has {name} = {given!r}, which no Gemma 1 or Gemma 2 model has: use their weights"
+            )
