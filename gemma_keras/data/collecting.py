@@ -272,12 +272,13 @@ def _earlier_rows(split: Path, name: str) -> Iterator[SourceRow]:
             table = pa.ipc.open_stream(file).read_all()
             mine = pc.and_(pc.equal(table["source"], name), pc.is_valid(table["record"]))
             places = np.flatnonzero(mine.to_numpy())
+            table = table.select(["type", "parent", "part", "record"])
             parents = table["parent"].take(places).combine_chunks()
             order = pc.sort_indices(parents)  # stable
             ends = pc.run_end_encode(parents.take(order)).run_ends.to_numpy()
             places = places[order]
             for start, end in itertools.pairwise(np.concatenate([[0], ends])):
-                rows = table.take(places[start:end]).select(["type", "parent", "part", "record"]).to_pylist()
+                rows = table.take(places[start:end]).to_pylist()
                 records = [_restored(row, name) for row in rows]
                 yield SourceRow(file=f"earlier {split.name}", row=0, records=records)
     except (OSError, pa.ArrowException) as error:
