@@ -185,8 +185,12 @@ class Engine:
         """One continuation, piece by piece; the last piece carries the completion. Closing the iterator ends the request.
 
         Raises:
-            UserError: as `generate`, or more than one sample.
+            UserError: as `generate`, or more than one sample, or a search, which has no pieces.
         """
+        if request.samples != 1 or request.search != "sampling":
+            raise UserError(
+                f"{request.samples} samples by {request.search}; what is streamed is one sample, without search."
+            )
         sequence = self.submit(request)
         sequence.unread = deque()
         try:
@@ -217,7 +221,7 @@ class Engine:
             self._scores.add([score])
             return score
         if request.samples != 1:
-            raise UserError(f"{request.samples} samples were asked for; what is submitted or streamed is one sample.")
+            raise UserError(f"{request.samples} samples were asked for; what is submitted is one sample.")
         (sequence,) = self._prepared(request, number, streamed=True)
         self._runner_of(sequence).add([sequence])
         return sequence
