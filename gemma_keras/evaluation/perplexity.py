@@ -16,7 +16,6 @@ from keras_hub.models import GemmaBackbone
 from gemma_keras.models.compute_plan import ONE_DEVICE, ComputePlan
 from gemma_keras.models.forward import EMBEDDINGS, Params, forward
 from gemma_keras.models.log_probs import token_scores
-from gemma_keras.models.quantization import Int8
 from gemma_keras.models.sharding import place_batch
 from gemma_keras.text.templates import CLOSING, CONTENT, PROMPT
 
@@ -38,11 +37,10 @@ def make_evaluator(backbone: GemmaBackbone, plan: ComputePlan = ONE_DEVICE) -> E
     @jax.jit
     def sums(params: Params, batch: dict[str, jax.Array]) -> jax.Array:
         hidden = forward(backbone, params, batch["tokens"], batch["positions"], batch["segment_ids"], plan=plan)
-        table = params[EMBEDDINGS]
         of_kind = batch["target_kinds"][None] == jnp.array(_KINDS)[:, None, None]
         log_probs, correct = token_scores(
             hidden,
-            table.astype(hidden.dtype) if isinstance(table, Int8) else table,
+            params[EMBEDDINGS],
             batch["targets"],
             of_kind.any(axis=0).astype(jnp.float32),
             final_logit_soft_cap=backbone.architecture.final_logit_soft_cap,
