@@ -25,10 +25,9 @@ from gemma_keras.models.attention import attention, packed_attention
 from gemma_keras.models.compute_plan import ATTENDED, DOWN, GATE, ONE_DEVICE, UP, ComputePlan
 from gemma_keras.models.kv_cache import Context
 from gemma_keras.models.layout import EMBEDDINGS, Role, kind_of
-from gemma_keras.models.output_major import OutputMajor
-from gemma_keras.models.quantization import Int8
 from gemma_keras.models.sharding import gathered, vocabulary_lookup
 from gemma_keras.models.stacking import STACKS, is_stacked
+from gemma_keras.models.weights import as_weight, plain, row
 
 Params = dict[str, jax.Array]
 FreshLayer = tuple[jax.Array, jax.Array]
@@ -186,11 +185,13 @@ def _scan_blocks(
     layers, period = backbone.architecture.num_layers, len(backbone.architecture.pattern)
     stacks = {path: stack for path, stack in params.items() if path.startswith(STACKS)}
 
-    def run(x: jax.Array, weights: Params, layer: int, row: int) -> jax.Array:
+    def run(x: jax.Array, weights: Params, layer: int, at: int) -> jax.Array:
         # Rows are taken within the block, lest the backward pass keeps a copy of each.
         def of_row(weights: Params, x: jax.Array) -> jax.Array:
             with jax.named_scope("weights"):
-                own = {path.replace(STACKS, f"decoder_block_{layer}/"): stack[row] for path, stack in weights.items()}
+                own = {
+                    path.replace(STACKS, f"decoder_block_{layer}/"): row(stack, at) for path, stack in weights.items()
+                }
             return block(layer, own, x)
 
         return plan.rematerialised(of_row)(weights, x)
@@ -202,30 +203,32 @@ def _scan_blocks(
 
     rounds = layers // period
     if rounds:
-        whole = {path: stack[: rounds * period] for path, stack in stacks.items()}
-        grouped = {path: stack.reshape(rounds, period, *stack.shape[1:]) for path, stack in whole.items()}
+        whole = _each_array(stacks, lambda stack: stack[: rounds * period])
+        grouped = _each_array(whole, lambda stack: stack.reshape(rounds, period, *stack.shape[1:]))
         x, _ = jax.lax.scan(step, x, grouped)
     for layer in range(rounds * period, layers):
         x = run(x, stacks, layer, layer)
     return x
 
 
+def _each_array(weights: Params, change: Callable[[jax.Array], jax.Array]) -> Params:
+    """Weights whose arrays are changed, in their order."""
+    return {path: jax.tree.map(change, weight) for path, weight in weights.items()}
+
+
 def _embed(backbone: GemmaBackbone, params: Params, tokens: jax.Array, plan: ComputePlan) -> jax.Array:
     """Embeddings [B, T, D] times sqrt(D), the factor rounded to the compute dtype."""
-    table, dtype = params[EMBEDDINGS], backbone.token_embedding.compute_dtype
-    if isinstance(table, Int8):
-        x = Int8(*(vocabulary_lookup(part, tokens, plan) for part in (table.values, table.scales))).astype(dtype)
-    elif isinstance(table, OutputMajor):
-        x = table.lookup(tokens).astype(dtype)
-    else:
-        x = vocabulary_lookup(table, tokens, plan).astype(dtype)
+    dtype = backbone.token_embedding.compute_dtype
+    x = as_weight(params[EMBEDDINGS]).lookup(tokens, dtype, functools.partial(vocabulary_lookup, plan=plan))
     return x * jnp.asarray(math.sqrt(x.shape[-1]), x.dtype)
 
 
 def _scope(layer: keras.layers.Layer, params: Params, plan: ComputePlan) -> keras.StatelessScope:
     """Gives a layer's variables their values. Entered within a block, so that what `plan` gathers is freed after it."""
     mapping = [
-        (variable, _plain(params[variable.path], variable)) for variable in layer.variables if variable.path in params
+        (variable, plain(params[variable.path], variable.dtype))
+        for variable in layer.variables
+        if variable.path in params
     ]
     for missing in (weight.path for weight in layer.weights if weight.path not in params):
         raise KeyError(missing)
@@ -235,17 +238,12 @@ def _scope(layer: keras.layers.Layer, params: Params, plan: ComputePlan) -> kera
     return keras.StatelessScope(state_mapping=mapping, initialize_variables=False)
 
 
-def _plain(value: jax.Array | Int8 | OutputMajor, variable: keras.Variable) -> jax.Array:
-    """A value as layers take it. XLA multiplies out 8-bit weights within the product that they enter."""
-    return value.astype(variable.dtype) if isinstance(value, Int8 | OutputMajor) else value
-
-
 def _projected(layer: keras.layers.Layer, x: jax.Array, *, params: Params, training: bool) -> jax.Array:
-    """`layer` applied to `x`; by its matrix, where the params have it in that form and no adapter is around it."""
+    """`layer` applied to `x`; by its kernel, where that wants to multiply and no adapter is around it."""
     if type(layer) in (keras.layers.EinsumDense, keras.layers.Dense):
-        kernel = params[layer.kernel.path]
-        if isinstance(kernel, OutputMajor):
-            return kernel.project(x)
+        kernel = as_weight(params[layer.kernel.path])
+        if kernel.multiplies:
+            return kernel.project(x, kind_of(layer.kernel.path))
     return layer(x, training=training)
 
 
@@ -307,13 +305,6 @@ def _attention_settings(backbone: GemmaBackbone) -> dict[str, Any]:
 
 def logits(backbone: GemmaBackbone, params: Params, hidden: jax.Array) -> jax.Array:
     """Logits f32[..., V] of `hidden` [..., D] over the tied embeddings, with the final soft cap."""
-    table = params[EMBEDDINGS]
-    if isinstance(table, OutputMajor):
-        values = table.project(hidden, jnp.float32)
-    else:
-        embeddings = (table.values if isinstance(table, Int8) else table).astype(hidden.dtype)
-        values = jnp.einsum("...d,vd->...v", hidden, embeddings, preferred_element_type=jnp.float32)
-    if isinstance(table, Int8):
-        values = values * table.scales[:, 0]
+    values = as_weight(params[EMBEDDINGS]).project(hidden, kind_of(EMBEDDINGS), jnp.float32)
     cap = backbone.architecture.final_logit_soft_cap
     return values if cap is None else cap * jnp.tanh(values / cap)

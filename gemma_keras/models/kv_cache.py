@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from gemma_keras.models.architecture import Architecture
 from gemma_keras.models.attention import Source
 from gemma_keras.models.compute_plan import DATA, MODEL, ComputePlan
-from gemma_keras.models.quantization import Int8, quantized
+from gemma_keras.models.quantization import Int8, stored_like
 
 Stored: TypeAlias = jax.Array | Int8
 Turn: TypeAlias = jax.Array | int  # i32[P], or the same for all rows
@@ -69,10 +69,7 @@ class KVCache:
         whole = self if rows is None else jax.tree.map(lambda x: x[jnp.minimum(rows, self.rows - 1)], self)
 
         def written(old: Stored, new: Stored) -> Stored:
-            if isinstance(old, Int8):
-                small = new if isinstance(new, Int8) else quantized(new, (3,))
-                return Int8(merged(old.values, small.values), merged(old.scales, small.scales))
-            return merged(old, new.astype(old.dtype))
+            return jax.tree.map(merged, old, stored_like(old, new))
 
         def merged(old: jax.Array, new: jax.Array) -> jax.Array:
             # Which token each slot holds in the end; a gather, for scattering tokens one by one is slow everywhere.
@@ -100,11 +97,10 @@ class KVCache:
 
 def put(stored: Stored, new: Stored, slot: jax.Array) -> Stored:
     """`stored` [B, K, S, H] with `new` [B, K, T, H] from slot `slot` mod S on; they must not reach beyond the last one."""
-    if isinstance(stored, Int8):
-        small = new if isinstance(new, Int8) else quantized(new, (3,))
-        return Int8(put(stored.values, small.values, slot), put(stored.scales, small.scales, slot))
     place = slot % stored.shape[2]
-    return jax.lax.dynamic_update_slice_in_dim(stored, new.astype(stored.dtype), place, axis=2)
+    return jax.tree.map(
+        lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new, place, axis=2), stored, stored_like(stored, new)
+    )
 
 
 def turned(stored: jax.Array, positions: jax.Array, turn: Turn) -> jax.Array:

@@ -20,6 +20,7 @@ from jax.sharding import Mesh, PartitionSpec
 from gemma_keras.config.errors import UserError
 from gemma_keras.models.compute_plan import DATA, MODEL
 from gemma_keras.models.sharding import ALL
+from gemma_keras.models.weights import plain
 
 MIN_CHUNK = 256  # with fewer rows, reading the embeddings again for each chunk takes longer than multiplying with them
 CHUNK_BYTES = {"cpu": 1 << 23, "other": 1 << 27}  # float32 logits held at once: a CPU's cache, an accelerator's memory
@@ -44,7 +45,7 @@ def default_chunk(vocabulary_size: int, platform: str) -> int:
 
 def token_scores(
     hidden: jax.Array,
-    embeddings: jax.Array,
+    embeddings: Any,
     targets: jax.Array,
     weights: jax.Array | None = None,
     *,
@@ -56,7 +57,7 @@ def token_scores(
 
     Args:
         hidden: [B, T, D] from `forward`; the matrix products are computed in its dtype and summed in float32.
-        embeddings: the tied token embeddings [V, D]. They are cast to the dtype of `hidden`.
+        embeddings: the tied token embeddings [V, D], in any form of a weight. They are cast to the dtype of `hidden`.
         targets: i32[B, T].
         weights: f32[B, T]. Positions of weight 0 are not computed: they score 0 and False, and nothing, not even a NaN
             in `hidden`, comes from them or reaches them. Other weights count as 1. None: every position is scored.
@@ -70,6 +71,7 @@ def token_scores(
     Raises:
         UserError: the devices cannot share V equally.
     """
+    embeddings = plain(embeddings, hidden.dtype)
     vocabulary, ways = embeddings.shape[0], 1 if mesh is None else mesh.size
     if vocabulary % ways:
         raise UserError(

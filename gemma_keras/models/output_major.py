@@ -14,12 +14,13 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from gemma_keras.models.layout import kind_of
+from gemma_keras.models.layout import WeightKind, kind_of
+from gemma_keras.models.weights import Take, take_rows
 
 FEW_ROWS = 32  # with more of them, packing the weights costs little
 MOST_PAIRED, LONG_ROW = 16, 1024  # rows up to which shorter rows of a matrix are multiplied in pairs
@@ -31,19 +32,21 @@ class OutputMajor:
     """A kernel of `shape` as a matrix [out, in], its axes in `order`, of which the first `outs` are out; the rows of the
     matrix lie in equal `parts`."""
 
+    multiplies: ClassVar[bool] = True
     parts: tuple[jax.Array, ...]
     order: tuple[int, ...]
     outs: int
     shape: tuple[int, ...]
 
-    def astype(self, dtype: Any) -> jax.Array:
+    def dense(self, dtype: Any) -> jax.Array:
         """The kernel itself."""
         sizes = [self.shape[axis] for axis in self.order]
         back = [self.order.index(axis) for axis in range(len(self.order))]
         return jnp.concatenate(self.parts).reshape(sizes).transpose(back).astype(dtype)
 
-    def project(self, x: jax.Array, dtype: Any = None) -> jax.Array:
+    def project(self, x: jax.Array, kind: WeightKind, dtype: Any = None) -> jax.Array:
         """`x` [..., in axes] by the kernel: [..., out axes], as `dtype`, which is by default that of `x`."""
+        del kind  # `order` says as much
         ins = len(self.shape) - self.outs
         lead = x.shape[: x.ndim - ins]
         rows = x.reshape(math.prod(lead), -1)
@@ -64,14 +67,15 @@ class OutputMajor:
         shape = (*lead, *(self.shape[axis] for axis in self.order[: self.outs]))
         return product.reshape(shape).astype(dtype or x.dtype)
 
-    def lookup(self, rows: jax.Array) -> jax.Array:
-        """[..., in] rows i32[...] of the matrix."""
+    def lookup(self, ids: jax.Array, dtype: Any, take: Take = take_rows) -> jax.Array:
+        """Rows [..., in] of the matrix as `dtype`; of its parts, which lie on one device, whatever `take`."""
+        del take
         size = len(self.parts[0])
-        found = [jnp.take(part, rows - number * size, axis=0, mode="clip") for number, part in enumerate(self.parts)]
+        found = [jnp.take(part, ids - number * size, axis=0, mode="clip") for number, part in enumerate(self.parts)]
         result = found[0]
         for number, part in enumerate(found[1:], start=1):
-            result = jnp.where((rows >= number * size)[..., None], part, result)
-        return result
+            result = jnp.where((ids >= number * size)[..., None], part, result)
+        return result.astype(dtype)
 
 
 def _block_diagonal(columns: jax.Array) -> jax.Array:

@@ -6,12 +6,13 @@ element is off by at most half a scale.
 
 import dataclasses
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from gemma_keras.models.layout import kind_of
+from gemma_keras.models.layout import WeightKind, kind_of
+from gemma_keras.models.weights import Take, as_weight, take_rows
 
 LEVELS = 127
 
@@ -21,6 +22,7 @@ LEVELS = 127
 class Int8:
     """`values` int8[...], and `scales` float32 of the same rank, 1 long along the axes that share a scale."""
 
+    multiplies: ClassVar[bool] = False
     values: jax.Array
     scales: jax.Array
 
@@ -29,9 +31,18 @@ class Int8:
         """Shape of the array that this stands for."""
         return self.values.shape
 
-    def astype(self, dtype: Any) -> jax.Array:
+    def dense(self, dtype: Any) -> jax.Array:
         """The array itself."""
         return self.values.astype(dtype) * self.scales.astype(dtype)
+
+    def project(self, x: jax.Array, kind: WeightKind, dtype: Any = None) -> jax.Array:
+        """`x` [..., in axes] times the weight: [..., out axes]. The scales go to the product, which is smaller."""
+        product = jnp.einsum(kind.equation, x, self.values.astype(x.dtype), preferred_element_type=jnp.float32)
+        return (product * self.scales.squeeze(kind.ins)).astype(dtype or x.dtype)
+
+    def lookup(self, ids: jax.Array, dtype: Any, take: Take = take_rows) -> jax.Array:
+        """Rows [..., D] of a table [V, D] as `dtype`."""
+        return Int8(take(self.values, ids), take(self.scales, ids)).dense(dtype)
 
 
 def quantized(x: jax.Array, axes: tuple[int, ...]) -> Int8:
@@ -39,7 +50,7 @@ def quantized(x: jax.Array, axes: tuple[int, ...]) -> Int8:
     is not finite, the scale is NaN.
 
     >>> x = quantized(jnp.array([[1.0, -4.0], [0.0, 0.0]]), (1,))
-    >>> x.values.tolist(), x.astype(jnp.float32)[0, 1].item()
+    >>> x.values.tolist(), x.dense(jnp.float32)[0, 1].item()
     ([[32, -127], [0, 0]], -4.0)
     """
     x = x.astype(jnp.float32)
@@ -50,13 +61,21 @@ def quantized(x: jax.Array, axes: tuple[int, ...]) -> Int8:
     return Int8(values.astype(jnp.int8), scales)
 
 
+def stored_like(stored: jax.Array | Int8, new: jax.Array | Int8) -> jax.Array | Int8:
+    """New keys or values [P, K, T, H] in the form in which `stored` ones are kept, of 8 bits with a scale a head and token."""
+    if isinstance(stored, Int8):
+        return new if isinstance(new, Int8) else quantized(new, (3,))
+    return as_weight(new).dense(stored.dtype)
+
+
 def summed_axes(path: str) -> tuple[int, ...] | None:
-    """The axes of a weight that share a scale, those that a product sums over: each output channel keeps a scale of its own.
+    """The axes of a weight that share a scale, counted from its last: those that a product sums over, so that each output
+    channel keeps a scale of its own.
 
     None for weights that stay as they are (norms, adapters).
     """
     kind = kind_of(path)
-    return kind.ins if kind.is_matrix else None
+    return tuple(axis - len(kind.axes) for axis in kind.ins) if kind.is_matrix else None
 
 
 def quantize_params(params: MutableMapping[str, Any]) -> dict[str, Any]:

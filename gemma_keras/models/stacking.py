@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gemma_keras.models.weights import row as row_of
+
 STACKS = "decoder_blocks/"
 _BLOCK = re.compile(r"decoder_block_(\d+)/(.+)")
 
@@ -81,12 +83,12 @@ class UnstackedParams(Mapping[str, Any]):
 
     def __getitem__(self, path: str) -> Any:
         name, row = stack_path(path)
-        return self._stacks[name] if row is None else self._stacks[name][row]
+        return self._stacks[name] if row is None else row_of(self._stacks[name], row)
 
     def __iter__(self) -> Iterator[str]:
         for name, stack in self._stacks.items():
             if name.startswith(STACKS):
-                yield from (f"decoder_block_{row}/{name.removeprefix(STACKS)}" for row in range(len(stack)))
+                yield from (f"decoder_block_{row}/{name.removeprefix(STACKS)}" for row in range(stack.shape[0]))
             else:
                 yield name
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gemma_keras.models import output_major as subject
+from gemma_keras.models.layout import kind_of
 from gemma_keras.models.output_major import OutputMajor, output_major
 
 KERNELS = {
@@ -34,7 +35,7 @@ def test_products_are_those_of_the_kernel(path, halves):
     rng = np.random.default_rng(0)
     kernel, equation = kernel_of(path, rng), KERNELS[path][1]
     matrix = turned(path, kernel, halves)
-    project = jax.jit(matrix.project)
+    project = jax.jit(lambda rows: matrix.project(rows, kind_of(path)))
     for count in (*range(1, 10), 16, subject.FEW_ROWS, subject.FEW_ROWS + 1):
         inner = {"rd": (24,), "rnh": (4, 6), "rf": (2000,)}[equation.split(",")[0]]
         rows = rng.standard_normal((count, *inner), np.float32)
@@ -45,14 +46,14 @@ def test_products_are_those_of_the_kernel(path, halves):
 @pytest.mark.parametrize("path", KERNELS)
 def test_the_kernel_comes_back(path):
     kernel = kernel_of(path, np.random.default_rng(1))
-    np.testing.assert_array_equal(turned(path, kernel, True).astype(jnp.float32), kernel)
+    np.testing.assert_array_equal(turned(path, kernel, True).dense(jnp.float32), kernel)
 
 
 def test_rows_of_the_embeddings_are_looked_up_in_both_halves():
     path = "token_embedding/embeddings"
     kernel = kernel_of(path, np.random.default_rng(2))
     ids = np.array([[0, 24, 25], [49, 26, 3]])
-    np.testing.assert_array_equal(turned(path, kernel, True).lookup(jnp.asarray(ids)), kernel[ids])
+    np.testing.assert_array_equal(turned(path, kernel, True).lookup(jnp.asarray(ids), jnp.float32), kernel[ids])
 
 
 def test_a_row_of_nan_leaves_the_others_alone():
@@ -61,7 +62,7 @@ def test_a_row_of_nan_leaves_the_others_alone():
     rng = np.random.default_rng(3)
     kernel, rows = kernel_of(path, rng), rng.standard_normal((3, 24), np.float32)
     rows[1] = np.nan
-    product = np.asarray(turned(path, kernel, True).project(jnp.asarray(rows)))
+    product = np.asarray(turned(path, kernel, True).project(jnp.asarray(rows), kind_of(path)))
     np.testing.assert_allclose(product[[0, 2]], rows[[0, 2]] @ kernel, atol=2e-5)
     assert np.isnan(product[1]).all()
 

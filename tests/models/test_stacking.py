@@ -8,6 +8,7 @@ import pytest
 from gemma_keras.models.architecture import LayerSpec
 from gemma_keras.models.compute_plan import ONE_DEVICE, REMAT_POLICIES, ComputePlan
 from gemma_keras.models.forward import build_backbone, forward, logits, variable_shapes
+from gemma_keras.models.quantization import Int8, quantize_params
 from gemma_keras.models.stacking import UnstackedParams, is_stacked, stack_params, stacked_shapes
 from tests.models.conftest import lively_params, small, small_gemma1
 
@@ -126,6 +127,19 @@ def test_every_policy_gives_the_same(remat):
     assert_same(remat_hidden, hidden)
     for path, grad in UnstackedParams(remat_grads).items():
         assert_same(grad, np.asarray(grads[path]))
+
+
+@pytest.mark.parametrize("architecture", [small(num_layers=3), PERIOD_OF_SIX.replace(num_layers=8)])
+def test_stacks_in_another_form_are_scanned_alike(architecture):
+    """Weights of 8 bits stand for any form that is not a plain array, such as a base of 4 bits."""
+    backbone = build_backbone(architecture, "float32")
+    run = jax.jit(lambda params: forward(backbone, params, *batch()))
+    stacks = quantize_params(stack_params(gentle(architecture)))
+    expected, segments = run(quantize_params(gentle(architecture))), batch()[2] > 0
+    assert isinstance(stacks["decoder_blocks/ffw_linear/kernel"], Int8)
+    assert_same(run(stacks)[segments], np.asarray(expected[segments]))
+    for path, value in UnstackedParams(stacks).items():
+        assert value.shape == variable_shapes(backbone)[path].shape
 
 
 def test_there_and_back():

@@ -16,7 +16,6 @@ from gemma_keras.batch_arrays import Batch
 from gemma_keras.models.compute_plan import ONE_DEVICE, ComputePlan
 from gemma_keras.models.forward import EMBEDDINGS, Params, forward
 from gemma_keras.models.log_probs import token_scores
-from gemma_keras.models.quantization import Int8
 from gemma_keras.models.sharding import place_batch
 
 DeviceBatch = dict[str, jax.Array]
@@ -78,10 +77,9 @@ def score_targets(
     hidden = forward(
         backbone, params, batch["tokens"], batch["positions"], batch["segment_ids"], training=training, plan=plan
     )
-    table = params[EMBEDDINGS]
     return token_scores(
         hidden,
-        table.astype(hidden.dtype) if isinstance(table, Int8) else table,
+        params[EMBEDDINGS],
         batch["targets"],
         weights,
         final_logit_soft_cap=backbone.architecture.final_logit_soft_cap,
