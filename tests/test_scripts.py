@@ -95,6 +95,17 @@ def test_exit_statuses(tmp_path, body, status, stderr):
     assert printed.startswith(stderr) if stderr else printed == ""
 
 
+def test_an_interruption_within_a_callback_is_not_lost(tmp_path):
+    """JAX has one at each garbage collection, where Python drops the exceptions of callbacks."""
+    body = (
+        "import gc, os, signal, time; sent = []; "
+        "gc.callbacks.append(lambda *_: sent or (sent.append(1), os.kill(os.getpid(), signal.SIGINT), time.sleep(0.1))); "
+        "gc.collect(); time.sleep(5); print('not interrupted')"
+    )
+    result = run_main(tmp_path, body)
+    assert result.returncode == 130 and result.stdout == b"" and result.stderr.startswith(b"interrupted: ")
+
+
 def run_main(folder: Path, body: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
     """A script of one statement, run as ours are; what it printed comes as bytes."""
     config, script = folder / "config.py", folder / "script.py"

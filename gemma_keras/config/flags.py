@@ -5,11 +5,13 @@ lists all of them and a misspelt one is told with its neighbours. Nothing global
 own.
 """
 
+import _thread
 import difflib
 import errno
 import io
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -42,6 +44,7 @@ def run(main: Callable[[C, Path], Any], *, default_config: str, kind: type[C] = 
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # stderr writes such characters as escapes already
+    sys.unraisablehook = _interrupt_again
     try:
         status = _status(main, default_config, kind)
         sys.stdout.flush()
@@ -49,6 +52,14 @@ def run(main: Callable[[C, Path], Any], *, default_config: str, kind: type[C] = 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     sys.exit(status)
+
+
+def _interrupt_again(lost: Any) -> None:
+    """Ctrl-C that arrives within a callback, such as JAX's at each garbage collection, would go no further."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        threading.Timer(0.05, _thread.interrupt_main).start()  # a moment later, when the callback has ended
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def _status(main: Callable[[C, Path], Any], default_config: str, kind: type[C]) -> int:
@@ -65,7 +76,7 @@ def _status(main: Callable[[C, Path], Any], default_config: str, kind: type[C]) 
         print(f"error: a file could not be written: {error}; mend this, and the same command goes on", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from the last checkpoint, where there is one", file=sys.stderr)
+        print("interrupted: the same command goes on from what is saved", file=sys.stderr)
         return 130
     return 0
 

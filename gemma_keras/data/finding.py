@@ -18,6 +18,8 @@ SPECIAL = "no regular file"
 
 SHOWN = 3
 
+_ARCHIVES = {".zip", ".tar", ".tgz", ".bz2", ".xz", ".7z", ".rar"}
+
 _Parts = tuple[str, ...]
 
 _EVERYTHING: _Parts = ("**",)
@@ -45,7 +47,8 @@ def find(place: str, root: Path, readable: Callable[[Path], bool]) -> Found:
     """
     base = root / place
     if os.path.isfile(base):
-        return Found((base,))
+        # Whatever else a file is called, its content tells; but the lines of an archive are no rows.
+        return Found((), ((base, UNREAD_FORMAT),)) if base.suffix.lower() in _ARCHIVES else Found((base,))
     if os.path.isdir(base):
         return below(base, readable)
     if os.path.islink(base):

@@ -98,6 +98,8 @@ def test_unread_formats_and_special_files(tmp_path):
     }
     assert found("c/*.zip", tmp_path) == ([], {"c/c.zip": UNREAD_FORMAT})
     assert found("c/*.json", tmp_path)[1] == {"c/pipe.json": SPECIAL}, "a glob asks for no others"
+    assert found("c/c.zip", tmp_path) == ([], {"c/c.zip": UNREAD_FORMAT}), "not even where it is named"
+    assert found("c/LICENSE", tmp_path) == (["c/LICENSE"], {})
 
 
 @pytest.mark.parametrize(

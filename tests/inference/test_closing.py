@@ -10,7 +10,7 @@ import pytest
 
 from gemma_keras.inference import grammar, pieces
 from gemma_keras.inference.closing import DEEP, QUICK, THOROUGH, Ends
-from gemma_keras.inference.constraints import Choice, JsonSchema, Regex
+from gemma_keras.inference.constraints import Choice, Grammars, JsonSchema, Regex
 from gemma_keras.inference.grammar import literals
 from gemma_keras.inference.pieces import Closing, Pieces
 
@@ -176,6 +176,15 @@ def test_the_limit_of_a_search_is_kept(toy):
     assert ends._search(start, 7, THOROUGH).counts[0] == 7
     # Longer than any answer that is looked for: not even spelled out.
     assert ends._search(matcher_of(tokenizer, "(z{200}){200}"), 50, QUICK) is None
+
+
+def test_items_that_need_not_be_are_left_out(tokenizer):
+    grammars = Grammars(tokenizer, [tokenizer.eos_id])
+    item = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+    schema = JsonSchema(json.dumps({"type": "array", "items": {**item, "additionalProperties": False}, "minItems": 1}))
+    grammars.matcher(schema, 64)
+    long = grammars.pieces.closing('[{"name": "甲乙"}, {"name": "丙"}, {"name": ""}]'.encode())
+    assert grammars._compiled[schema]._without_detours(long).text == b'[{"name":""}]'
 
 
 def test_known_ends_are_taken_where_they_fit(toy):
