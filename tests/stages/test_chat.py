@@ -43,8 +43,8 @@ def test_a_question_that_is_too_long_is_refused_by_itself(config, tmp_path, caps
         chat.run(asked(config, "你好", LONG, "好吗？"), tmp_path / "b")
     shown = capsys.readouterr().out.split("\n\n")
     assert (shown[0], shown[2]) == (answered[0], answered[2]) and shown[0].startswith("> 你好\n")
-    assert shown[1].startswith(f"> {LONG}\n[prompt 0 has ") and "exceeds the model's" in shown[1]
-    assert str(error.value).startswith(f"1 of 3 questions not answered: '{LONG[:60]}...': prompt 0 has ")
+    assert shown[1].startswith(f"> {LONG}\n[prompt 1 has ") and "exceeds the model's" in shown[1]
+    assert str(error.value).startswith(f"1 of 3 questions not answered: '{LONG[:60]}...': prompt 1 has ")
 
 
 def test_settings_that_no_question_can_be_asked_with(config, tmp_path, capsys):

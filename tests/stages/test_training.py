@@ -42,7 +42,7 @@ def test_pipeline_from_data_to_verified_export(tmp_path, capsys):
     assert json.loads((tmp_path / "run" / "result.json").read_text()) == result
     assert result["rank_initial"] == config.sft.adapter.init_r and result["rank_final"] == config.sft.adapter.target_r
     assert result["verification"]["verified"] is True, result["verification"]
-    assert [sample["answer"].startswith("[prompt 0 has ") for sample in result["samples"]] == [False] * 3 + [True]
+    assert [sample["answer"].startswith("[prompt 3 has ") for sample in result["samples"]] == [False] * 3 + [True]
     assert result["base_perplexity"] > 1 and result["tuned_perplexity"] > 1
     assert result["tuned"]["perplexity_content"] == pytest.approx(
         json.loads((tmp_path / "run/sft/result.json").read_text())["valid"]["perplexity_content"], rel=1e-3
