@@ -82,7 +82,8 @@ def complexity(reply: str) -> float:
     worded = _in_words(text)
     if worded is not None:
         return _held(worded)
-    opening = [value for start, value in others if not text[:start].strip(" (:")]
+    head = len(text) - len(text.lstrip(" (:"))
+    opening = [value for start, value in others if start <= head]
     within = [value for _, value in others if 0 <= value <= 1]
     chosen = opening or within[-1:]
     return _held(chosen[0]) if chosen else UNKNOWN_COMPLEXITY
