@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # A package imports packages to its left only; the modules `runtime` and `batch_arrays` stand beside config, the package's
 # root behind them.
 ORDER = (
-    "config builtin text data models adapters training checkpoints export inference solvers evaluation stages "
-    "preflight serving scripts"
+    "config builtin text data parallel models adapters training checkpoints export inference planning solvers evaluation "
+    "stages preflight serving scripts"
 ).split()
 RANK = {name: rank for rank, name in enumerate(ORDER)} | {"runtime": 0.3, "batch_arrays": 0.3, "": 0.6}
 FORBIDDEN = {"data": {"jax", "keras", "keras_hub"}, "training": {"gemma_keras.data", "gemma_keras.checkpoints"}}

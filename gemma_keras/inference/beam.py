@@ -17,9 +17,9 @@ from keras_hub.models import GemmaBackbone
 
 from gemma_keras.inference.requests import Request
 from gemma_keras.inference.sampling import SamplingRows, Tallies, penalize
-from gemma_keras.models.compute_plan import ComputePlan
 from gemma_keras.models.forward import Params, forward, logits
 from gemma_keras.models.kv_cache import Context, KVCache, init_cache
+from gemma_keras.parallel.plan import ComputePlan
 
 IMPOSSIBLE = -1e9  # transformers' score of a beam that is not there
 

@@ -12,8 +12,8 @@ from gemma_keras.inference.engine import Engine, with_streams
 from gemma_keras.inference.language_model import Ask, Reply
 from gemma_keras.inference.requests import Delta, FinishedSequence, Request
 from gemma_keras.inference.text_stream import StopStrings
-from gemma_keras.models.compute_plan import ONE_DEVICE, ComputePlan
 from gemma_keras.models.forward import Params
+from gemma_keras.parallel.plan import ONE_DEVICE, ComputePlan
 from gemma_keras.text.templates import ChatTemplate, Message, Messages, apply_chat_template
 from gemma_keras.text.tokenizer import Tokenizer
 

@@ -12,9 +12,9 @@ from keras_hub.models import GemmaBackbone
 
 from gemma_keras.inference.decode_state import DecodeState, placed
 from gemma_keras.inference.sampling import add_bias, next_and_greatest, unpack_bits
-from gemma_keras.models.compute_plan import ComputePlan
 from gemma_keras.models.forward import Params, forward, layer_angles, logits
 from gemma_keras.models.kv_cache import Context, KVCache
+from gemma_keras.parallel.plan import ComputePlan
 
 CHUNK = 32  # tokens of a row that a call of `decode` makes at most
 

@@ -23,8 +23,9 @@ from keras_hub.models import GemmaBackbone
 
 from gemma_keras.inference.buckets import power_of_two
 from gemma_keras.inference.sampling import SamplingRows, Tallies
-from gemma_keras.models.compute_plan import DATA, ComputePlan
 from gemma_keras.models.kv_cache import Fresh, KVCache, Stored, cache_sharding, held_positions, init_cache, turned
+from gemma_keras.parallel.mesh import DATA
+from gemma_keras.parallel.plan import ComputePlan
 
 
 class Rows(NamedTuple):

@@ -33,9 +33,9 @@ from gemma_keras.inference.scheduler import Scheduler
 from gemma_keras.inference.scoring import ActiveScore, Scorer
 from gemma_keras.inference.searches import beam_groups, contrastive_groups
 from gemma_keras.inference.text_stream import TextStream
-from gemma_keras.models.compute_plan import ONE_DEVICE, ComputePlan
 from gemma_keras.models.forward import EMBEDDINGS, Params
 from gemma_keras.models.output_major import output_major
+from gemma_keras.parallel.plan import ONE_DEVICE, ComputePlan
 from gemma_keras.text.tokenizer import Tokenizer
 
 STEPS = 16  # tokens of a row between two looks of the host

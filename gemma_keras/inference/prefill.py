@@ -15,9 +15,9 @@ from keras_hub.models import GemmaBackbone
 from gemma_keras.inference.buckets import bucket, power_of_two, slot_bucket
 from gemma_keras.inference.decode_state import DecodeState, copied, empty_state, placed
 from gemma_keras.inference.prefix_cache import PrefixCache
-from gemma_keras.models.compute_plan import ComputePlan
 from gemma_keras.models.forward import Params, forward
 from gemma_keras.models.kv_cache import Context, KVCache
+from gemma_keras.parallel.plan import ComputePlan
 
 PREFILL_TOKENS = 512  # read in one call, of one prompt or of several of like lengths
 

@@ -18,8 +18,8 @@ from keras_hub.models import GemmaBackbone
 
 from gemma_keras.inference.buckets import power_of_two
 from gemma_keras.inference.decode_state import DecodeState, layers, placed
-from gemma_keras.models.compute_plan import ComputePlan
 from gemma_keras.models.kv_cache import KVCache, init_cache, placed_cache, turned
+from gemma_keras.parallel.plan import ComputePlan
 
 BLOCK = 64
 

@@ -29,8 +29,8 @@ from gemma_keras.inference.decode_state import (
 from gemma_keras.inference.delivery import INTERRUPTED, ActiveSequence, Overruled, Progress, deliver, failure
 from gemma_keras.inference.prefill import Prompt, PromptReader, divided_rows
 from gemma_keras.inference.prefix_cache import PrefixCache
-from gemma_keras.models.compute_plan import ComputePlan
 from gemma_keras.models.forward import Params
+from gemma_keras.parallel.plan import ComputePlan
 
 MOST_CLOCK = 1 << 30  # from here on, an empty batch begins anew, so that no clock reaches 2^31 steps
 

@@ -19,9 +19,9 @@ from gemma_keras.inference.decode_state import DecodeState, copied, empty_state,
 from gemma_keras.inference.prefill import PREFILL_TOKENS, Prompt, PromptReader, divided_rows, earlier_slots, group_size
 from gemma_keras.inference.prefix_cache import PrefixCache
 from gemma_keras.inference.requests import Delta, Score, ScoredTokens, ScoreRequest, broken_logits
-from gemma_keras.models.compute_plan import ComputePlan
 from gemma_keras.models.forward import Params, forward, logits
 from gemma_keras.models.kv_cache import Context
+from gemma_keras.parallel.plan import ComputePlan
 
 SCORED_AT_ONCE = 64  # tokens whose logits are there at the same time
 

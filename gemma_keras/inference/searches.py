@@ -12,8 +12,8 @@ from gemma_keras.inference.groups import GroupRunner
 from gemma_keras.inference.prefill import PromptReader, divided_rows
 from gemma_keras.inference.prefix_cache import PrefixCache
 from gemma_keras.inference.requests import broken_logits
-from gemma_keras.models.compute_plan import ComputePlan
 from gemma_keras.models.forward import Params
+from gemma_keras.parallel.plan import ComputePlan
 
 Members = Sequence[Sequence[ActiveSequence]]
 

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.models.blockwise_attention import MASKED, RESIDUALS, blockwise_attention
+from gemma_keras.models.blockwise_attention import MASKED, blockwise_attention
 from gemma_keras.models.quantization import Int8
 from gemma_keras.models.splash_attention import splash_attention
 
-__all__ = ["KERNELS", "RESIDUALS", "Source", "attention", "attention_mask", "choose_kernel", "packed_attention"]
+__all__ = ["KERNELS", "Source", "attention", "attention_mask", "choose_kernel", "packed_attention"]
 
 FEW_ROWS = 16  # of a product, for which its right operand should not be packed
 KERNELS = ("reference", "blockwise", "splash")

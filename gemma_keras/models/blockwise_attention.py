@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-RESIDUALS = "attention_residuals"  # name by which a rematerialisation policy keeps output and log-sum-exp
+from gemma_keras.parallel.plan import RESIDUALS
+
 MASKED = -1e30  # finite, so that a row without a single visible key never gives NaN
 LOOP_FROM, LOOP_BLOCK = 2048, 512  # rows of this length run a loop over pairs of blocks of so many tokens
 SHORT_BLOCK, SHORT_BLOCKS = 128, 8  # least tokens in an unrolled block, most unrolled blocks

@@ -22,12 +22,13 @@ from keras_hub.models import GemmaBackbone
 
 from gemma_keras.models.architecture import NORM_EPSILON, ROPE_BASE, Architecture
 from gemma_keras.models.attention import attention, packed_attention
-from gemma_keras.models.compute_plan import ATTENDED, DOWN, GATE, ONE_DEVICE, UP, ComputePlan
 from gemma_keras.models.kv_cache import Context
 from gemma_keras.models.layout import EMBEDDINGS, Role, kind_of
-from gemma_keras.models.sharding import gathered, vocabulary_lookup
+from gemma_keras.models.sharding import variable_axes
 from gemma_keras.models.stacking import STACKS, is_stacked
 from gemma_keras.models.weights import as_weight, plain, row
+from gemma_keras.parallel.plan import ATTENDED, DOWN, GATE, ONE_DEVICE, UP, ComputePlan
+from gemma_keras.parallel.sharding import all_gathered, vocabulary_lookup
 
 Params = dict[str, jax.Array]
 FreshLayer = tuple[jax.Array, jax.Array]
@@ -234,7 +235,9 @@ def _scope(layer: keras.layers.Layer, params: Params, plan: ComputePlan) -> kera
         raise KeyError(missing)
     if plan.mesh is not None:
         with jax.named_scope("weights"):
-            mapping = [(variable, gathered(plan, variable.path, value)) for variable, value in mapping]
+            mapping = [
+                (variable, all_gathered(plan, *variable_axes(variable.path), value)) for variable, value in mapping
+            ]
     return keras.StatelessScope(state_mapping=mapping, initialize_variables=False)
 
 

@@ -20,8 +20,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gemma_keras.models.architecture import Architecture
 from gemma_keras.models.attention import Source
-from gemma_keras.models.compute_plan import DATA, MODEL, ComputePlan
 from gemma_keras.models.quantization import Int8, stored_like
+from gemma_keras.parallel.mesh import DATA, MODEL
+from gemma_keras.parallel.plan import ComputePlan
 
 Stored: TypeAlias = jax.Array | Int8
 Turn: TypeAlias = jax.Array | int  # i32[P], or the same for all rows

@@ -18,9 +18,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.models.compute_plan import DATA, MODEL
-from gemma_keras.models.sharding import ALL
 from gemma_keras.models.weights import plain
+from gemma_keras.parallel.mesh import ALL, DATA, MODEL
 
 MIN_CHUNK = 256  # with fewer rows, reading the embeddings again for each chunk takes longer than multiplying with them
 CHUNK_BYTES = {"cpu": 1 << 23, "other": 1 << 27}  # float32 logits held at once: a CPU's cache, an accelerator's memory

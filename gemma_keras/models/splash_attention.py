@@ -12,7 +12,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.models.blockwise_attention import RESIDUALS
+from gemma_keras.parallel.plan import RESIDUALS
 
 LANES = 128  # the kernel's blocks are multiples of this
 INTERPRET = False  # run the kernel's program step by step, on any device and slowly: for tests

@@ -16,10 +16,10 @@ from gemma_keras.config.schema import Config
 from gemma_keras.inference.decode import decode
 from gemma_keras.inference.decode_state import DecodeState, empty_state, state_shardings
 from gemma_keras.models.architecture import Architecture
-from gemma_keras.models.compute_plan import ComputePlan
 from gemma_keras.models.forward import build_backbone, variable_shapes
 from gemma_keras.models.quantization import quantized, summed_axes
 from gemma_keras.models.sharding import param_sharding
+from gemma_keras.parallel.plan import ComputePlan
 
 
 @dataclasses.dataclass(frozen=True)

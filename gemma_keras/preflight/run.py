@@ -19,9 +19,10 @@ from gemma_keras import runtime
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import Config, require
 from gemma_keras.models.architecture import Architecture
-from gemma_keras.models.compute_plan import DATA, MODEL, ComputePlan
 from gemma_keras.models.families import get_architecture
 from gemma_keras.models.loading import describe_weights
+from gemma_keras.parallel.mesh import DATA, MODEL
+from gemma_keras.parallel.plan import ComputePlan
 from gemma_keras.preflight import collectives, hlo, kernels
 from gemma_keras.preflight.decoding import decode_program
 from gemma_keras.preflight.flops import MatmulFlops, largest_shapes, matmul_flops

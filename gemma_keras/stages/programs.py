@@ -31,17 +31,12 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import Config
 from gemma_keras.models.architecture import Architecture
 from gemma_keras.models.attention import choose_kernel
-from gemma_keras.models.compute_plan import DATA, MODEL, REMAT_POLICIES, ComputePlan
 from gemma_keras.models.forward import build_backbone, variable_shapes
-from gemma_keras.models.sharding import (
-    batch_sharding,
-    make_mesh,
-    param_sharding,
-    place_batch,
-    replicated,
-)
+from gemma_keras.models.sharding import param_sharding
 from gemma_keras.models.splash_attention import LANES
 from gemma_keras.models.stacking import stacked_shapes
+from gemma_keras.parallel.mesh import DATA, MODEL, batch_sharding, make_mesh, place_batch, replicated
+from gemma_keras.parallel.plan import REMAT_POLICIES, ComputePlan
 from gemma_keras.training.objectives.base import Objective
 from gemma_keras.training.objectives.registry import OBJECTIVES
 from gemma_keras.training.optimizers import learning_rate_schedule, make_optimizer

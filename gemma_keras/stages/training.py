@@ -25,7 +25,7 @@ from gemma_keras.data.prepare import prepare
 from gemma_keras.export.tokenizer_files import require_expressible
 from gemma_keras.models.architecture import Architecture
 from gemma_keras.models.forward import Params
-from gemma_keras.models.sharding import row_share
+from gemma_keras.parallel.mesh import row_share
 from gemma_keras.stages import plots, processes
 from gemma_keras.stages import workdir as files
 from gemma_keras.stages.assets import (

@@ -40,7 +40,8 @@ from gemma_keras import builtin
 from gemma_keras.export.huggingface import export_hf
 from gemma_keras.models.forward import build_backbone
 from gemma_keras.models.loading import describe_weights, load_params
-from gemma_keras.models.sharding import make_mesh, param_sharding
+from gemma_keras.parallel.mesh import make_mesh
+from gemma_keras.models.sharding import param_sharding
 from gemma_keras.text.tokenizer import Tokenizer
 
 source, out = sys.argv[1:]

@@ -210,10 +210,11 @@ import dataclasses
 import sys
 import jax
 from gemma_keras.inference.engine import Engine
-from gemma_keras.models.compute_plan import ComputePlan
+from gemma_keras.parallel.plan import ComputePlan
 from gemma_keras.models.forward import build_backbone
 from gemma_keras.models.quantization import quantize_params
-from gemma_keras.models.sharding import make_mesh, param_sharding
+from gemma_keras.parallel.mesh import make_mesh
+from gemma_keras.models.sharding import param_sharding
 from tests.inference.models import DRAWN, GREEDY, SMALLEST, generate, prompts, varied_params
 
 architecture = SMALLEST.replace(vocabulary_size=96)

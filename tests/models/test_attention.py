@@ -14,9 +14,10 @@ import torch
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.models.attention import RESIDUALS, Source, attention, choose_kernel, packed_attention
+from gemma_keras.models.attention import Source, attention, choose_kernel, packed_attention
 from gemma_keras.models.blockwise_attention import LOOP_FROM
 from gemma_keras.models.quantization import quantized
+from gemma_keras.parallel.plan import RESIDUALS
 
 
 def plain_attention(q, k, v, query_positions, key_positions, query_segments, key_segments, scale, cap, window):

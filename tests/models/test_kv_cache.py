@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gemma_keras.models.compute_plan import ONE_DEVICE
 from gemma_keras.models.forward import build_backbone, forward, logits
 from gemma_keras.models.kv_cache import Context, KVCache, held_positions, init_cache
 from gemma_keras.models.quantization import Int8
+from gemma_keras.parallel.plan import ONE_DEVICE
 from tests.models.conftest import lively_params, small, small_gemma1
 
 LENGTHS = np.array([23, 14, 30])

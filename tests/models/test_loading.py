@@ -374,7 +374,8 @@ import numpy as np
 from gemma_keras.models.forward import build_backbone
 from gemma_keras.models.loading import describe_weights, load_params
 from gemma_keras.models.weight_checks import is_padded, require_no_more_tokens
-from gemma_keras.models.sharding import make_mesh, param_sharding
+from gemma_keras.parallel.mesh import make_mesh
+from gemma_keras.models.sharding import param_sharding
 
 assert len(jax.devices()) == 8
 for folder in sys.argv[1:]:

@@ -354,7 +354,7 @@ def sharded_results(mesh, weighted, time=16):
 
 def child(folder: Path):
     """Writes what each mesh gives."""
-    from gemma_keras.models.sharding import make_mesh
+    from gemma_keras.parallel.mesh import make_mesh
 
     gathered = {}
     for name, weighted, time in SHARDED:

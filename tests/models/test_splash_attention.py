@@ -54,7 +54,8 @@ from functools import partial
 import jax, jax.numpy as jnp, numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from gemma_keras.models.attention import RESIDUALS, packed_attention
+from gemma_keras.models.attention import packed_attention
+from gemma_keras.parallel.plan import RESIDUALS
 
 def compile(topology, data, model, heads, key_heads, time, head_dim, kernel, saved=None):
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices

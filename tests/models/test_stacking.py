@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from gemma_keras.models.architecture import LayerSpec
-from gemma_keras.models.compute_plan import ONE_DEVICE, REMAT_POLICIES, ComputePlan
 from gemma_keras.models.forward import build_backbone, forward, logits, variable_shapes
 from gemma_keras.models.quantization import Int8, quantize_params
 from gemma_keras.models.stacking import UnstackedParams, is_stacked, stack_params, stacked_shapes
+from gemma_keras.parallel.plan import ONE_DEVICE, REMAT_POLICIES, ComputePlan
 from tests.models.conftest import lively_params, small, small_gemma1
 
 SHAPES = {

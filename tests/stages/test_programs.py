@@ -18,7 +18,7 @@ from gemma_keras.config.schema import (
     ParallelConfig,
     TrainConfig,
 )
-from gemma_keras.models.compute_plan import REMAT_POLICIES, ComputePlan
+from gemma_keras.parallel.plan import REMAT_POLICIES, ComputePlan
 from gemma_keras.stages import programs
 from gemma_keras.stages.assets import load_assets
 from gemma_keras.stages.programs import plan_for, policies_to_try, saved_bytes, step_settings, train_program

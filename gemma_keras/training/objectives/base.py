@@ -13,10 +13,10 @@ import jax
 from keras_hub.models import GemmaBackbone
 
 from gemma_keras.batch_arrays import Batch
-from gemma_keras.models.compute_plan import ONE_DEVICE, ComputePlan
 from gemma_keras.models.forward import EMBEDDINGS, Params, forward
 from gemma_keras.models.log_probs import token_scores
-from gemma_keras.models.sharding import place_batch
+from gemma_keras.parallel.mesh import place_batch
+from gemma_keras.parallel.plan import ONE_DEVICE, ComputePlan
 
 DeviceBatch = dict[str, jax.Array]
 # (params, batches of this process's rows) -> figures by name

@@ -13,8 +13,8 @@ from keras_hub.models import GemmaBackbone
 from gemma_keras.adapters.inject import AdapterStack, disable_adapters, dropout_seeds
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import Config
-from gemma_keras.models.compute_plan import ONE_DEVICE, ComputePlan
 from gemma_keras.models.forward import Params
+from gemma_keras.parallel.plan import ONE_DEVICE, ComputePlan
 from gemma_keras.training.objectives.base import (
     SCORED_ARRAYS,
     DeviceBatch,

@@ -6,7 +6,7 @@ from keras_hub.models import GemmaBackbone
 
 from gemma_keras.adapters.inject import AdapterStack
 from gemma_keras.config.schema import Config
-from gemma_keras.models.compute_plan import ComputePlan
+from gemma_keras.parallel.plan import ComputePlan
 from gemma_keras.training.objectives.base import Objective
 from gemma_keras.training.objectives.preference import Preference
 from gemma_keras.training.objectives.supervised import Supervised

@@ -14,8 +14,8 @@ from keras_hub.models import GemmaBackbone
 from gemma_keras.adapters.inject import AdapterStack, dropout_seeds
 from gemma_keras.batch_arrays import Batch
 from gemma_keras.config.schema import Config
-from gemma_keras.models.compute_plan import ONE_DEVICE, ComputePlan
 from gemma_keras.models.forward import Params
+from gemma_keras.parallel.plan import ONE_DEVICE, ComputePlan
 from gemma_keras.training.objectives.base import SCORED_ARRAYS, DeviceBatch, Evaluator, LossSums, score_targets
 from gemma_keras.training.objectives.token_figures import make_evaluator
 

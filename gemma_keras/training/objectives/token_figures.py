@@ -14,9 +14,9 @@ import numpy as np
 from keras_hub.models import GemmaBackbone
 
 from gemma_keras.batch_arrays import Batch
-from gemma_keras.models.compute_plan import ONE_DEVICE, ComputePlan
 from gemma_keras.models.forward import Params
-from gemma_keras.models.sharding import place_batch
+from gemma_keras.parallel.mesh import place_batch
+from gemma_keras.parallel.plan import ONE_DEVICE, ComputePlan
 from gemma_keras.text.templates import CLOSING, CONTENT, PROMPT
 from gemma_keras.training.objectives.base import DeviceBatch, Evaluator, score_targets
 

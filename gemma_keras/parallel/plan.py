@@ -10,13 +10,14 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gemma_keras.models.attention import RESIDUALS
+from gemma_keras.parallel.mesh import DATA, MODEL
 
-DATA, MODEL = "data", "model"
 REMAT_POLICIES = ("none", "matmul", "attention", "full")  # from the fewest operations to the least memory
 
-# Names by which a policy saves what a block computes; `GATHERED` are weights brought together from the data axis.
-GATE, UP, DOWN, ATTENDED, GATHERED = "ffw_gate", "ffw_up", "ffw_down", "attention_output", "gathered_weight"
+# Names by which a policy saves what a block computes; `RESIDUALS` are attention's output and log-sum-exp, `ALL_GATHERED`
+# weights brought together from the data axis.
+GATE, UP, DOWN, ATTENDED = "ffw_gate", "ffw_up", "ffw_down", "attention_output"
+RESIDUALS, ALL_GATHERED = "attention_residuals", "gathered_weight"
 _SAVED = {"matmul": (RESIDUALS, GATE, UP, DOWN, ATTENDED), "attention": (RESIDUALS, ATTENDED), "full": ()}
 
 
@@ -70,14 +71,14 @@ class ComputePlan:
             return jax.checkpoint(block, policy=policies.save_only_these_names(*_SAVED[self.remat]))
         if self.data_devices > 1:
             # Saved gathered weights would be a copy of the whole model on every device.
-            return jax.checkpoint(block, policy=_all_but_gathered)
+            return jax.checkpoint(block, policy=_all_but_all_gathered)
         return block
 
 
-def _all_but_gathered(primitive: Any, *_: Any, **params: Any) -> bool:
+def _all_but_all_gathered(primitive: Any, *_: Any, **params: Any) -> bool:
     """The policy that saves all but weights on their way from the stack to their use."""
     on_the_way = primitive.name in ("sharding_constraint", "slice", "squeeze", "dynamic_slice")
-    return not on_the_way and params.get("name") != GATHERED
+    return not on_the_way and params.get("name") != ALL_GATHERED
 
 
 ONE_DEVICE = ComputePlan()
