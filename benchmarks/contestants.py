@@ -37,7 +37,8 @@ def ours(work: workload.Workload, folder: Path, at_once: int) -> Steps:
     from gemma_keras.adapters.rank_allocator import resolve_schedule
     from gemma_keras.config.schema import AdapterConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
     from gemma_keras.models.stacking import stack_params
-    from gemma_keras.stages.programs import compile_first_that_fits, step_settings
+    from gemma_keras.planning.memory import compile_first_that_fits
+    from gemma_keras.training.program import step_settings
 
     rows = len(work.steps[0])
     adapter = AdapterConfig(

@@ -23,14 +23,16 @@ from gemma_keras.models.families import get_architecture
 from gemma_keras.models.loading import describe_weights
 from gemma_keras.parallel.mesh import DATA, MODEL
 from gemma_keras.parallel.plan import ComputePlan
+from gemma_keras.planning.memory import policies_to_try
+from gemma_keras.planning.plans import inference_plan, plan_for
 from gemma_keras.preflight import collectives, hlo, kernels
 from gemma_keras.preflight.decoding import decode_program
 from gemma_keras.preflight.flops import MatmulFlops, largest_shapes, matmul_flops
 from gemma_keras.preflight.hardware import GIB, Hardware, hardware_of
 from gemma_keras.preflight.report import Memory, PreflightReport, Roofline, advice, decoding_advice, describe
 from gemma_keras.preflight.topologies import topology_devices
-from gemma_keras.stages.programs import inference_plan, plan_for, policies_to_try, train_program
 from gemma_keras.stages.workdir import write_json
+from gemma_keras.training.program import train_program
 
 UNITS = {"": 1 / GIB, "K": 1 / 1024**2, "M": 1 / 1024, "G": 1.0, "T": 1024.0}
 LARGEST = 40  # arrays that the report lists

@@ -29,11 +29,12 @@ from gemma_keras.models.quantization import quantize_params
 from gemma_keras.models.sharding import param_sharding
 from gemma_keras.models.stacking import stack_params
 from gemma_keras.models.weight_checks import is_padded, require_no_more_tokens
-from gemma_keras.stages.programs import TrainProgram, inference_plan, plan_for
+from gemma_keras.planning.plans import inference_plan, plan_for
 from gemma_keras.text.folder_templates import folder_template
 from gemma_keras.text.foreign_template import ForeignTemplate
 from gemma_keras.text.templates import AUTO, Template, get_template
 from gemma_keras.text.tokenizer import Tokenizer
+from gemma_keras.training.program import TrainProgram
 
 
 @dataclasses.dataclass(frozen=True)

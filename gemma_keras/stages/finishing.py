@@ -20,8 +20,8 @@ from gemma_keras.models.stacking import UnstackedParams
 from gemma_keras.stages import processes
 from gemma_keras.stages import workdir as files
 from gemma_keras.stages.assets import Assets, ByteProgress, count
-from gemma_keras.stages.programs import TrainProgram
 from gemma_keras.text.templates import Template
+from gemma_keras.training.program import TrainProgram
 from gemma_keras.training.state import TrainState
 
 

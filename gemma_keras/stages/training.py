@@ -26,6 +26,8 @@ from gemma_keras.export.tokenizer_files import require_expressible
 from gemma_keras.models.architecture import Architecture
 from gemma_keras.models.forward import Params
 from gemma_keras.parallel.mesh import row_share
+from gemma_keras.planning.memory import compile_first_that_fits
+from gemma_keras.planning.plans import plan_for
 from gemma_keras.stages import plots, processes
 from gemma_keras.stages import workdir as files
 from gemma_keras.stages.assets import (
@@ -39,10 +41,10 @@ from gemma_keras.stages.assets import (
     with_spans,
 )
 from gemma_keras.stages.finishing import TrainingRun, finish
-from gemma_keras.stages.programs import TrainProgram, compile_first_that_fits, plan_for, step_settings
 from gemma_keras.training import hooks
 from gemma_keras.training.loop import Metrics, train
 from gemma_keras.training.optimizers import learning_rate_schedule
+from gemma_keras.training.program import TrainProgram, step_settings
 from gemma_keras.training.state import TrainState
 
 

@@ -19,9 +19,10 @@ from gemma_keras.config.schema import (
     TrainConfig,
 )
 from gemma_keras.parallel.plan import REMAT_POLICIES, ComputePlan
-from gemma_keras.stages import programs
+from gemma_keras.planning.memory import policies_to_try, saved_bytes
+from gemma_keras.planning.plans import default_mesh_shape, plan_for
 from gemma_keras.stages.assets import load_assets
-from gemma_keras.stages.programs import plan_for, policies_to_try, saved_bytes, step_settings, train_program
+from gemma_keras.training.program import step_settings, train_program
 from tests.models.conftest import small
 
 STEPS = 10
@@ -183,4 +184,4 @@ def test_what_a_plan_leaves_open_is_chosen():
 )
 def test_default_mesh(devices, rows, expected):
     """Rows first, heads (4) for what rows leave."""
-    assert programs.default_mesh_shape(ARCHITECTURE, devices, rows) == expected
+    assert default_mesh_shape(ARCHITECTURE, devices, rows) == expected

@@ -27,8 +27,9 @@ from gemma_keras.config.schema import (
 from gemma_keras.models.families import get_architecture
 from gemma_keras.models.forward import initial_params
 from gemma_keras.models.stacking import stack_params
+from gemma_keras.planning.plans import plan_for
 from gemma_keras.stages.assets import place_params
-from gemma_keras.stages.programs import build_model, plan_for, step_settings, train_program
+from gemma_keras.training.program import build_model, step_settings, train_program
 
 ROWS, TIME, STEPS = 8, 128, 10
 # 8 query heads, so that 8 devices can share them, which they cannot do with the 4 KV heads; the window is less than T.
