@@ -32,7 +32,7 @@ from gemma_keras.preflight.hardware import GIB, Hardware, hardware_of
 from gemma_keras.preflight.report import Memory, PreflightReport, Roofline, advice, decoding_advice, describe
 from gemma_keras.preflight.topologies import topology_devices
 from gemma_keras.stages.workdir import write_json
-from gemma_keras.training.program import train_program
+from gemma_keras.training.program import total_steps, train_program
 
 UNITS = {"": 1 / GIB, "K": 1 / 1024**2, "M": 1 / 1024, "G": 1.0, "T": 1024.0}
 LARGEST = 40  # arrays that the report lists
@@ -147,7 +147,6 @@ def _steps(config: Config, workdir: Path) -> int | None:
     if not train.is_dir():
         return None
     from gemma_keras.data.pipeline import PreparedSplit
-    from gemma_keras.stages.training import total_steps  # all that a run needs, which takes seconds to import
 
     return total_steps(config, PreparedSplit.load(train).packed_count)
 

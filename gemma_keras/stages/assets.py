@@ -38,7 +38,7 @@ from gemma_keras.training.program import TrainProgram
 
 
 @dataclasses.dataclass(frozen=True)
-class Assets:
+class TrainableModel:
     """A model ready to be trained. `trainable` and `frozen` together are all weights, stacked over the blocks."""
 
     tokenizer: Tokenizer
@@ -122,7 +122,7 @@ def with_spans(template: Template | ForeignTemplate) -> Template:
     return template
 
 
-def load_assets(config: Config, tokenizer: Tokenizer, program: TrainProgram) -> Assets:
+def load_trainable_model(config: Config, tokenizer: Tokenizer, program: TrainProgram) -> TrainableModel:
     """Loads or draws the weights of a program, each where the program wants it.
 
     Without adapters all weights are trainable, in float32; otherwise the base is frozen, in `model.dtype`.
@@ -136,9 +136,9 @@ def load_assets(config: Config, tokenizer: Tokenizer, program: TrainProgram) -> 
         base = place_params(initial_params(plain, config.train.seed), mesh)
     base = stack_params(base, _places(mesh))
     if not program.matrices:
-        return Assets(tokenizer, backbone, [], base, {})
+        return TrainableModel(tokenizer, backbone, [], base, {})
     adapters = place_params(initial_adapter_params(program.matrices, config.train.seed), mesh)
-    return Assets(tokenizer, backbone, program.matrices, stack_params(adapters, _places(mesh)), base)
+    return TrainableModel(tokenizer, backbone, program.matrices, stack_params(adapters, _places(mesh)), base)
 
 
 def _places(mesh: Mesh | None, *, in_use: bool = False) -> Callable[[str, tuple[int, ...]], Sharding | None]:

@@ -3,59 +3,33 @@
 import dataclasses
 import math
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
-import jax
 import numpy as np
 from safetensors.numpy import save_file
 
 from gemma_keras.adapters.inject import MergedParams
-from gemma_keras.adapters.rank_allocator import RankSchedule
-from gemma_keras.config.schema import Config, require
-from gemma_keras.data.pipeline import PreparedSplit
+from gemma_keras.config.schema import require
 from gemma_keras.export.huggingface import export_hf
-from gemma_keras.models.forward import Params
 from gemma_keras.models.stacking import UnstackedParams
 from gemma_keras.stages import processes
 from gemma_keras.stages import workdir as files
-from gemma_keras.stages.assets import Assets, ByteProgress, count
-from gemma_keras.text.templates import Template
-from gemma_keras.training.program import TrainProgram
+from gemma_keras.stages.assets import ByteProgress, count
+from gemma_keras.stages.training_run import TrainingRun
 from gemma_keras.training.state import TrainState
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainingRun:
-    """What the parts of a training run share; `evaluate(trainable)` gives the figures of the validation rows."""
-
-    config: Config
-    workdir: Path
-    template: Template
-    assets: Assets
-    splits: dict[str, PreparedSplit]
-    program: TrainProgram
-    step: jax.stages.Compiled
-    last_step: int
-    ranks: RankSchedule | None
-    evaluate: Callable[[Params], dict[str, float]]
-
-
-def finish(run: TrainingRun, state: TrainState, report: dict) -> dict:
+def finish(run: TrainingRun, state: TrainState) -> dict:
     """Evaluates, keeps the adapter and exports; returns the figures of `result.json`.
-
-    Args:
-        report: of the prepared data.
 
     Raises:
         UserError: the loss on the validation rows is not finite.
     """
-    config, workdir, assets = run.config, run.workdir, run.assets
+    config, workdir, model = run.config, run.workdir, run.model
     result = {
         "steps": int(state.step),
-        "weights": count(assets.frozen or assets.trainable),
-        "trained_weights": count(assets.trainable),
-        "useful_token_share": report["useful_token_share"],
+        "weights": count(model.frozen or model.trainable),
+        "trained_weights": count(model.trainable),
+        "useful_token_share": run.report["useful_token_share"],
         "export_dir": str(workdir / "export"),
     }
     if run.program.allocator and state.allocator:
@@ -70,12 +44,12 @@ def finish(run: TrainingRun, state: TrainState, report: dict) -> dict:
             f"The run ended with a validation loss of {result['valid']['loss']}, so nothing was exported; lower "
             "optim.learning_rate and give another --workdir.",
         )
-    if assets.matrices:
+    if model.matrices:
         _save_adapter(run, state)
-    params = UnstackedParams({**assets.frozen, **state.trainable})
+    params = UnstackedParams({**model.frozen, **state.trainable})
     print("exporting the model", file=sys.stderr, flush=True)
     export_hf(
-        MergedParams(assets.matrices, params), assets.backbone.architecture, assets.tokenizer, workdir / "export",
+        MergedParams(model.matrices, params), model.backbone.architecture, model.tokenizer, workdir / "export",
         dtype=config.export.dtype, shard_megabytes=config.export.shard_megabytes,
         template=run.template, progress=ByteProgress("exporting"),
     )  # fmt: skip
@@ -91,7 +65,7 @@ def _survivors(run: TrainingRun, state: TrainState) -> dict[str, list[bool]]:
         for stack in run.program.allocator.stacks
         for row, matrix in enumerate(stack.matrices)
     }
-    return {matrix.name: rows[matrix.name] for matrix in run.assets.matrices}
+    return {matrix.name: rows[matrix.name] for matrix in run.program.matrices}
 
 
 def _save_adapter(run: TrainingRun, state: TrainState) -> None:

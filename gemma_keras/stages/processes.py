@@ -7,6 +7,7 @@ sockets on the coordinator's port, and what is wrong can be told.
 import atexit
 import contextlib
 import functools
+import itertools
 import json
 import os
 import socket
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax._src import distributed  # its key-value store, which has no public name
 from jax.experimental import multihost_utils
 
 from gemma_keras.config.errors import UserError
@@ -27,6 +29,7 @@ LEAVING_SECONDS = 20  # that a finished process waits for the others
 _LINGER_SECONDS = 2.0  # with process 0 the meeting place goes, and JAX aborts whoever has not left it
 _RETRY_SECONDS = 0.5
 _GREETING = "gemma_keras"
+_LAST_STEPS = "gemma_keras/last_steps"
 # What JAX says, in several kinds of exception, when another process is gone.
 _LOST = ("Gloo", "gloo", "Connection closed by peer", "Connection reset by peer", "coordination service", "heartbeat")
 
@@ -223,10 +226,10 @@ def by_writer(make: Callable[[], R]) -> R | None:
     return made
 
 
-def wait_for_all(where: str) -> None:
-    """Returns when every process has come to this place."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(where)
+def writer_first(make: Callable[[], R]) -> R:
+    """`make()` of the first process, then of the others, which find what it wrote."""
+    made = by_writer(make)
+    return make() if made is None else made
 
 
 def any_of_all(flag: bool) -> bool:
@@ -234,6 +237,29 @@ def any_of_all(flag: bool) -> bool:
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.process_allgather(np.bool_(flag)).any())
+
+
+def stopping_together(asked: Callable[[], bool]) -> Callable[[], bool]:
+    """A function to call after every step, which says to all processes after the same one that they stop.
+
+    Whoever is asked to, notes on the coordination service that the next step is the last one. No process can end that step
+    before this one has begun it, since they compute it together: so all have read the note by then.
+
+    Args:
+        asked: whether this process is to stop.
+    """
+    if jax.process_count() == 1:
+        return asked
+    client, steps = distributed.global_state.client, itertools.count(1)
+
+    def reached() -> bool:
+        step = next(steps)
+        noted = [int(last) for _, last in client.key_value_dir_get(_LAST_STEPS)]
+        if not noted and asked():
+            client.key_value_set(f"{_LAST_STEPS}/{jax.process_index()}", str(step + 1))
+        return bool(noted) and step >= min(noted)
+
+    return reached
 
 
 def mean_of_all(number: float) -> float:

@@ -73,15 +73,25 @@ class Evaluation:
 
 
 class Log:
-    """Gives `write` one dictionary of plain numbers a logged step; `ranks` is a list, summed up beside it."""
+    """Gives `write` one dictionary of plain numbers a logged step; `ranks` is a list, summed up beside it.
 
-    def __init__(self, write: Callable[[dict], None], every: int, last_step: int):
-        self.write, self.every, self.last_step = write, every, last_step
+    `complete` may change the metrics of such a step before.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[dict], None],
+        every: int,
+        last_step: int,
+        complete: Callable[[Metrics], None] = lambda metrics: None,
+    ):
+        self.write, self.every, self.last_step, self.complete = write, every, last_step, complete
 
     def after_step(self, step: int, state: TrainState, metrics: Metrics, batch: Batch) -> None:
         evaluated = any(name.startswith("valid_") for name in metrics)
         if not (evaluated or step == 1 or due(step, self.every, self.last_step)):
             return
+        self.complete(metrics)
         line: dict = {"step": step}
         for name, value in metrics.items():
             line[name] = np.asarray(value).tolist()

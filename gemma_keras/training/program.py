@@ -25,6 +25,7 @@ from gemma_keras.adapters.inject import (
 )
 from gemma_keras.adapters.rank_allocator import Phase, RankAllocator, RankSchedule
 from gemma_keras.batch_arrays import DTYPES, Batch, batch_shape
+from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import Config
 from gemma_keras.models.architecture import Architecture
 from gemma_keras.models.forward import build_backbone, variable_shapes
@@ -144,6 +145,21 @@ def _settings_specs(allocator: RankAllocator | None) -> StepSettings:
     flag, number = jax.ShapeDtypeStruct((), jnp.bool_), jax.ShapeDtypeStruct((), jnp.int32)
     phase = Phase(flag, flag, flag, flag, number) if allocator else None
     return StepSettings(jax.ShapeDtypeStruct((), jnp.float32), phase)
+
+
+def total_steps(config: Config, packed_rows: int) -> int:
+    """Optimizer steps of the run: `train.steps`, or what `train.epochs` makes of the packed rows."""
+    if config.train.steps:
+        return config.train.steps  # against which `validate` has checked the warm-up
+    steps = round(config.train.epochs * packed_rows / config.train.batch_rows)
+    if steps < 1:
+        raise UserError(
+            f"{packed_rows} packed rows make no step of train.batch_rows={config.train.batch_rows}; give more rows, "
+            "more train.epochs, or fewer rows a batch."
+        )
+    if config.optim.warmup >= steps:
+        raise UserError(f"optim.warmup is {config.optim.warmup:g}, but the run has only {steps} steps; lower it.")
+    return steps
 
 
 def step_settings(config: Config, total_steps: int, ranks: RankSchedule | None) -> Callable[[int], StepSettings]:

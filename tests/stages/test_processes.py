@@ -236,3 +236,16 @@ def test_a_mistake_of_the_first_process_ends_all(launch, alone, tmp_path):
     assert first[0] == second[0] == 1
     assert "give the same configuration to resume it" in first[2] and "Traceback" not in first[2]
     assert "process 0 could not go on" in second[2] and "Traceback" not in second[2]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_one_process_stops_both_after_the_same_step(launch, tmp_path, number):
+    started = pair(launch, tmp_path / "run", "--config.parallel.data=2", "--config.parallel.model=4")
+    wait_for_steps(tmp_path / "run", 3, started)
+    started[1].send_signal(number)
+    found = ends(started, seconds=120)
+    assert [status for status, _, _ in found] == [128 + signal.SIGTERM, 128 + number], found
+    steps = {err.partition("stopped after step ")[2].split(";")[0] for _, _, err in found}
+    assert len(steps) == 1 and steps == {str(metrics(tmp_path / "run")[-1]["step"])}
+    assert (tmp_path / "run" / "checkpoints" / steps.pop()).is_dir()

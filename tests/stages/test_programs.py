@@ -21,7 +21,7 @@ from gemma_keras.config.schema import (
 from gemma_keras.parallel.plan import REMAT_POLICIES, ComputePlan
 from gemma_keras.planning.memory import policies_to_try, saved_bytes
 from gemma_keras.planning.plans import default_mesh_shape, plan_for
-from gemma_keras.stages.assets import load_assets
+from gemma_keras.stages.assets import load_trainable_model
 from gemma_keras.training.program import step_settings, train_program
 from tests.models.conftest import small
 
@@ -101,7 +101,7 @@ def test_nothing_is_compiled_after_the_first_step(method, compilations):
 
 def load_assets_of(config, program):
     """Drawn weights; no tokenizer is needed to draw them."""
-    return load_assets(config, None, program)
+    return load_trainable_model(config, None, program)
 
 
 def test_the_program_is_the_same_for_any_length_of_run():
