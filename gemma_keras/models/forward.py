@@ -165,7 +165,7 @@ def forward(
     else:
         for layer in range(backbone.architecture.num_layers):
             run = functools.partial(block, layer)
-            x, own = (plan.rematerialised(run) if context is None else run)(params, x)
+            x, own = (plan.recomputed(run) if context is None else run)(params, x)
             fresh.append(own)
     with _scope(backbone.layer_norm, params, plan):
         hidden = backbone.layer_norm(x)
@@ -195,7 +195,7 @@ def _scan_blocks(
                 }
             return block(layer, own, x)
 
-        return plan.rematerialised(of_row)(weights, x)
+        return plan.recomputed(of_row)(weights, x)
 
     def step(x: jax.Array, weights: Params) -> tuple[jax.Array, None]:
         for layer in range(period):

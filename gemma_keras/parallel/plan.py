@@ -1,4 +1,4 @@
-"""How a forward pass is computed: devices, attention kernel, rematerialisation. Never what it computes.
+"""How a forward pass is computed: devices, attention kernel, recompute policy. Never what it computes.
 
 Axes: B batch, T time, N heads, D model dim, F ffn dim, V vocabulary. Mesh axes: "data" over B, "model" over N, F and V.
 """
@@ -58,13 +58,13 @@ class ComputePlan:
     def features(self, x: jax.Array) -> jax.Array:
         """What a projection gives, [B, T, F] or [B, T, heads, H], with F or heads divided over "model" where they divide.
 
-        Said outright, for else XLA gathers whole feed-forward weights, or exchanges times for heads.
+        Said outright, for else XLA gathers whole feed-forward weights, or moves times for heads between devices.
         """
         if self.mesh is None or x.shape[2] % self.mesh.shape[MODEL]:
             return x
         return self.constrain(x, DATA, None, MODEL, *(None,) * (x.ndim - 3))
 
-    def rematerialised(self, block: Callable[..., Any]) -> Callable[..., Any]:
+    def recomputed(self, block: Callable[..., Any]) -> Callable[..., Any]:
         """`block` with this plan's policy for the backward pass."""
         policies = jax.checkpoint_policies
         if self.remat != "none":

@@ -37,7 +37,7 @@ def saved_bytes(config: Config, architecture: Architecture, plan: ComputePlan) -
 
 
 def policies_to_try(config: Config, architecture: Architecture, plan: ComputePlan, limit: float | None) -> list[str]:
-    """Rematerialisation policies worth compiling: the one that is asked for, else all that may fit in `limit` bytes.
+    """Recompute policies worth compiling: the one that is asked for, else all that may fit in `limit` bytes.
 
     Where no limit is known, as on a CPU, that is "matmul" alone, which there is as fast as "none" with a third less memory.
     """
@@ -56,7 +56,7 @@ def policies_to_try(config: Config, architecture: Architecture, plan: ComputePla
 def compile_first_that_fits(
     config: Config, architecture: Architecture, devices: list[Any]
 ) -> tuple[TrainProgram, jax.stages.Compiled]:
-    """The program by the first rematerialisation policy that fits these devices, ready to run.
+    """The program by the first recompute policy that fits these devices, ready to run.
 
     Raises:
         UserError: none fits.

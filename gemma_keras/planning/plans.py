@@ -58,7 +58,7 @@ def _kernel_for(config: Config, device_kind: str) -> str:
 def default_mesh_shape(architecture: Architecture, devices: int, rows: int) -> tuple[int, int]:
     """(data, model) for these devices and rows of a microbatch: as many ways along "data" as the rows allow.
 
-    That exchanged the fewest bytes for all sizes of Gemma 2 (docs/experiments.md, "Plans for v5e-8"). Of meshes that
+    That moved the fewest bytes between devices for all sizes of Gemma 2 (docs/experiments.md, "Plans for v5e-8"). Of meshes that
     divide rows, heads and vocabulary, it is among those of the most devices.
     """
     fitting = [

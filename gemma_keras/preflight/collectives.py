@@ -1,4 +1,4 @@
-"""Every exchange between devices in a compiled program: its kind, its bytes, how often, and why."""
+"""Every collective of a compiled program: its kind, its bytes, how often, and why."""
 
 import dataclasses
 import math
@@ -21,12 +21,12 @@ KINDS = (
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Collective:
-    """One exchange of the program text.
+    """One collective of the program text.
 
     Attributes:
         times: executions in a step, loops counted.
         bytes: of the larger of operand and result on one device, for one execution.
-        group: devices that exchange with each other.
+        group: devices that take part together.
         why: `<phase>: <part>`, from where in the traced program it comes.
         op_name: that place in full.
     """
@@ -40,7 +40,7 @@ class Collective:
 
     @property
     def sent(self) -> float:
-        """Bytes that each device sends in a step, if the exchange goes around a ring."""
+        """Bytes that each device sends in a step, if the collective goes around a ring."""
         around = (self.group - 1) / self.group
         share = {"all-reduce": 2 * around, "collective-permute": 1.0, "collective-broadcast": 1.0}.get(
             self.kind, around
@@ -49,7 +49,7 @@ class Collective:
 
 
 def find_collectives(module: Module, devices: int) -> list[Collective]:
-    """All exchanges in the order of the text; groups of one device, which move nothing, are left out."""
+    """All collectives in the order of the text; groups of one device, which move nothing, are left out."""
     found = []
     for execution in module.executions():
         kind = execution.instruction.opcode.removesuffix("-start")
@@ -75,7 +75,7 @@ def _collective(kind: str, execution: Execution, module: Module, group: int) -> 
 
 
 def _origin(execution: Execution) -> str:
-    """Where in the traced program an exchange comes from: its own name, else that of what it exchanges, else of a neighbour.
+    """Where in the traced program a collective comes from: its own name, else that of what it moves, else of a neighbour.
 
     The compiler names what it inserts itself by a number, such as `convert.14`.
     """
@@ -91,7 +91,7 @@ def _origin(execution: Execution) -> str:
 
 
 def _continues_another(execution: Execution) -> bool:
-    """Whether this is the middle or the end of an exchange that the compiler spread over several fusions."""
+    """Whether this is the middle or the end of a collective that the compiler spread over several fusions."""
     if "async_collective_fusion_config" not in execution.instruction.attributes:
         return False
     targets = [i.setting("custom_call_target") for i in execution.computation.instructions]
@@ -117,7 +117,7 @@ def _group_size(instruction: Instruction, devices: int) -> int:
     return devices
 
 
-_SEARCHED = 32  # instructions before an exchange that are asked for a name
+_SEARCHED = 32  # instructions before a collective that are asked for a name
 
 # The part of the model by the first of these names on the path of the operation.
 _PARTS = (
@@ -167,17 +167,21 @@ def reason(op_name: str) -> str:
 
 def summed(collectives: list[Collective]) -> list[dict[str, Any]]:
     """One line a kind and reason: executions, bytes and bytes sent in a step on each device; most sent first."""
-    lines: dict[tuple[str, str], dict[str, Any]] = {}
-    totals: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0, 0.0])
+    groups: dict[tuple[str, str], list[Collective]] = defaultdict(list)
     for item in collectives:
-        key = (item.kind, item.why)
-        lines.setdefault(key, {"kind": item.kind, "why": item.why, "group": item.group})
-        totals[key][0] += item.times
-        totals[key][1] += item.times * item.bytes
-        totals[key][2] += item.sent
-    for key, line in lines.items():
-        line["count"], line["bytes"], line["bytes_sent"] = totals[key][0], totals[key][1], round(totals[key][2])
-    return sorted(lines.values(), key=lambda line: -line["bytes_sent"])
+        groups[item.kind, item.why].append(item)
+    lines = [
+        {"kind": kind, "why": why, "group": group[0].group, **_sums(group)} for (kind, why), group in groups.items()
+    ]
+    return sorted(lines, key=lambda line: -line["bytes_sent"])
+
+
+def _sums(group: list[Collective]) -> dict[str, int]:
+    return {
+        "count": sum(item.times for item in group),
+        "bytes": sum(item.times * item.bytes for item in group),
+        "bytes_sent": round(sum(item.sent for item in group)),
+    }
 
 
 def by_kind(collectives: list[Collective]) -> dict[str, dict[str, int]]:

@@ -1,4 +1,4 @@
-"""Matmul FLOPs of a traced program, loops and rematerialisation counted, by part.
+"""Matmul FLOPs of a traced program, loops and recomputation counted, by part.
 
 The jaxpr is walked rather than XLA's cost analysis read, which counts the body of a loop once and a kernel not at all.
 

@@ -4,30 +4,7 @@ import dataclasses
 from typing import Any
 
 from gemma_keras.config.schema import Config
-from gemma_keras.preflight.hardware import GIB, Hardware
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
-    """GiB on one device, as the compiler assigned them; `total` counts donated arrays once."""
-
-    total: float
-    arguments: float
-    outputs: float
-    aliased: float
-    temporaries: float
-    code: float
-
-    @classmethod
-    def of(cls, stats: Any) -> "Memory":
-        """From `compiled.memory_analysis()`."""
-        arguments, outputs = stats.argument_size_in_bytes / GIB, stats.output_size_in_bytes / GIB
-        aliased, temporaries = stats.alias_size_in_bytes / GIB, stats.temp_size_in_bytes / GIB
-        code = stats.generated_code_size_in_bytes / GIB
-        return cls(
-            total=arguments + outputs - aliased + temporaries + code, arguments=arguments, outputs=outputs,
-            aliased=aliased, temporaries=temporaries, code=code,
-        )  # fmt: skip
+from gemma_keras.preflight.hardware import Hardware
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +30,7 @@ class Roofline:
         )  # fmt: skip
 
     def step_seconds(self, utilisation: float) -> float:
-        """Seconds of a step whose matmuls reach this share of the peak, exchanges being hidden behind them."""
+        """Seconds of a step whose matmuls reach this share of the peak, collectives being hidden behind them."""
         return max(self.compute_seconds / utilisation, self.memory_seconds, self.collective_seconds)
 
 
@@ -171,7 +148,7 @@ def describe(report: PreflightReport) -> str:
         f"{report.architecture}: {report.program} program for {report.topology} ({report.devices} x {report.device})",
         f"  mesh           data {report.mesh['data']} x model {report.mesh['model']}"
         f"{', residual stream divided over time' if report.shard_sequence else ''}; attention: {report.attention}"
-        f"{f'; rematerialisation: {report.remat}' if report.program == 'train' else ''}",
+        f"{f'; recompute: {report.remat}' if report.program == 'train' else ''}",
         *_memory_lines(report),
         *_flops_lines(report),
         *_collective_lines(report),
@@ -216,7 +193,7 @@ def _flops_lines(report: PreflightReport) -> list[str]:
 
 def _collective_lines(report: PreflightReport, most: int = 12) -> list[str]:
     lines = [
-        f"  {'exchanges      ' if i == 0 else '               '}{sums['count']} x {kind}, {_size(sums['bytes'])}"
+        f"  {'collectives    ' if i == 0 else '               '}{sums['count']} x {kind}, {_size(sums['bytes'])}"
         for i, (kind, sums) in enumerate(report.collectives_by_kind.items())
     ]
     for line in report.collectives[:most]:
@@ -234,7 +211,7 @@ def _time_lines(report: PreflightReport) -> list[str]:
         return []
     r = report.roofline
     lines = [
-        f"  at the peaks   compute {r['compute_seconds']:.3f} s, HBM {r['memory_seconds']:.3f} s, exchanges "
+        f"  at the peaks   compute {r['compute_seconds']:.3f} s, HBM {r['memory_seconds']:.3f} s, collectives "
         f"{r['collective_seconds']:.3f} s: bound by {r['bound']}",
         f"  estimated      {report.step_seconds:.3f} s a step, {report.tokens_per_second:,.0f} tokens/s, "
         f"{report.hours_per_million_tokens:.3f} hours a million tokens, at {report.utilisation:.0%} of the matmul peak",

@@ -23,13 +23,13 @@ from gemma_keras.models.families import get_architecture
 from gemma_keras.models.loading import describe_weights
 from gemma_keras.parallel.mesh import DATA, MODEL
 from gemma_keras.parallel.plan import ComputePlan
-from gemma_keras.planning.memory import policies_to_try
+from gemma_keras.planning.memory import device_bytes, policies_to_try
 from gemma_keras.planning.plans import inference_plan, plan_for
 from gemma_keras.preflight import collectives, hlo, kernels
 from gemma_keras.preflight.decoding import decode_program
 from gemma_keras.preflight.flops import MatmulFlops, largest_shapes, matmul_flops
 from gemma_keras.preflight.hardware import GIB, Hardware, hardware_of
-from gemma_keras.preflight.report import Memory, PreflightReport, Roofline, advice, decoding_advice, describe
+from gemma_keras.preflight.report import PreflightReport, Roofline, advice, decoding_advice, describe
 from gemma_keras.preflight.topologies import topology_devices
 from gemma_keras.stages.workdir import write_json
 from gemma_keras.training.program import total_steps, train_program
@@ -208,7 +208,7 @@ def _compile(config: Config, architecture: Architecture, plan: ComputePlan, buil
     compiled, asked = None, None
     try:
         compiled = lowered.compile()
-        asked = Memory.of(compiled.memory_analysis()).total
+        asked = device_bytes(compiled.memory_analysis()) / GIB
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -236,7 +236,7 @@ def _compiled_figures(
     """The fields of the report that only a compiled program has."""
     if result.compiled is None:
         return {"fits": False, "gib_per_chip": result.asked}
-    memory = Memory.of(result.compiled.memory_analysis())
+    memory = result.compiled.memory_analysis()
     module = hlo.parse(result.compiled.as_text())
     found = collectives.find_collectives(module, devices)
     moved = kernels.hbm_bytes(module)
@@ -244,12 +244,12 @@ def _compiled_figures(
     seconds = roofline.step_seconds(utilisation)
     arrays = collectives.largest_arrays(module, LARGEST)
     return {
-        "fits": memory.total <= hardware.memory_gib,
-        "gib_per_chip": memory.total,
-        "arguments_gib": memory.arguments,
-        "temporaries_gib": memory.temporaries,
-        "outputs_gib": memory.outputs,
-        "aliased_gib": memory.aliased,
+        "fits": result.fits(hardware),
+        "gib_per_chip": result.asked,
+        "arguments_gib": memory.argument_size_in_bytes / GIB,
+        "temporaries_gib": memory.temp_size_in_bytes / GIB,
+        "outputs_gib": memory.output_size_in_bytes / GIB,
+        "aliased_gib": memory.alias_size_in_bytes / GIB,
         "kernels": kernels.summed_kernels(kernels.find_kernels(module)),
         "collectives": collectives.summed(found),
         "collectives_by_kind": collectives.by_kind(found),
