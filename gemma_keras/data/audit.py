@@ -7,9 +7,9 @@ from pathlib import Path
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import CleaningConfig, CorpusConfig
-from gemma_keras.data.cleaning import EMPTY, Mender, is_empty
-from gemma_keras.data.finding import below
+from gemma_keras.data.cleaning.rules import EMPTY, Mender, is_empty
 from gemma_keras.data.pace import Pace, Progress
+from gemma_keras.data.reading.finding import below
 from gemma_keras.data.records import general_reason
 from gemma_keras.data.sources import ALL_KINDS, SOURCES, locate, read_corpus
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from gemma_keras.data.fates import NOT_DRAWN, SET_APART, UNDECIDED, USED
-from gemma_keras.data.finding import describe
-from gemma_keras.data.mixture import Mixture, Share
-from gemma_keras.data.pools import Pool
+from gemma_keras.data.encoding.rendering import Rendered
+from gemma_keras.data.mixing.mixture import Mixture, Share
+from gemma_keras.data.pools.fates import NOT_DRAWN, SET_APART, UNDECIDED, USED
+from gemma_keras.data.pools.pool import Pool
+from gemma_keras.data.reading.finding import describe
 from gemma_keras.data.records import TextRecord
-from gemma_keras.data.rendering import Rendered
 
 
 def split_report(pools: list[Pool], mixture: Mixture, rendered: Rendered, sequence_length: int) -> dict[str, Any]:

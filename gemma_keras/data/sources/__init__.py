@@ -11,8 +11,8 @@ from pathlib import Path
 from gemma_keras import builtin
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import CorpusConfig
-from gemma_keras.data.finding import Found, describe, find
-from gemma_keras.data.readers import SUFFIXES, ReadRow, read_file, read_hub, suffix_of
+from gemma_keras.data.reading.finding import Found, describe, find
+from gemma_keras.data.reading.readers import SUFFIXES, ReadRow, read_file, read_hub, suffix_of
 from gemma_keras.data.records import BadRow, Quarantined, Record, SkippedRow, validate
 from gemma_keras.data.sources import dialogues, exams, instructions, preferences, tasks, texts
 from gemma_keras.data.sources.base import FILE, Row, Source

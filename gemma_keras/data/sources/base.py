@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from gemma_keras.data.cleaning import contents
+from gemma_keras.data.cleaning.rules import contents
 from gemma_keras.data.records import BadRow, ChatRecord, Record
 from gemma_keras.text.templates import Message
 

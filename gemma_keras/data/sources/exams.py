@@ -3,7 +3,7 @@
 import re
 from functools import partial
 
-from gemma_keras.data.cleaning import contents
+from gemma_keras.data.cleaning.rules import contents
 from gemma_keras.data.records import BadRow, ChoiceRecord, Record, SkippedRow
 from gemma_keras.data.sources.base import FILE, Row, Source, answer, optional_text, text
 from gemma_keras.text.templates import GIVEN

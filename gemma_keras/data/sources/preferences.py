@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gemma_keras.data.preference import letter_pair
+from gemma_keras.data.letter_pairs import letter_pair
 from gemma_keras.data.records import BadRow, ChoiceRecord, PreferenceRecord, Record, SkippedRow
 from gemma_keras.data.sources.base import Row, Source, list_of, optional_text, parsed, text, user
 from gemma_keras.data.sources.turns import pairs, read_turn, role_of, with_input

@@ -5,7 +5,7 @@ Where a corpus that the recipes name is hard to come by, its entry also reads th
 
 import re
 
-from gemma_keras.data.cleaning import contents
+from gemma_keras.data.cleaning.rules import contents
 from gemma_keras.data.records import BadRow, ChatRecord, Record, SkippedRow
 from gemma_keras.data.sources.base import Row, Source, after_request, answer, list_of, model, optional_text, text, user
 

@@ -13,21 +13,21 @@ import pyarrow.compute as pc
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import CorpusConfig, DataConfig
-from gemma_keras.data import pools as pooling
-from gemma_keras.data.accounts import told_set_aside
-from gemma_keras.data.cleaning import Mender, contents
-from gemma_keras.data.contamination import Contamination
-from gemma_keras.data.fates import NOT_DRAWN, SET_APART, UNDECIDED, USED
-from gemma_keras.data.finding import describe
-from gemma_keras.data.holding_out import remove_held_out, set_apart
-from gemma_keras.data.mixture import validation_counts
-from gemma_keras.data.near_duplicates import NearDuplicates
+from gemma_keras.data.cleaning.contamination import Contamination
+from gemma_keras.data.cleaning.near_duplicates import NearDuplicates
+from gemma_keras.data.cleaning.rules import Mender, contents
+from gemma_keras.data.mixing.mixture import validation_counts
 from gemma_keras.data.pace import Pace, Progress
-from gemma_keras.data.pools import Pool, Screen, read_pool, read_texts
+from gemma_keras.data.pools import pool as pooling
+from gemma_keras.data.pools.accounts import told_set_aside
+from gemma_keras.data.pools.fates import NOT_DRAWN, SET_APART, UNDECIDED, USED
+from gemma_keras.data.pools.holding_out import remove_held_out, set_apart
+from gemma_keras.data.pools.pool import Pool, Screen, read_pool, read_texts
+from gemma_keras.data.pools.spool import Spool
 from gemma_keras.data.prepared import ROWS_FILE, is_current, read_report
+from gemma_keras.data.reading.finding import describe
 from gemma_keras.data.records import ChatRecord, PreferenceRecord, Record
 from gemma_keras.data.sources import Located, SourceRow, get_source, locate, read_corpus
-from gemma_keras.data.spool import Spool
 
 EARLIER = "earlier stage"
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.data.cleaning import ASKED_IN_VALIDATION, IN_VALIDATION
-from gemma_keras.data.fates import SET_APART, Fates
-from gemma_keras.data.pools import BATCH_RECORDS, Pool, among
+from gemma_keras.data.cleaning.rules import ASKED_IN_VALIDATION, IN_VALIDATION
+from gemma_keras.data.pools.fates import SET_APART, Fates
+from gemma_keras.data.pools.pool import BATCH_RECORDS, Pool, among
 from gemma_keras.data.records import Record
 
 

@@ -2,7 +2,7 @@
 
 rows        tokens, kinds
             type, source, system_prompt (see `records`, `prompting.Prompted`)
-            parent, part (see `records.Sourced`), edition, side, piece (see `encoding.EncodedRow`): how rows belong together
+            parent, part (see `records.Sourced`), edition, side, piece (see `encode.EncodedRow`): how rows belong together
             record: the messages as JSON, before system prompt and wording, which a later stage draws on; in the first row
             of a record only, and never of a document
             id: all of these relations in a name, for people only: nothing takes it apart
@@ -20,8 +20,8 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from gemma_keras.data.encoding import EVERY_EDITION, EncodedRow
-from gemma_keras.data.packing import pack
+from gemma_keras.data.encoding.encode import EVERY_EDITION, EncodedRow
+from gemma_keras.data.encoding.packing import pack
 from gemma_keras.data.prepared import ROWS_FILE
 from gemma_keras.data.records import SIDES, ChatRecord, PreferenceRecord, Record
 

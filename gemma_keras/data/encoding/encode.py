@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gemma_keras.data.cleaning import TOO_LONG, TOO_SHORT, contents
+from gemma_keras.data.cleaning.rules import TOO_LONG, TOO_SHORT, contents
 from gemma_keras.data.records import SIDES, ChatRecord, PreferenceRecord, Record, TextRecord
 from gemma_keras.text.templates import CLOSING, CONTENT, PROMPT, Encoding, Message, Template
 from gemma_keras.text.tokenizer import Tokenizer

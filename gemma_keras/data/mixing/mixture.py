@@ -7,9 +7,9 @@ import numpy as np
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import CorpusConfig, DataConfig
-from gemma_keras.data.fates import NOT_DRAWN
-from gemma_keras.data.mixing import grouped_counts, interleave
-from gemma_keras.data.pools import Pool
+from gemma_keras.data.mixing.shares import grouped_counts, interleave
+from gemma_keras.data.pools.fates import NOT_DRAWN
+from gemma_keras.data.pools.pool import Pool
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)

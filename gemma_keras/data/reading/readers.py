@@ -15,8 +15,8 @@ import datasets
 import pyarrow.parquet
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.data.elements import NOT_UTF8, TOO_LONG, Row, json_rows
-from gemma_keras.data.streams import COMPRESSIONS, MAX_ROW_BYTES, ByteStream
+from gemma_keras.data.reading.elements import NOT_UTF8, TOO_LONG, Row, json_rows
+from gemma_keras.data.reading.streams import COMPRESSIONS, MAX_ROW_BYTES, ByteStream
 
 # Reading a local folder is no business of a server's: without this, each costs a request to count downloads.
 datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False

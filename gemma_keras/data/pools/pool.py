@@ -15,8 +15,9 @@ import numpy as np
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import CorpusConfig
-from gemma_keras.data.accounts import Account
-from gemma_keras.data.cleaning import (
+from gemma_keras.data.cleaning.contamination import Contamination
+from gemma_keras.data.cleaning.near_duplicates import NearDuplicates
+from gemma_keras.data.cleaning.rules import (
     DUPLICATE,
     EMPTY,
     NEAR_DUPLICATE,
@@ -28,13 +29,12 @@ from gemma_keras.data.cleaning import (
     question_key,
     unlearnt_turns,
 )
-from gemma_keras.data.contamination import Contamination
-from gemma_keras.data.fates import UNDECIDED, USED, Fates
-from gemma_keras.data.near_duplicates import NearDuplicates
 from gemma_keras.data.pace import Pace
+from gemma_keras.data.pools.accounts import Account
+from gemma_keras.data.pools.fates import UNDECIDED, USED, Fates
+from gemma_keras.data.pools.spool import Spool
 from gemma_keras.data.records import ChatRecord, ChoiceRecord, Quarantined, Record
 from gemma_keras.data.sources import SourceRow, get_source
-from gemma_keras.data.spool import Spool
 
 BATCH_RECORDS, BATCH_CHARACTERS = 512, 300_000
 """What the vectorised rules look at together, at most; they take some 60 bytes a character."""

@@ -9,17 +9,17 @@ import numpy as np
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import DataConfig
-from gemma_keras.data.cleaning import unlearnt_turns
-from gemma_keras.data.encoding import Encoded, Item, Limits, encode_items
-from gemma_keras.data.fates import NOT_DRAWN
-from gemma_keras.data.mixture import Mixture
+from gemma_keras.data.cleaning.rules import unlearnt_turns
+from gemma_keras.data.encoding.encode import Encoded, Item, Limits, encode_items
+from gemma_keras.data.encoding.writing import SplitWriter
+from gemma_keras.data.mixing.mixture import Mixture
+from gemma_keras.data.mixing.prompting import Prompted, Prompter, draw
+from gemma_keras.data.mixing.system_prompts import FIXED_PROMPTS
+from gemma_keras.data.mixing.wordings import reword
 from gemma_keras.data.pace import Pace, Progress
-from gemma_keras.data.pools import Pool
-from gemma_keras.data.prompting import Prompted, Prompter, draw
+from gemma_keras.data.pools.fates import NOT_DRAWN
+from gemma_keras.data.pools.pool import Pool
 from gemma_keras.data.records import ChatRecord, PreferenceRecord, Record
-from gemma_keras.data.system_prompts import FIXED_PROMPTS
-from gemma_keras.data.wordings import reword
-from gemma_keras.data.writing import SplitWriter
 from gemma_keras.text.templates import Message, get_template
 from gemma_keras.text.tokenizer import Tokenizer
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from gemma_keras.data.streams import MAX_ROW_BYTES, ByteStream
+from gemma_keras.data.reading.streams import MAX_ROW_BYTES, ByteStream
 
 Row = dict[str, Any]
 

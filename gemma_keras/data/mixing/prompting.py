@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from gemma_keras.config.schema import DataConfig
-from gemma_keras.data.mixture import Mixture
+from gemma_keras.data.mixing.mixture import Mixture
+from gemma_keras.data.mixing.system_prompts import FIXED_PROMPTS, KINDS, OWN, DynamicPrompts, assign_kinds, exact_counts
 from gemma_keras.data.pace import Progress
-from gemma_keras.data.pools import Pool
+from gemma_keras.data.pools.pool import Pool
 from gemma_keras.data.records import ChatRecord, Record
-from gemma_keras.data.system_prompts import FIXED_PROMPTS, KINDS, OWN, DynamicPrompts, assign_kinds, exact_counts
 from gemma_keras.text.templates import Message
 from gemma_keras.text.tokenizer import Tokenizer
 
