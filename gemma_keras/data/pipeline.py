@@ -7,6 +7,7 @@ any step follows from (seed, step) alone. Epoch e packs edition e modulo E of th
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,31 +176,13 @@ def batch_at(
     return _build(split, packed_rows_at(split, step, batch_rows, seed)[mine], loss_on)
 
 
-def batches(
-    split: PreparedSplit,
-    *,
-    start_step: int,
-    steps: int | None,
-    batch_rows: int,
-    seed: int,
-    loss_on: str = "response",
-    process_index: int = 0,
-    process_count: int = 1,
-) -> Iterator[Batch]:
-    """The training batches from `start_step` on, built ahead by tf.data; `steps` of them, or without end if None."""
+def batches(split: PreparedSplit, *, start_step: int, steps: int | None, **settings: Any) -> Iterator[Batch]:
+    """The training batches from `start_step` on, built ahead by tf.data; `steps` of them, or without end if None.
 
-    def build(step: int) -> Batch:
-        return batch_at(
-            split,
-            step,
-            batch_rows=batch_rows,
-            seed=seed,
-            loss_on=loss_on,
-            process_index=process_index,
-            process_count=process_count,
-        )
-
-    return _prefetched(build, start_step, steps)
+    Args:
+        settings: those of `batch_at`.
+    """
+    return _prefetched(partial(batch_at, split, **settings), start_step, steps)
 
 
 def evaluation_batches(

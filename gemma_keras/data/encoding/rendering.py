@@ -18,7 +18,7 @@ from gemma_keras.data.mixing.system_prompts import FIXED_PROMPTS
 from gemma_keras.data.mixing.wordings import reword
 from gemma_keras.data.pace import Pace, Progress
 from gemma_keras.data.pools.fates import NOT_DRAWN
-from gemma_keras.data.pools.pool import Pool
+from gemma_keras.data.pools.pool import Pool, batched
 from gemma_keras.data.records import ChatRecord, PreferenceRecord, Record
 from gemma_keras.text.templates import Message, get_template
 from gemma_keras.text.tokenizer import Tokenizer
@@ -93,7 +93,11 @@ class Renderer:
         rendered = Rendered(pairs=_holds_pairs(pools, mixture))
         writer = SplitWriter(folder, rendered.pairs)
         pace = Pace(f"encoded {split}", self._progress, len(mixture))
-        for slots in _batches(pools, mixture):
+        filled = (
+            _Slot(number, pool, place, pools[pool].record(place))
+            for number, (pool, place) in enumerate(zip(map(int, mixture.corpora), map(int, mixture.places)))
+        )
+        for slots in batched(filled, BATCH_ROWS, BATCH_BYTES, lambda slot: pools[slot.pool].size(slot.place)):
             self._fill(split, pools, mixture, slots)
             for slot in slots:
                 if slot.encoded is not None:
@@ -199,18 +203,3 @@ def _holds_pairs(pools: list[Pool], mixture: Mixture) -> bool:
             f"{', '.join(n for n, pair in names.items() if not pair)} do not; prepare them apart"
         )
     return any(pairs)
-
-
-def _batches(pools: list[Pool], mixture: Mixture) -> Iterator[list[_Slot]]:
-    """Slots in order, in batches that are bounded by their text, too."""
-    batch: list[_Slot] = []
-    size = 0
-    for number in range(len(mixture)):
-        pool, place = int(mixture.corpora[number]), int(mixture.places[number])
-        size += pools[pool].size(place)
-        batch.append(_Slot(number, pool, place, pools[pool].record(place)))
-        if len(batch) == BATCH_ROWS or size > BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch

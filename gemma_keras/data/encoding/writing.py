@@ -91,26 +91,15 @@ class SplitWriter:
         self._writer.close()
         _describe(self._folder, hashlib.sha256(f"{fingerprint} {split}".encode()).hexdigest()[:16])
         lengths, editions = np.frombuffer(self._lengths, np.int32), np.frombuffer(self._editions, np.uint8)
-        numbered = editions[editions != EVERY_EDITION]
-        first = editions == EVERY_EDITION if not len(numbered) else (editions == EVERY_EDITION) | (editions == 0)
+        packed, kept = (lengths.reshape(-1, 2).max(1, initial=0), editions[::2]) if self._pairs else (lengths, editions)
         packed_counts = []
-        for edition in range(int(numbered.max(initial=0)) + 1):
-            offsets, rows = self._plan(lengths, editions, edition, sequence_length)
+        for edition in range(int(editions[editions != EVERY_EDITION].max(initial=0)) + 1):
+            chosen = np.flatnonzero((kept == EVERY_EDITION) | (kept == edition)).astype(np.int32)
+            offsets, rows = pack(packed[chosen], sequence_length)
             np.save(self._folder / f"plan_{edition}_offsets.npy", offsets)
-            np.save(self._folder / f"plan_{edition}_rows.npy", rows)
+            np.save(self._folder / f"plan_{edition}_rows.npy", chosen[rows])
             packed_counts.append(len(offsets) - 1)
-        return lengths[first], packed_counts
-
-    def _plan(
-        self, lengths: np.ndarray, editions: np.ndarray, edition: int, sequence_length: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        if self._pairs:
-            return pack(lengths.reshape(-1, 2).max(1, initial=0), sequence_length)
-        if not (editions != EVERY_EDITION).any():
-            return pack(lengths, sequence_length)
-        chosen = np.flatnonzero((editions == EVERY_EDITION) | (editions == edition)).astype(np.int32)
-        offsets, rows = pack(lengths[chosen], sequence_length)
-        return offsets, chosen[rows]
+        return lengths[(editions == EVERY_EDITION) | (editions == 0)], packed_counts
 
 
 def _shown_id(record: Record, row: EncodedRow) -> str:

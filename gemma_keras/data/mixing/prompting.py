@@ -57,7 +57,7 @@ class Prompter:
         free = np.zeros(len(mixture), bool)
         for number, pool in enumerate(pools):
             mine = mixture.corpora == number
-            free[mine] = pool.open_to_prompt[mixture.places[mine]] > 0
+            free[mine] = pool.columns["open_to_prompt"][mixture.places[mine]]
         kinds = np.full(len(mixture), CLOSED, np.uint8)
         rng = np.random.default_rng([self._config.seed, 5, SPLITS.index(split)])
         kinds[free] = assign_kinds(int(free.sum()), self._config.system_prompts, rng)
