@@ -85,20 +85,21 @@ class Renderer:
         items = [self._item(slot) for slot in slots]
         return [not encoded.removed for encoded in encode_items(items, self._tokenizer, self._template, self._limits)]
 
-    def render(self, split: str, pools: list[Pool], mixture: Mixture, folder: Path, fingerprint: str) -> Rendered:
+    def render(self, mixture: Mixture, folder: Path, fingerprint: str) -> Rendered:
         """Writes a split and decides the fate of every record of its pools.
 
         A record that cannot be used gives way to the next of its corpus.
         """
-        rendered = Rendered(pairs=_holds_pairs(pools, mixture))
+        pools = mixture.pools
+        rendered = Rendered(pairs=_holds_pairs(mixture))
         writer = SplitWriter(folder, rendered.pairs)
-        pace = Pace(f"encoded {split}", self._progress, len(mixture))
+        pace = Pace(f"encoded {mixture.split}", self._progress, len(mixture))
         filled = (
             _Slot(number, pool, place, pools[pool].record(place))
             for number, (pool, place) in enumerate(zip(map(int, mixture.corpora), map(int, mixture.places)))
         )
         for slots in batched(filled, BATCH_ROWS, BATCH_BYTES, lambda slot: pools[slot.pool].size(slot.place)):
-            self._fill(split, pools, mixture, slots)
+            self._fill(mixture, slots)
             for slot in slots:
                 if slot.encoded is not None:
                     self._add(rendered, writer, pools[slot.pool], slot)
@@ -106,32 +107,32 @@ class Renderer:
         pace.finish(len(mixture))
         for pool in pools:
             pool.fates.settle(pool.fates.undecided(), NOT_DRAWN)
-        rendered.lengths, rendered.packed_rows = writer.close(fingerprint, split, self._config.sequence_length)
+        rendered.lengths, rendered.packed_rows = writer.close(fingerprint, mixture.split, self._config.sequence_length)
         return rendered
 
-    def _fill(self, split: str, pools: list[Pool], mixture: Mixture, slots: list[_Slot]) -> None:
+    def _fill(self, mixture: Mixture, slots: list[_Slot]) -> None:
         """Encodes the slots of a batch; where some stay empty, others may have to change their kind of system prompt."""
         changed = slots
         while changed:
-            self._encode(split, pools, mixture, changed)
+            self._encode(mixture, changed)
             empty = [slot.number for slot in changed if slot.encoded is None]
             if not empty:
                 break
-            numbers = self._prompter.dropped(split, empty, slots[0].number)
+            numbers = self._prompter.dropped(mixture.split, empty, slots[0].number)
             changed = [slot for slot in slots if slot.number in numbers and slot.encoded is not None]
 
-    def _encode(self, split: str, pools: list[Pool], mixture: Mixture, slots: list[_Slot]) -> None:
+    def _encode(self, mixture: Mixture, slots: list[_Slot]) -> None:
         """Fills in what each slot becomes; None where its corpus has nothing left and may give less."""
         pending = slots
         while pending:
-            prompts = self._prompter.prompts(split, [(slot.number, slot.record) for slot in pending])
+            prompts = self._prompter.prompts(mixture.split, [(slot.number, slot.record) for slot in pending])
             for slot, prompted in zip(pending, prompts, strict=True):
                 slot.prompted = prompted
             items = [self._item(slot) for slot in pending]
             encoded = encode_items(items, self._tokenizer, self._template, self._limits)
             again = []
             for slot, result in zip(pending, encoded, strict=True):
-                pool = pools[slot.pool]
+                pool = mixture.pools[slot.pool]
                 slot.encoded = None
                 if not result.removed:
                     slot.encoded = result
@@ -144,7 +145,7 @@ class Renderer:
                 if replacement is not None:
                     slot.place, slot.record = replacement, pool.record(replacement)
                     again.append(slot)
-                elif self._config.rows and split == "train" and self._config.too_small != "less":
+                elif self._config.rows and mixture.split == "train" and self._config.too_small != "less":
                     removed = ", ".join(f"{rule}: {count}" for rule, count in pool.removed_records().items())
                     removed = removed or f"at last {result.removed}"
                     raise UserError(
@@ -187,17 +188,16 @@ def _model(content: str) -> Message:
     return {"role": "model", "content": content}
 
 
-def _holds_pairs(pools: list[Pool], mixture: Mixture) -> bool:
+def _holds_pairs(mixture: Mixture) -> bool:
     """Whether the records are preference pairs.
 
     Raises:
         UserError: some are and some are not.
     """
-    drawn = [number for number in range(len(pools)) if (mixture.corpora == number).any()]
-    firsts = [pools[number].record(mixture.places[np.argmax(mixture.corpora == number)]) for number in drawn]
-    pairs = [isinstance(record, PreferenceRecord) for record in firsts]
+    drawn, firsts = np.unique(mixture.corpora, return_index=True)
+    pairs = [isinstance(mixture.record(slot), PreferenceRecord) for slot in firsts]
     if any(pairs) and not all(pairs):
-        names = {pools[number].corpus.name: pair for number, pair in zip(drawn, pairs)}
+        names = {mixture.pools[number].corpus.name: pair for number, pair in zip(drawn, pairs)}
         raise UserError(
             f"{', '.join(n for n, pair in names.items() if pair)} hold preference pairs and "
             f"{', '.join(n for n, pair in names.items() if not pair)} do not; prepare them apart"

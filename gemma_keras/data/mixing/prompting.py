@@ -12,7 +12,6 @@ from gemma_keras.config.schema import DataConfig
 from gemma_keras.data.mixing.mixture import Mixture
 from gemma_keras.data.mixing.system_prompts import FIXED_PROMPTS, KINDS, OWN, DynamicPrompts, assign_kinds, exact_counts
 from gemma_keras.data.pace import Progress
-from gemma_keras.data.pools.pool import Pool
 from gemma_keras.data.records import ChatRecord, Record
 from gemma_keras.text.templates import Message
 from gemma_keras.text.tokenizer import Tokenizer
@@ -47,22 +46,20 @@ class Prompter:
     def __init__(self, config: DataConfig, cache: Path, tokenizer: Tokenizer, progress: Progress):
         self._config = config
         self._tokenizer = tokenizer
-        self._kinds: dict[str, np.ndarray] = {}
-        self._slots: dict[str, tuple[list[Pool], Mixture]] = {}
+        self._assigned: dict[str, tuple[Mixture, np.ndarray]] = {}
         wanted = config.system_prompts.dynamic > 0
         self._dynamic = DynamicPrompts(config.system_prompts, cache, progress) if wanted else None
 
-    def assign(self, split: str, pools: list[Pool], mixture: Mixture) -> None:
+    def assign(self, mixture: Mixture) -> None:
         """Fixes the kind of every slot, in exact shares among the conversations without a system turn of their own."""
         free = np.zeros(len(mixture), bool)
-        for number, pool in enumerate(pools):
+        for number, pool in enumerate(mixture.pools):
             mine = mixture.corpora == number
             free[mine] = pool.columns["open_to_prompt"][mixture.places[mine]]
         kinds = np.full(len(mixture), CLOSED, np.uint8)
-        rng = np.random.default_rng([self._config.seed, 5, SPLITS.index(split)])
+        rng = np.random.default_rng([self._config.seed, 5, SPLITS.index(mixture.split)])
         kinds[free] = assign_kinds(int(free.sum()), self._config.system_prompts, rng)
-        self._kinds[split] = kinds
-        self._slots[split] = (pools, mixture)
+        self._assigned[mixture.split] = mixture, kinds
         if self._dynamic:
             self._dynamic.announce(int((kinds == DYNAMIC).sum()))
 
@@ -72,7 +69,7 @@ class Prompter:
         Args:
             first: slots from this one on may still change.
         """
-        kinds = self._kinds[split]
+        _, kinds = self._assigned[split]
         kinds[slots] = CLOSED
         present = np.bincount(kinds, minlength=CLOSED)[:CLOSED]
         missing = np.array(exact_counts(int(present.sum()), self._config.system_prompts)) - present
@@ -103,7 +100,7 @@ class Prompter:
             return ""
         if record.messages[0]["role"] == "system":
             return OWN
-        kind = self._kinds[split][slot]
+        kind = self._assigned[split][1][slot]
         return KINDS[kind] if kind != CLOSED else KINDS[0]
 
     def estimate(self) -> dict[str, Any]:
@@ -113,11 +110,9 @@ class Prompter:
         return self._dynamic.estimate(self._conversations(), self._count_tokens)
 
     def _conversations(self) -> Iterator[list[Message]]:
-        for split, (pools, mixture) in self._slots.items():
-            for slot in np.flatnonzero(self._kinds[split] == DYNAMIC).tolist():
-                record = pools[mixture.corpora[slot]].record(mixture.places[slot])
-                if isinstance(record, ChatRecord):
-                    yield record.messages
+        for mixture, kinds in self._assigned.values():
+            records = map(mixture.record, np.flatnonzero(kinds == DYNAMIC).tolist())
+            yield from (record.messages for record in records if isinstance(record, ChatRecord))
 
     def _count_tokens(self, texts: list[str]) -> int:
         return sum(map(len, self._tokenizer.encode_content_batch(texts)))

@@ -74,9 +74,6 @@ class Collected:
     valid: list[Pool]
     contamination: dict[str, Any]
 
-    def pools(self, split: str) -> list[Pool]:
-        return self.train if split == "train" else self.valid
-
 
 def find_origins(config: DataConfig, root: Path, progress: Progress) -> Origins:
     """Finds every corpus before any is read.
