@@ -8,7 +8,7 @@ from pathlib import Path
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import CleaningConfig, CorpusConfig
 from gemma_keras.data.cleaning.rules import EMPTY, Mender, is_empty
-from gemma_keras.data.pace import Pace, Progress
+from gemma_keras.data.pace import Pace, Reporter
 from gemma_keras.data.reading.finding import below
 from gemma_keras.data.records import general_reason
 from gemma_keras.data.sources import ALL_KINDS, SOURCES, Located, locate, read_corpus
@@ -34,7 +34,7 @@ class Audit:
         return self.rows == self.used + self.removed.total() + self.quarantined.total()
 
 
-def audit(corpora: tuple[CorpusConfig, ...], root: Path, progress: Progress) -> Iterator[Audit]:
+def audit(corpora: tuple[CorpusConfig, ...], root: Path, progress: Reporter) -> Iterator[Audit]:
     """Reads every entry of the table that has files below `root`, all kinds of it, and then `corpora` besides."""
     known = [CorpusConfig(name=name, kinds=(ALL_KINDS,)) for name in SOURCES]
     for corpus in (*known, *corpora):
@@ -55,7 +55,7 @@ def unread(audits: list[Audit], root: Path) -> list[Path]:
     return sorted(p.relative_to(root) for p in (*found.files, *(p for p, _ in found.not_read)) if p not in read)
 
 
-def _read(corpus: CorpusConfig, located: Located, progress: Progress) -> Audit:
+def _read(corpus: CorpusConfig, located: Located, progress: Reporter) -> Audit:
     result = Audit(corpus, list(located.files))
     mender = Mender(CleaningConfig())
     pace = Pace(f"read {corpus.name}", progress)

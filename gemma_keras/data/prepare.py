@@ -21,7 +21,7 @@ from gemma_keras.config.schema import DataConfig
 from gemma_keras.data.encoding.rendering import Renderer
 from gemma_keras.data.mixing.mixture import Mixture, mix
 from gemma_keras.data.mixing.prompting import FAILED, Prompter
-from gemma_keras.data.pace import Progress, print_progress
+from gemma_keras.data.pace import Reporter, print_progress
 from gemma_keras.data.pools.collecting import Collected, Origins, collect, find_origins, set_aside
 from gemma_keras.data.pools.holding_out import overlaps
 from gemma_keras.data.prepared import FORMAT, is_current, read_report
@@ -35,7 +35,7 @@ CONTENTS = 3
 
 
 def prepare(
-    config: DataConfig, tokenizer: Tokenizer, out: str | Path, progress: Progress = print_progress
+    config: DataConfig, tokenizer: Tokenizer, out: str | Path, progress: Reporter = print_progress
 ) -> dict[str, Any]:
     """Prepares training and validation rows under `out`, or finds them there already; returns the report.
 
@@ -103,8 +103,6 @@ def check(config: DataConfig) -> None:
             )
     if config.root and not Path(config.root).is_dir():
         raise UserError(f"data.root={config.root} is no folder; give the folder that holds the corpora")
-    if config.sequence_length < 8:
-        raise UserError(f"data.sequence_length is {config.sequence_length}; give at least 8 tokens")
     if config.validation and config.validation_rows:
         raise UserError("data.validation and data.validation_rows are both set; set only one of them")
     prompts = config.system_prompts
@@ -174,7 +172,7 @@ def _fingerprint(config: DataConfig, tokenizer: Tokenizer, origins: Origins) -> 
     return digest.hexdigest()
 
 
-def _tell_set_aside(collected: Collected, told: list[str], progress: Progress) -> list[str]:
+def _tell_set_aside(collected: Collected, told: list[str], progress: Reporter) -> list[str]:
     """Tells of the rows that are set aside, but for what is `told` already; returns all that is to be told."""
     lines = set_aside([*collected.train, *collected.valid])
     for line in lines:

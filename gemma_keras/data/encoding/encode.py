@@ -14,7 +14,7 @@ from gemma_keras.data.records import SIDES, ChatRecord, PreferenceRecord, Record
 from gemma_keras.text.templates import CLOSING, CONTENT, PROMPT, Encoding, Message, Template
 from gemma_keras.text.tokenizer import Tokenizer
 
-EVERY_EDITION = 255
+EVERY_AUGMENTATION = 255
 
 NO_ANSWER = "no_answer_within_sequence_length"
 PROMPT_TOO_LONG = "prompt_too_long"
@@ -25,7 +25,7 @@ class Item:
     """A record with what is rendered of it.
 
     Attributes:
-        conversations: of a chat record one for each edition of its wording; of a pair the chosen and the rejected one; of a
+        conversations: of a chat record one for each augmentation of its wording; of a pair the chosen and the rejected one; of a
             document none.
     """
 
@@ -38,14 +38,14 @@ class EncodedRow:
     """One row of a prepared dataset: tokens i32[n], kinds u8[n] (see `text.templates`), and what of its record it is.
 
     Attributes:
-        edition: of a record whose wording is drawn anew, the edition that it belongs to.
+        augmentation: of a record whose wording is drawn anew, the augmentation that it belongs to.
         side: of a pair, index into `records.SIDES`.
         piece: of a document that makes several rows, which of them it is, from 0.
     """
 
     tokens: np.ndarray
     kinds: np.ndarray
-    edition: int = EVERY_EDITION
+    augmentation: int = EVERY_AUGMENTATION
     side: int | None = None
     piece: int | None = None
 
@@ -103,12 +103,12 @@ def _outside(records: list[Record], tokenizer: Tokenizer, limits: Limits) -> lis
 
 def _conversation(encodings: list[Encoding], limits: Limits) -> Encoded:
     encoded = Encoded()
-    for edition, encoding in enumerate(encodings):
+    for augmentation, encoding in enumerate(encodings):
         length = _cut(encoding, limits.sequence_length, encoded)
         if length < len(encoding.ids) and not encoded.removed and CONTENT not in encoding.kinds[:length]:
             encoded.removed = NO_ANSWER
-        edition = edition if len(encodings) > 1 else EVERY_EDITION
-        encoded.rows.append(EncodedRow(encoding.ids[:length], encoding.kinds[:length], edition=edition))
+        augmentation = augmentation if len(encodings) > 1 else EVERY_AUGMENTATION
+        encoded.rows.append(EncodedRow(encoding.ids[:length], encoding.kinds[:length], augmentation=augmentation))
     return encoded
 
 

@@ -16,7 +16,7 @@ from gemma_keras.data.mixing.mixture import Mixture
 from gemma_keras.data.mixing.prompting import Prompted, Prompter, draw
 from gemma_keras.data.mixing.system_prompts import FIXED_PROMPTS
 from gemma_keras.data.mixing.wordings import reword
-from gemma_keras.data.pace import Pace, Progress
+from gemma_keras.data.pace import Pace, Reporter
 from gemma_keras.data.pools.fates import NOT_DRAWN
 from gemma_keras.data.pools.pool import Pool, batched
 from gemma_keras.data.records import ChatRecord, PreferenceRecord, Record
@@ -30,7 +30,7 @@ BATCH_ROWS, BATCH_BYTES = 2048, 4_000_000
 class Rendered:
     """What a split has come to; `by_*` count records, `lengths` are of the rows that an epoch trains on, i32.
 
-    `unlearnt` counts those of which some turns carry no loss. `packed_rows` has the number of packed rows of each edition;
+    `unlearnt` counts those of which some turns carry no loss. `packed_rows` has the number of packed rows of each augmentation;
     `pairs`: two rows are the sides of a preference pair, and packed together.
     """
 
@@ -62,7 +62,7 @@ class _Slot:
 class Renderer:
     """Encodes slots batch after batch and writes them in order."""
 
-    def __init__(self, config: DataConfig, tokenizer: Tokenizer, prompter: Prompter, progress: Progress):
+    def __init__(self, config: DataConfig, tokenizer: Tokenizer, prompter: Prompter, progress: Reporter):
         self._config = config
         self._tokenizer = tokenizer
         self._template = get_template(config.template)
@@ -157,18 +157,20 @@ class Renderer:
     def _item(self, slot: _Slot) -> Item:
         record = slot.record
         if isinstance(record, ChatRecord):
-            return Item(record=record, conversations=[slot.prompted.before(m) for m in self._editions(slot, record)])
+            return Item(
+                record=record, conversations=[slot.prompted.before(m) for m in self._augmentations(slot, record)]
+            )
         if isinstance(record, PreferenceRecord):
             sides = (record.chosen, record.rejected)
             return Item(record=record, conversations=[[*record.prompt, _model(side)] for side in sides])
         return Item(record=record, conversations=[])
 
-    def _editions(self, slot: _Slot, record: ChatRecord) -> Iterator[list[Message]]:
+    def _augmentations(self, slot: _Slot, record: ChatRecord) -> Iterator[list[Message]]:
         if not record.wording:
             yield record.messages
             return
-        for edition in range(self._config.editions):
-            yield reword(record.messages, record.wording, draw(self._config.seed, slot.number, record.id, edition))
+        for augmentation in range(self._config.editions):
+            yield reword(record.messages, record.wording, draw(self._config.seed, slot.number, record.id, augmentation))
 
     def _add(self, rendered: Rendered, writer: SplitWriter, pool: Pool, slot: _Slot) -> None:
         assert slot.encoded is not None

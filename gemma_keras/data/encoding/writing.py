@@ -2,11 +2,12 @@
 
 rows        tokens, kinds
             type, source, system_prompt (see `records`, `prompting.Prompted`)
-            parent, part (see `records.Sourced`), edition, side, piece (see `encode.EncodedRow`): how rows belong together
+            parent, part (see `records.Sourced`), edition (of augmentation), side, piece (see `encode.EncodedRow`): how
+            rows belong together
             record: the messages as JSON, before system prompt and wording, which a later stage draws on; in the first row
             of a record only, and never of a document
             id: all of these relations in a name, for people only: nothing takes it apart
-plan_E_offsets.npy, plan_E_rows.npy   packed rows of edition E, see `packing.pack`; of pairs the rows are 2i and 2i + 1
+plan_E_offsets.npy, plan_E_rows.npy   packed rows of augmentation E, see `packing.pack`; of pairs the rows are 2i and 2i + 1
 """
 
 import hashlib
@@ -20,7 +21,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from gemma_keras.data.encoding.encode import EVERY_EDITION, EncodedRow
+from gemma_keras.data.encoding.encode import EVERY_AUGMENTATION, EncodedRow
 from gemma_keras.data.encoding.packing import pack
 from gemma_keras.data.prepared import ROWS_FILE
 from gemma_keras.data.records import SIDES, ChatRecord, PreferenceRecord, Record
@@ -52,13 +53,13 @@ class SplitWriter:
         self._folder = folder
         self._pairs = pairs
         self._writer = pa.ipc.new_stream(str(folder / ROWS_FILE), SCHEMA)
-        self._lengths, self._editions = array("i"), array("B")
+        self._lengths, self._augmentations = array("i"), array("B")
         self._batch: list[tuple[EncodedRow, Record, str, str | None]] = []
 
     def add(self, record: Record, rows: list[EncodedRow], system_prompt: str) -> None:
         for number, row in enumerate(rows):
             self._lengths.append(len(row.tokens))
-            self._editions.append(row.edition)
+            self._augmentations.append(row.augmentation)
             self._batch.append((row, record, system_prompt, None if number else _as_json(record)))
         if len(self._batch) >= BATCH:
             self._flush()
@@ -75,7 +76,7 @@ class SplitWriter:
             pa.array([record.source for record in records], pa.string()),
             pa.array([_shown_id(record, row) for record, row in zip(records, rows)], pa.string()),
             pa.array(prompts, pa.string()),
-            pa.array([row.edition for row in rows], pa.uint8()),
+            pa.array([row.augmentation for row in rows], pa.uint8()),
             pa.array(texts, pa.string()),
             pa.array([record.parent for record in records], pa.string()),
             pa.array([record.part for record in records], pa.uint32()),
@@ -86,26 +87,28 @@ class SplitWriter:
         self._batch = []
 
     def close(self, fingerprint: str, split: str, sequence_length: int) -> tuple[np.ndarray, list[int]]:
-        """Completes the split; returns the lengths in tokens of the rows of edition 0, i32, and each edition's packed rows."""
+        """Completes the split; returns the lengths in tokens of augmentation 0's rows, i32, and how many rows each packs."""
         self._flush()
         self._writer.close()
         _describe(self._folder, hashlib.sha256(f"{fingerprint} {split}".encode()).hexdigest()[:16])
-        lengths, editions = np.frombuffer(self._lengths, np.int32), np.frombuffer(self._editions, np.uint8)
-        packed, kept = (lengths.reshape(-1, 2).max(1, initial=0), editions[::2]) if self._pairs else (lengths, editions)
+        lengths, augmentations = np.frombuffer(self._lengths, np.int32), np.frombuffer(self._augmentations, np.uint8)
+        packed, kept = (
+            (lengths.reshape(-1, 2).max(1, initial=0), augmentations[::2]) if self._pairs else (lengths, augmentations)
+        )
         packed_counts = []
-        for edition in range(int(editions[editions != EVERY_EDITION].max(initial=0)) + 1):
-            chosen = np.flatnonzero((kept == EVERY_EDITION) | (kept == edition)).astype(np.int32)
+        for augmentation in range(int(augmentations[augmentations != EVERY_AUGMENTATION].max(initial=0)) + 1):
+            chosen = np.flatnonzero((kept == EVERY_AUGMENTATION) | (kept == augmentation)).astype(np.int32)
             offsets, rows = pack(packed[chosen], sequence_length)
-            np.save(self._folder / f"plan_{edition}_offsets.npy", offsets)
-            np.save(self._folder / f"plan_{edition}_rows.npy", chosen[rows])
+            np.save(self._folder / f"plan_{augmentation}_offsets.npy", offsets)
+            np.save(self._folder / f"plan_{augmentation}_rows.npy", chosen[rows])
             packed_counts.append(len(offsets) - 1)
-        return lengths[(editions == EVERY_EDITION) | (editions == 0)], packed_counts
+        return lengths[(augmentations == EVERY_AUGMENTATION) | (augmentations == 0)], packed_counts
 
 
 def _shown_id(record: Record, row: EncodedRow) -> str:
-    edition = f"~{row.edition}" if row.edition != EVERY_EDITION else ""
+    augmentation = f"~{row.augmentation}" if row.augmentation != EVERY_AUGMENTATION else ""
     side = f"/{SIDES[row.side]}" if row.side is not None else ""
-    return record.id + edition + side + (f"@{row.piece}" if row.piece is not None else "")
+    return record.id + augmentation + side + (f"@{row.piece}" if row.piece is not None else "")
 
 
 def _as_json(record: Record) -> str | None:

@@ -11,7 +11,7 @@ import numpy as np
 from gemma_keras.config.schema import DataConfig
 from gemma_keras.data.mixing.mixture import Mixture
 from gemma_keras.data.mixing.system_prompts import FIXED_PROMPTS, KINDS, OWN, DynamicPrompts, assign_kinds, exact_counts
-from gemma_keras.data.pace import Progress
+from gemma_keras.data.pace import Reporter
 from gemma_keras.data.records import ChatRecord, Record
 from gemma_keras.text.templates import Message
 from gemma_keras.text.tokenizer import Tokenizer
@@ -43,7 +43,7 @@ def draw(*key: object) -> int:
 class Prompter:
     """System prompts of both splits; those written by a model are asked for as they are needed, and kept in `cache`."""
 
-    def __init__(self, config: DataConfig, cache: Path, tokenizer: Tokenizer, progress: Progress):
+    def __init__(self, config: DataConfig, cache: Path, tokenizer: Tokenizer, progress: Reporter):
         self._config = config
         self._tokenizer = tokenizer
         self._assigned: dict[str, tuple[Mixture, np.ndarray]] = {}

@@ -12,7 +12,7 @@ from pathlib import Path
 from gemma_keras import builtin
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import CorpusConfig
-from gemma_keras.data.reading.finding import Found, describe, find
+from gemma_keras.data.reading.finding import FoundFiles, describe, find
 from gemma_keras.data.reading.readers import SUFFIXES, ReadRow, read_file, read_hub, suffix_of
 from gemma_keras.data.records import BadRow, Quarantined, Record, SkippedRow, validate
 from gemma_keras.data.sources import dialogues, exams, instructions, preferences, tasks, texts
@@ -174,7 +174,7 @@ def _source_row(
     return result
 
 
-def _first_found(places: tuple[str, ...], root: Path, source: Corpus) -> Found:
+def _first_found(places: tuple[str, ...], root: Path, source: Corpus) -> FoundFiles:
     """What the first of the places has that has any file; what is not read in all of them where none has."""
     suffixes = (*SUFFIXES, *source.suffixes)
     not_read: list[tuple[Path, str]] = []
@@ -183,4 +183,4 @@ def _first_found(places: tuple[str, ...], root: Path, source: Corpus) -> Found:
         if found.files:
             return found
         not_read += found.not_read
-    return Found((), tuple(not_read))
+    return FoundFiles((), tuple(not_read))

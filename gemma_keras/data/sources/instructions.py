@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 from gemma_keras.data.records import BadRow, ChatRecord, Record, SkippedRow
@@ -11,7 +12,7 @@ from gemma_keras.data.sources.turns import NO_ANSWER, alpaca, columns, conversat
 
 def _belle(row: Row) -> list[Record]:
     # Instructions of the half million end in a backslash and an n, as text.
-    return alpaca(row, "instruction", text(row, "instruction").rstrip().removesuffix("\\n"))
+    return alpaca("instruction")(row | {"instruction": text(row, "instruction").rstrip().removesuffix("\\n")})
 
 
 def _belle_chat(row: Row) -> list[Record]:
@@ -62,7 +63,7 @@ def _alpaca_cot(row: Row) -> list[Record]:
 def _instruction_wild(row: Row) -> list[Record]:
     if row.get("output") is None:
         raise SkippedRow(NO_ANSWER)
-    return alpaca(row, "instruction", text(row, "instruction"))
+    return alpaca("instruction")(row)
 
 
 _GUANACO_TURN = re.compile(r"^[ \t]*(System|User|Assistant)[ \t]*[:：]", re.MULTILINE)
@@ -71,7 +72,7 @@ _GUANACO_TURN = re.compile(r"^[ \t]*(System|User|Assistant)[ \t]*[:：]", re.MUL
 def _guanaco(row: Row) -> list[Record]:
     earlier, asked = text(row, "instruction"), optional_text(row, "input")
     if not _GUANACO_TURN.match(earlier.lstrip()) and not _GUANACO_TURN.match(asked.lstrip()):
-        return alpaca(row, "instruction", earlier)
+        return alpaca("instruction")(row)
     turns = [turn for said in (earlier, asked) for turn in _guanaco_turns(said)]
     knowledge = "\n".join(content for name, content in turns if name == "System" and content)
     reply = text(row, "output").strip().removeprefix("Assistant:").lstrip()
@@ -84,37 +85,6 @@ def _guanaco_turns(said: str) -> list[tuple[str, str]]:
     if not said.strip():
         return []
     return marked_turns(said, _GUANACO_TURN) if _GUANACO_TURN.match(said.lstrip()) else [("User", said)]
-
-
-def _coig_kind(row: Row) -> str:
-    """Which of COIG's files a row is from, by its keys."""
-    found = (kind for key, kind in _COIG_KINDS.items() if row.get(key) is not None)
-    return next(found, "value_alignment")
-
-
-_COIG_KINDS = {
-    "round_0": "counterfactual",
-    "trans_instruction": "translated",
-    "textbox_question": "exam",
-    "program_lang": "leetcode",
-}
-
-
-_COIG_TRANSLATED = columns("instruction", ("trans_instruction",), ("trans_output",), given=("trans_input",))
-
-
-def _coig(row: Row) -> list[Record]:
-    match _coig_kind(row):
-        case "counterfactual":
-            return conversation(_coig_rounds(row), "dialogue")
-        case "translated":
-            return _COIG_TRANSLATED(row)
-        case "exam":
-            return _coig_exam(row)
-        case "leetcode":
-            return alpaca(row, "code", text(row, "instruction"))
-        case _:
-            return alpaca(row, "safety", text(row, "instruction"))
 
 
 def _coig_exam(row: Row) -> list[Record]:
@@ -141,6 +111,24 @@ def _coig_rounds(row: Row) -> list[tuple[str, str]]:
         turns += [("user", text(response, "Q")), ("model", text(response, "A"))]
         number += 1
     return turns
+
+
+_COIG = (
+    ("round_0", "counterfactual", lambda row: conversation(_coig_rounds(row), "dialogue")),
+    (
+        "trans_instruction",
+        "translated",
+        columns("instruction", ("trans_instruction",), ("trans_output",), ("trans_input",)),
+    ),
+    ("textbox_question", "exam", _coig_exam),
+    ("program_lang", "leetcode", alpaca("code")),
+    ("instruction", "value_alignment", alpaca("safety")),
+)
+"""Of COIG's files: a key that only the rows of this one have (the last: that remain), their kind, and how they are read."""
+
+
+def _coig_file(row: Row) -> tuple[str, str, Callable[[Row], list[Record]]]:
+    return next((entry for entry in _COIG if row.get(entry[0]) is not None), _COIG[-1])
 
 
 FIREFLY_TYPES = {
@@ -210,8 +198,8 @@ _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 def _identity(row: Row) -> list[Record]:
     reply = text(row, "output")
     names = IDENTITY[_CHINESE.search(reply) is not None]
-    filled = dict(row) | {"output": _replaced(reply, names)}
-    return alpaca(filled, "identity", _replaced(text(row, "instruction"), names))
+    filled = {"instruction": _replaced(text(row, "instruction"), names), "output": _replaced(reply, names)}
+    return alpaca("identity")(row | filled)
 
 
 def _replaced(said: str, names: dict[str, str]) -> str:
@@ -232,10 +220,7 @@ _CONSULTATION = columns("medical", ("query",), ("response",))
 def _alpaca(name: str, type: str = "instruction", **more: Any) -> Corpus:
     """A corpus of Alpaca's keys."""
 
-    def read(row: Row) -> list[Record]:
-        return alpaca(row, type, text(row, "instruction"))
-
-    return Corpus(**{"name": name, "read": read, "type": type, "schema": _KEYS, **more})
+    return Corpus(**{"name": name, "read": alpaca(type), "type": type, "schema": _KEYS, **more})
 
 
 SOURCES: tuple[Corpus, ...] = (
@@ -265,7 +250,8 @@ SOURCES: tuple[Corpus, ...] = (
            schema=_KEYS),
     Corpus(name="guanaco", read=_guanaco, hub_id="JosephusCheung/GuanacoDataset", licence="GPL-3.0",
            schema="instruction (in chats User: ... Assistant: ...), input (System: ... User: ...), output"),
-    Corpus(name="coig", read=_coig, hub_id="BAAI/COIG", licence="Apache-2.0", kind=_coig_kind,
+    Corpus(name="coig", hub_id="BAAI/COIG", licence="Apache-2.0",
+           read=lambda row: _coig_file(row)[2](row), kind=lambda row: _coig_file(row)[1],
            schema=f"by file: {_KEYS}; trans_instruction, trans_input, trans_output; textbox_q_instruction, "
            "textbox_q_context, textbox_question, textbox_answer, textbox_answer_analysis; "
            "round_0: {response: JSON of Q, A}, round_1, ..."),

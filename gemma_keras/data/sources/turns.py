@@ -162,9 +162,13 @@ def columns(
     return read
 
 
-def alpaca(row: Row, type: str, instruction: str) -> list[Record]:
-    """The conversation of Alpaca's keys: `instruction`, input and output; and system and history, where a row has them."""
-    return exchange(row, type, with_input(instruction, optional_text(row, "input")), "output")
+def alpaca(type: str) -> Callable[[Row], list[Record]]:
+    """How rows of Alpaca's keys are read: instruction, input and output; and system and history, where a row has them."""
+
+    def read(row: Row) -> list[Record]:
+        return exchange(row, type, with_input(text(row, "instruction"), optional_text(row, "input")), "output")
+
+    return read
 
 
 # Translated Alpaca rows say "no input" in words, and some repeat the label that goes before the input.
