@@ -1,4 +1,4 @@
-"""Reporter of long passes over rows."""
+"""Progress of long passes over rows."""
 
 import sys
 import time

@@ -87,7 +87,7 @@ class SplitWriter:
         self._batch = []
 
     def close(self, fingerprint: str, split: str, sequence_length: int) -> tuple[np.ndarray, list[int]]:
-        """Completes the split; returns the lengths in tokens of augmentation 0's rows, i32, and how many rows each packs."""
+        """Completes the split; returns the lengths in tokens of augmentation 0's rows, i32, and all numbers of packed rows."""
         self._flush()
         self._writer.close()
         _describe(self._folder, hashlib.sha256(f"{fingerprint} {split}".encode()).hexdigest()[:16])
