@@ -104,8 +104,7 @@ def write_report(folder: Path, report: dict[str, Any], failures: list[dict[str, 
 
 
 def _lengths(lengths: np.ndarray) -> dict[str, float]:
-    if not len(lengths):
-        return {"mean": 0.0, "median": 0.0, "p90": 0.0, "max": 0}
+    lengths = lengths if len(lengths) else np.zeros(1)
     return {
         "mean": round(float(lengths.mean()), 2),
         "median": float(np.median(lengths)),

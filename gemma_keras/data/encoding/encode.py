@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gemma_keras.data.cleaning.rules import TOO_LONG, TOO_SHORT, contents
-from gemma_keras.data.records import SIDES, ChatRecord, PreferenceRecord, Record, TextRecord
+from gemma_keras.data.records import SIDES, PreferenceRecord, Record, TextRecord
 from gemma_keras.text.templates import CLOSING, CONTENT, PROMPT, Encoding, Message, Template
 from gemma_keras.text.tokenizer import Tokenizer
 
@@ -18,19 +18,6 @@ EVERY_AUGMENTATION = 255
 
 NO_ANSWER = "no_answer_within_sequence_length"
 PROMPT_TOO_LONG = "prompt_too_long"
-
-
-@dataclass(slots=True, kw_only=True)
-class Item:
-    """A record with what is rendered of it.
-
-    Attributes:
-        conversations: of a chat record one for each augmentation of its wording; of a pair the chosen and the rejected one; of a
-            document none.
-    """
-
-    record: Record
-    conversations: list[list[Message]]
 
 
 @dataclass(slots=True)
@@ -70,22 +57,30 @@ class Limits:
     prompt: int = 0
 
 
-def encode_items(items: list[Item], tokenizer: Tokenizer, template: Template, limits: Limits) -> list[Encoded]:
-    """Encodes records, all in a few calls of SentencePiece."""
-    outside = _outside([item.record for item in items], tokenizer, limits)
-    documents = iter(
-        tokenizer.encode_content_arrays([item.record.text for item in items if isinstance(item.record, TextRecord)])
-    )
-    chats = iter(template.encode_batch(tokenizer, [turns for item in items for turns in item.conversations]))
+def encode_records(
+    records: list[Record],
+    conversations: list[list[list[Message]]],
+    tokenizer: Tokenizer,
+    template: Template,
+    limits: Limits,
+) -> list[Encoded]:
+    """Encodes records, all in a few calls of SentencePiece.
+
+    Args:
+        conversations: of each chat record one for each augmentation of its wording; of a pair the chosen and the rejected one; of
+            a document none.
+    """
+    outside = _outside(records, tokenizer, limits)
+    texts = [record.text for record in records if isinstance(record, TextRecord)]
+    documents = iter(tokenizer.encode_content_arrays(texts))
+    chats = iter(template.encode_batch(tokenizer, [turns for several in conversations for turns in several]))
     results = []
-    for item, rule in zip(items, outside, strict=True):
-        if isinstance(item.record, TextRecord):
+    for record, several, rule in zip(records, conversations, outside, strict=True):
+        if isinstance(record, TextRecord):
             encoded = _document(next(documents), tokenizer, limits)
-        elif isinstance(item.record, PreferenceRecord):
-            encoded = _pair([next(chats) for _ in item.conversations], limits)
         else:
-            assert isinstance(item.record, ChatRecord)
-            encoded = _conversation([next(chats) for _ in item.conversations], limits)
+            encode = _pair if isinstance(record, PreferenceRecord) else _conversation
+            encoded = encode([next(chats) for _ in several], limits)
         results.append(Encoded(removed=rule or encoded.removed) if rule or encoded.removed else encoded)
     return results
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import DataConfig
 from gemma_keras.data.cleaning.rules import unlearnt_turns
-from gemma_keras.data.encoding.encode import Encoded, Item, Limits, encode_items
+from gemma_keras.data.encoding.encode import Encoded, Limits, encode_records
 from gemma_keras.data.encoding.writing import SplitWriter
 from gemma_keras.data.mixing.mixture import Mixture
 from gemma_keras.data.mixing.prompting import Prompted, Prompter, draw
@@ -20,6 +19,7 @@ from gemma_keras.data.pace import Pace, Reporter
 from gemma_keras.data.pools.fates import NOT_DRAWN
 from gemma_keras.data.pools.pool import Pool, batched
 from gemma_keras.data.records import ChatRecord, PreferenceRecord, Record
+from gemma_keras.data.sources.base import model
 from gemma_keras.text.templates import Message, get_template
 from gemma_keras.text.tokenizer import Tokenizer
 
@@ -82,8 +82,7 @@ class Renderer:
         for slot in slots:
             if isinstance(slot.record, ChatRecord) and slot.record.messages[0]["role"] != "system":
                 slot.prompted = longest
-        items = [self._item(slot) for slot in slots]
-        return [not encoded.removed for encoded in encode_items(items, self._tokenizer, self._template, self._limits)]
+        return [not encoded.removed for encoded in self._encoded(slots)]
 
     def render(self, mixture: Mixture, folder: Path, fingerprint: str) -> Rendered:
         """Writes a split and decides the fate of every record of its pools.
@@ -128,10 +127,8 @@ class Renderer:
             prompts = self._prompter.prompts(mixture.split, [(slot.number, slot.record) for slot in pending])
             for slot, prompted in zip(pending, prompts, strict=True):
                 slot.prompted = prompted
-            items = [self._item(slot) for slot in pending]
-            encoded = encode_items(items, self._tokenizer, self._template, self._limits)
             again = []
-            for slot, result in zip(pending, encoded, strict=True):
+            for slot, result in zip(pending, self._encoded(pending), strict=True):
                 pool = mixture.pools[slot.pool]
                 slot.encoded = None
                 if not result.removed:
@@ -154,23 +151,21 @@ class Renderer:
                     )
             pending = again
 
-    def _item(self, slot: _Slot) -> Item:
-        record = slot.record
-        if isinstance(record, ChatRecord):
-            return Item(
-                record=record, conversations=[slot.prompted.before(m) for m in self._augmentations(slot, record)]
-            )
-        if isinstance(record, PreferenceRecord):
-            sides = (record.chosen, record.rejected)
-            return Item(record=record, conversations=[[*record.prompt, _model(side)] for side in sides])
-        return Item(record=record, conversations=[])
+    def _encoded(self, slots: list[_Slot]) -> list[Encoded]:
+        conversations = [self._conversations(slot, slot.record) for slot in slots]
+        records = [slot.record for slot in slots]
+        return encode_records(records, conversations, self._tokenizer, self._template, self._limits)
 
-    def _augmentations(self, slot: _Slot, record: ChatRecord) -> Iterator[list[Message]]:
-        if not record.wording:
-            yield record.messages
-            return
-        for augmentation in range(self._config.editions):
-            yield reword(record.messages, record.wording, draw(self._config.seed, slot.number, record.id, augmentation))
+    def _conversations(self, slot: _Slot, record: Record) -> list[list[Message]]:
+        if isinstance(record, ChatRecord):
+            wordings = [record.messages]
+            if record.wording:
+                draws = [draw(self._config.seed, slot.number, record.id, n) for n in range(self._config.editions)]
+                wordings = [reword(record.messages, record.wording, drawn) for drawn in draws]
+            return [slot.prompted.before(messages) for messages in wordings]
+        if isinstance(record, PreferenceRecord):
+            return [[*record.prompt, model(side)] for side in (record.chosen, record.rejected)]
+        return []
 
     def _add(self, rendered: Rendered, writer: SplitWriter, pool: Pool, slot: _Slot) -> None:
         assert slot.encoded is not None
@@ -184,10 +179,6 @@ class Renderer:
         rendered.unlearnt += bool(unlearnt_turns(slot.record))
         if slot.prompted.kind:
             rendered.by_system_prompt[slot.prompted.kind] += 1
-
-
-def _model(content: str) -> Message:
-    return {"role": "model", "content": content}
 
 
 def _holds_pairs(mixture: Mixture) -> bool:
