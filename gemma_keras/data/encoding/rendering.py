@@ -117,14 +117,14 @@ class Renderer:
             empty = [slot.number for slot in changed if slot.encoded is None]
             if not empty:
                 break
-            numbers = self._prompter.dropped(mixture.split, empty, slots[0].number)
+            numbers = self._prompter.dropped(mixture, empty, slots[0].number)
             changed = [slot for slot in slots if slot.number in numbers and slot.encoded is not None]
 
     def _encode(self, mixture: Mixture, slots: list[_Slot]) -> None:
         """Fills in what each slot becomes; None where its corpus has nothing left and may give less."""
         pending = slots
         while pending:
-            prompts = self._prompter.prompts(mixture.split, [(slot.number, slot.record) for slot in pending])
+            prompts = self._prompter.prompts(mixture, [(slot.number, slot.record) for slot in pending])
             for slot, prompted in zip(pending, prompts, strict=True):
                 slot.prompted = prompted
             again = []

@@ -13,8 +13,9 @@ plan_E_offsets.npy, plan_E_rows.npy   packed rows of augmentation E, see `packin
 import hashlib
 import json
 from array import array
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -26,21 +27,31 @@ from gemma_keras.data.encoding.packing import pack
 from gemma_keras.data.prepared import ROWS_FILE
 from gemma_keras.data.records import SIDES, ChatRecord, PreferenceRecord, Record
 
+
+class _Row(NamedTuple):
+    """A row to be written; `text` is its record as JSON, in the first row of a record."""
+
+    encoded: EncodedRow
+    record: Record
+    system_prompt: str
+    text: str | None
+
+
+_COLUMNS: dict[str, tuple[pa.DataType, Callable[[_Row], Any]]] = {
+    "type": (pa.string(), lambda row: row.record.type),
+    "source": (pa.string(), lambda row: row.record.source),
+    "id": (pa.string(), lambda row: _shown_id(row.record, row.encoded)),
+    "system_prompt": (pa.string(), lambda row: row.system_prompt),
+    "edition": (pa.uint8(), lambda row: row.encoded.augmentation),
+    "record": (pa.string(), lambda row: row.text),
+    "parent": (pa.string(), lambda row: row.record.parent),
+    "part": (pa.uint32(), lambda row: row.record.part),
+    "side": (pa.uint8(), lambda row: row.encoded.side),
+    "piece": (pa.uint32(), lambda row: row.encoded.piece),
+}
 SCHEMA = pa.schema(
-    {
-        "tokens": pa.list_(pa.int32()),
-        "kinds": pa.list_(pa.uint8()),
-        "type": pa.string(),
-        "source": pa.string(),
-        "id": pa.string(),
-        "system_prompt": pa.string(),
-        "edition": pa.uint8(),
-        "record": pa.string(),
-        "parent": pa.string(),
-        "part": pa.uint32(),
-        "side": pa.uint8(),
-        "piece": pa.uint32(),
-    }
+    {"tokens": pa.list_(pa.int32()), "kinds": pa.list_(pa.uint8())}
+    | {name: type for name, (type, _) in _COLUMNS.items()}
 )
 BATCH = 1024
 
@@ -54,34 +65,25 @@ class SplitWriter:
         self._pairs = pairs
         self._writer = pa.ipc.new_stream(str(folder / ROWS_FILE), SCHEMA)
         self._lengths, self._augmentations = array("i"), array("B")
-        self._batch: list[tuple[EncodedRow, Record, str, str | None]] = []
+        self._batch: list[_Row] = []
 
     def add(self, record: Record, rows: list[EncodedRow], system_prompt: str) -> None:
         for number, row in enumerate(rows):
             self._lengths.append(len(row.tokens))
             self._augmentations.append(row.augmentation)
-            self._batch.append((row, record, system_prompt, None if number else _as_json(record)))
+            self._batch.append(_Row(row, record, system_prompt, None if number else _as_json(record)))
         if len(self._batch) >= BATCH:
             self._flush()
 
     def _flush(self) -> None:
         if not self._batch:
             return
-        rows, records, prompts, texts = zip(*self._batch)
+        rows = [row.encoded for row in self._batch]
         ends = pa.array(np.cumsum([0] + [len(row.tokens) for row in rows], dtype=np.int32))
         columns = [
             pa.ListArray.from_arrays(ends, pa.array(np.concatenate([row.tokens for row in rows]))),
             pa.ListArray.from_arrays(ends, pa.array(np.concatenate([row.kinds for row in rows]))),
-            pa.array([record.type for record in records], pa.string()),
-            pa.array([record.source for record in records], pa.string()),
-            pa.array([_shown_id(record, row) for record, row in zip(records, rows)], pa.string()),
-            pa.array(prompts, pa.string()),
-            pa.array([row.augmentation for row in rows], pa.uint8()),
-            pa.array(texts, pa.string()),
-            pa.array([record.parent for record in records], pa.string()),
-            pa.array([record.part for record in records], pa.uint32()),
-            pa.array([row.side for row in rows], pa.uint8()),
-            pa.array([row.piece for row in rows], pa.uint32()),
+            *(pa.array(map(value, self._batch), type) for type, value in _COLUMNS.values()),
         ]
         self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
         self._batch = []

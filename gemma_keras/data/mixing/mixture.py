@@ -27,7 +27,8 @@ class Share:
 class Mixture:
     """The records of a split, train or valid, in order: slot i holds record `places[i]` of pool `corpora[i]`.
 
-    `reserves` yields, for each pool, the records that take the place of those that prove unusable.
+    `reserves` yields, for each pool, the records that take the place of those that prove unusable; `kinds` are those of the
+    slots' system prompts (see `prompting`).
     """
 
     split: str
@@ -36,6 +37,7 @@ class Mixture:
     places: np.ndarray
     shares: list[Share]
     reserves: list[Iterator[int]]
+    kinds: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint8))
 
     def __len__(self) -> int:
         return len(self.places)

@@ -46,7 +46,7 @@ class Prompter:
     def __init__(self, config: DataConfig, cache: Path, tokenizer: Tokenizer, progress: Reporter):
         self._config = config
         self._tokenizer = tokenizer
-        self._assigned: dict[str, tuple[Mixture, np.ndarray]] = {}
+        self._mixtures: list[Mixture] = []
         wanted = config.system_prompts.dynamic > 0
         self._dynamic = DynamicPrompts(config.system_prompts, cache, progress) if wanted else None
 
@@ -59,17 +59,18 @@ class Prompter:
         kinds = np.full(len(mixture), CLOSED, np.uint8)
         rng = np.random.default_rng([self._config.seed, 5, SPLITS.index(mixture.split)])
         kinds[free] = assign_kinds(int(free.sum()), self._config.system_prompts, rng)
-        self._assigned[mixture.split] = mixture, kinds
+        mixture.kinds = kinds
+        self._mixtures.append(mixture)
         if self._dynamic:
             self._dynamic.announce(int((kinds == DYNAMIC).sum()))
 
-    def dropped(self, split: str, slots: list[int], first: int) -> set[int]:
+    def dropped(self, mixture: Mixture, slots: list[int], first: int) -> set[int]:
         """Deals kinds anew after some slots got no record, so that shares stay exact; returns the slots of another kind.
 
         Args:
             first: slots from this one on may still change.
         """
-        _, kinds = self._assigned[split]
+        kinds = mixture.kinds
         kinds[slots] = CLOSED
         present = np.bincount(kinds, minlength=CLOSED)[:CLOSED]
         missing = np.array(exact_counts(int(present.sum()), self._config.system_prompts)) - present
@@ -80,9 +81,9 @@ class Prompter:
         kinds[places] = np.repeat(np.arange(CLOSED), np.maximum(missing, 0))[: len(places)]
         return set(places.tolist())
 
-    def prompts(self, split: str, slots: list[tuple[int, Record]]) -> list[Prompted]:
+    def prompts(self, mixture: Mixture, slots: list[tuple[int, Record]]) -> list[Prompted]:
         """The system prompts of some slots, whose records may be others than those first assigned."""
-        kinds = [self._kind(split, slot, record) for slot, record in slots]
+        kinds = [_kind(mixture.kinds[slot], record) for slot, record in slots]
         asked = [record.messages for kind, (_, record) in zip(kinds, slots) if kind == KINDS[DYNAMIC]]  # type: ignore[union-attr]
         written = iter(self._dynamic.write(asked) if self._dynamic and asked else [])
         prompted = []
@@ -91,17 +92,9 @@ class Prompter:
             if kind == KINDS[DYNAMIC] and text is None:
                 kind = FAILED
             if kind in ("fixed", FAILED):
-                text = FIXED_PROMPTS[draw(self._config.seed, split, slot) % len(FIXED_PROMPTS)]
+                text = FIXED_PROMPTS[draw(self._config.seed, mixture.split, slot) % len(FIXED_PROMPTS)]
             prompted.append(Prompted(kind, text or ""))
         return prompted
-
-    def _kind(self, split: str, slot: int, record: Record) -> str:
-        if not isinstance(record, ChatRecord):
-            return ""
-        if record.messages[0]["role"] == "system":
-            return OWN
-        kind = self._assigned[split][1][slot]
-        return KINDS[kind] if kind != CLOSED else KINDS[0]
 
     def estimate(self) -> dict[str, Any]:
         """What the dynamic prompts would cost: calls that no cached answer saves, and about how many tokens."""
@@ -110,8 +103,8 @@ class Prompter:
         return self._dynamic.estimate(self._conversations(), self._count_tokens)
 
     def _conversations(self) -> Iterator[list[Message]]:
-        for mixture, kinds in self._assigned.values():
-            records = map(mixture.record, np.flatnonzero(kinds == DYNAMIC).tolist())
+        for mixture in self._mixtures:
+            records = map(mixture.record, np.flatnonzero(mixture.kinds == DYNAMIC).tolist())
             yield from (record.messages for record in records if isinstance(record, ChatRecord))
 
     def _count_tokens(self, texts: list[str]) -> int:
@@ -124,3 +117,12 @@ class Prompter:
     def close(self) -> None:
         if self._dynamic:
             self._dynamic.close()
+
+
+def _kind(dealt: int, record: Record) -> str:
+    """The kind of system prompt of a slot with this record, which was dealt a kind of `KINDS`, or none."""
+    if not isinstance(record, ChatRecord):
+        return ""
+    if record.messages[0]["role"] == "system":
+        return OWN
+    return KINDS[dealt] if dealt != CLOSED else KINDS[0]
