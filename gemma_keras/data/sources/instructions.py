@@ -9,10 +9,12 @@ from gemma_keras.data.records import BadRow, ChatRecord, Record, SkippedRow
 from gemma_keras.data.sources.base import Corpus, Row, answer, column, list_of, model, optional_text, text, user
 from gemma_keras.data.sources.turns import NO_ANSWER, alpaca, columns, conversation, marked_turns, with_input
 
+_instruction = alpaca("instruction")
+
 
 def _belle(row: Row) -> list[Record]:
     # Instructions of the half million end in a backslash and an n, as text.
-    return alpaca("instruction")(row | {"instruction": text(row, "instruction").rstrip().removesuffix("\\n")})
+    return _instruction(row | {"instruction": text(row, "instruction").rstrip().removesuffix("\\n")})
 
 
 def _belle_chat(row: Row) -> list[Record]:
@@ -63,7 +65,7 @@ def _alpaca_cot(row: Row) -> list[Record]:
 def _instruction_wild(row: Row) -> list[Record]:
     if row.get("output") is None:
         raise SkippedRow(NO_ANSWER)
-    return alpaca("instruction")(row)
+    return _instruction(row)
 
 
 _GUANACO_TURN = re.compile(r"^[ \t]*(System|User|Assistant)[ \t]*[:：]", re.MULTILINE)
@@ -72,7 +74,7 @@ _GUANACO_TURN = re.compile(r"^[ \t]*(System|User|Assistant)[ \t]*[:：]", re.MUL
 def _guanaco(row: Row) -> list[Record]:
     earlier, asked = text(row, "instruction"), optional_text(row, "input")
     if not _GUANACO_TURN.match(earlier.lstrip()) and not _GUANACO_TURN.match(asked.lstrip()):
-        return alpaca("instruction")(row)
+        return _instruction(row)
     turns = [turn for said in (earlier, asked) for turn in _guanaco_turns(said)]
     knowledge = "\n".join(content for name, content in turns if name == "System" and content)
     reply = text(row, "output").strip().removeprefix("Assistant:").lstrip()
@@ -195,11 +197,14 @@ IDENTITY = {
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
 
+_as_identity = alpaca("identity")
+
+
 def _identity(row: Row) -> list[Record]:
     reply = text(row, "output")
     names = IDENTITY[_CHINESE.search(reply) is not None]
     filled = {"instruction": _replaced(text(row, "instruction"), names), "output": _replaced(reply, names)}
-    return alpaca("identity")(row | filled)
+    return _as_identity(row | filled)
 
 
 def _replaced(said: str, names: dict[str, str]) -> str:

@@ -147,8 +147,10 @@ def with_input(question: str, given: str) -> str:
 
 def exchange(row: Row, type: str, question: str, *replies: str) -> list[Record]:
     """A question and the reply under the first of the keys `replies`, after the row's system text and history, if it has any."""
-    reply, system = text(row, *replies), optional_text(row, "system")
-    return conversation([("system", system), *pairs(row, "history"), ("user", question), ("model", reply)], type)
+    reply, system, history = text(row, *replies), optional_text(row, "system"), pairs(row, "history")
+    if not system and not history:  # as of most rows, which are spared the general way
+        return answer(question, reply, type)
+    return conversation([("system", system), *history, ("user", question), ("model", reply)], type)
 
 
 def columns(
