@@ -114,7 +114,7 @@ def _records(name: str, root: Path):
 
 
 def _texts(record) -> list[str]:
-    from gemma_keras.data.cleaning import contents
+    from gemma_keras.data.cleaning.rules import contents
 
     return list(contents(record))
 
@@ -124,7 +124,7 @@ def plan_steps(rows: list[Row], sequence_length: int, packed_rows: int, count: i
 
     R is the average: keras-hub's program is compiled for a fixed number of rows.
     """
-    from gemma_keras.data.packing import pack
+    from gemma_keras.data.encoding.packing import pack
 
     offsets, flat = pack([len(row.tokens) for row in rows], sequence_length)
     packed = [flat[start:end].tolist() for start, end in itertools.pairwise(offsets.tolist())]

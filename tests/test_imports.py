@@ -29,7 +29,7 @@ MODULES = [
 
 
 def package_of(module: str) -> str:
-    """`gemma_keras/data/mixing.py` -> "data", `gemma_keras/runtime.py` -> "runtime", `scripts/chat.py` -> "scripts"."""
+    """`gemma_keras/data/prepare.py` -> "data", `gemma_keras/runtime.py` -> "runtime", `scripts/chat.py` -> "scripts"."""
     parts = module.removesuffix(".py").removesuffix("/__init__").split("/")
     return parts[0] if parts[0] != "gemma_keras" else "".join(parts[1:2])
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import CleaningConfig, CorpusConfig
-from gemma_keras.data.cleaning import EMPTY, Mender, is_empty
-from gemma_keras.data.finding import below
-from gemma_keras.data.pace import Pace, Progress
+from gemma_keras.data.cleaning.rules import EMPTY, Mender, is_empty
+from gemma_keras.data.pace import Pace, Reporter
+from gemma_keras.data.reading.finding import below
 from gemma_keras.data.records import general_reason
-from gemma_keras.data.sources import ALL_KINDS, SOURCES, locate, read_corpus
+from gemma_keras.data.sources import ALL_KINDS, SOURCES, Located, locate, read_corpus
 
 REASONS_SHOWN = 3
 
@@ -34,16 +34,17 @@ class Audit:
         return self.rows == self.used + self.removed.total() + self.quarantined.total()
 
 
-def audit(corpora: tuple[CorpusConfig, ...], root: Path, progress: Progress) -> Iterator[Audit]:
+def audit(corpora: tuple[CorpusConfig, ...], root: Path, progress: Reporter) -> Iterator[Audit]:
     """Reads every entry of the table that has files below `root`, all kinds of it, and then `corpora` besides."""
-    for name in SOURCES:
-        entry = CorpusConfig(name=name, kinds=(ALL_KINDS,))
-        if _has_files(entry, root):
-            yield _read(entry, root, progress)
-    for corpus in corpora:
-        if _has_files(corpus, root):
-            yield _read(corpus, root, progress)
-        else:
+    known = [CorpusConfig(name=name, kinds=(ALL_KINDS,)) for name in SOURCES]
+    for corpus in (*known, *corpora):
+        try:
+            located = locate(corpus, root)
+        except UserError:
+            located = Located(root=root)
+        if located.files:
+            yield _read(corpus, located, progress)
+        elif corpus not in known:
             progress(f"{root} has no {corpus.path or corpus.name}")
 
 
@@ -54,15 +55,7 @@ def unread(audits: list[Audit], root: Path) -> list[Path]:
     return sorted(p.relative_to(root) for p in (*found.files, *(p for p, _ in found.not_read)) if p not in read)
 
 
-def _has_files(corpus: CorpusConfig, root: Path) -> bool:
-    try:
-        return bool(locate(corpus, root).files)
-    except UserError:
-        return False
-
-
-def _read(corpus: CorpusConfig, root: Path, progress: Progress) -> Audit:
-    located = locate(corpus, root)
+def _read(corpus: CorpusConfig, located: Located, progress: Reporter) -> Audit:
     result = Audit(corpus, list(located.files))
     mender = Mender(CleaningConfig())
     pace = Pace(f"read {corpus.name}", progress)

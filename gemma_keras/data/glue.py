@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.data.readers import read_file
+from gemma_keras.data.reading.readers import read_file
 from gemma_keras.data.records import BadRow, Quarantined
 from gemma_keras.data.sources.exams import COLA_COLUMNS, GLUE_INSTRUCTIONS, glue_example
 

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable
 
-Progress = Callable[[str], None]
+Reporter = Callable[[str], None]
 """Takes one line for the person who waits."""
 
 
@@ -23,7 +23,7 @@ class Pace:
 
     SECONDS = 5.0
 
-    def __init__(self, doing: str, progress: Progress, total: int = 0):
+    def __init__(self, doing: str, progress: Reporter, total: int = 0):
         self._doing, self._total, self._progress = doing, total, progress
         self._start = self._told = time.monotonic()
 

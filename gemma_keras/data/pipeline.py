@@ -1,12 +1,13 @@
 """Prepared datasets to batches, any step at once.
 
-B rows of a batch, P packed rows, E editions. `batch_arrays` says what a batch is.
+B rows of a batch, P packed rows, E augmentations (`data.editions`). `batch_arrays` says what a batch is.
 
 Training visits the packed rows in a new order every epoch, by a keyed permutation that needs no memory; so the batch of
-any step follows from (seed, step) alone. Epoch e packs edition e modulo E of the rows whose wording is drawn anew.
+any step follows from (seed, step) alone. Epoch e packs augmentation e modulo E of the rows whose wording is drawn anew.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ class PreparedSplit:
     """One split of a prepared dataset, memory-mapped.
 
     Attributes:
-        packed_count: packed rows (P) of the first edition.
-        starts: of each edition in the sequence of all editions' packed rows, i64[E+1].
+        packed_count: packed rows (P) of the first augmentation.
+        starts: of each augmentation in the sequence of all augmentations' packed rows, i64[E+1].
         pairs: whether rows 2i and 2i + 1 are the sides of a preference pair, and plans count pairs.
         tokens, kinds: ragged columns; `split.tokens[r]` is row r.
     """
@@ -39,7 +40,9 @@ class PreparedSplit:
         self._dataset = datasets.load_from_disk(str(folder))
         self.tokens = _Ragged(self._dataset.data.column("tokens"))
         self.kinds = _Ragged(self._dataset.data.column("kinds"))
-        self._plans = [_load_plan(folder, edition) for edition in range(len(list(folder.glob("plan_*_rows.npy"))))]
+        self._plans = [
+            _load_plan(folder, augmentation) for augmentation in range(len(list(folder.glob("plan_*_rows.npy"))))
+        ]
         self.starts = np.cumsum([0] + [len(offsets) - 1 for offsets, _ in self._plans])
         self.packed_count = int(self.starts[1])
 
@@ -72,9 +75,9 @@ class PreparedSplit:
         """Names of prepared rows for people: corpus, file and row that they come from."""
         return [self._dataset[int(row)]["id"] for row in rows]
 
-    def packed_row(self, index: int, edition: int = 0) -> np.ndarray:
-        """The prepared rows (of pairs: the pairs) that packed row `index` of an edition holds."""
-        offsets, rows = self._plans[edition]
+    def packed_row(self, index: int, augmentation: int = 0) -> np.ndarray:
+        """The prepared rows (of pairs: the pairs) that packed row `index` of an augmentation holds."""
+        offsets, rows = self._plans[augmentation]
         return rows[offsets[index] : offsets[index + 1]]
 
     def epochs(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -87,17 +90,17 @@ class PreparedSplit:
             epochs i64 and places within the epoch i64, of the shape of `places`.
         """
         cycles, rests = np.divmod(places, self.starts[-1])
-        editions = np.searchsorted(self.starts, rests, side="right") - 1
-        return cycles * len(self._plans) + editions, rests - self.starts[editions]
+        augmentations = np.searchsorted(self.starts, rests, side="right") - 1
+        return cycles * len(self._plans) + augmentations, rests - self.starts[augmentations]
 
     def epoch_size(self, epoch: int) -> tuple[int, int]:
-        """The edition that an epoch trains on, and how many packed rows it has."""
-        edition = epoch % len(self._plans)
-        return edition, int(self.starts[edition + 1] - self.starts[edition])
+        """The augmentation that an epoch trains on, and how many packed rows it has."""
+        augmentation = epoch % len(self._plans)
+        return augmentation, int(self.starts[augmentation + 1] - self.starts[augmentation])
 
 
-def _load_plan(folder: Path, edition: int) -> tuple[np.ndarray, np.ndarray]:
-    offsets, rows = (np.load(folder / f"plan_{edition}_{part}.npy", mmap_mode="r") for part in ("offsets", "rows"))
+def _load_plan(folder: Path, augmentation: int) -> tuple[np.ndarray, np.ndarray]:
+    offsets, rows = (np.load(folder / f"plan_{augmentation}_{part}.npy", mmap_mode="r") for part in ("offsets", "rows"))
     return offsets, rows
 
 
@@ -139,14 +142,14 @@ def permuted(index: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def packed_rows_at(split: PreparedSplit, step: int, batch_rows: int, seed: int) -> np.ndarray:
-    """The global batch of a step: edition and packed row, i64[B,2]; one epoch may end and the next begin within it."""
+    """The global batch of a step: augmentation and packed row, i64[B,2]; one epoch may end and the next begin within it."""
     places = np.arange(step * batch_rows, (step + 1) * batch_rows)
     epochs, within = split.epochs(places)
     chosen = np.empty((batch_rows, 2), np.int64)
     for epoch in np.unique(epochs):
         mine = epochs == epoch
-        edition, size = split.epoch_size(int(epoch))
-        chosen[mine, 0] = edition
+        augmentation, size = split.epoch_size(int(epoch))
+        chosen[mine, 0] = augmentation
         chosen[mine, 1] = permuted(within[mine], size, seed, int(epoch))
     return chosen
 
@@ -175,31 +178,13 @@ def batch_at(
     return _build(split, packed_rows_at(split, step, batch_rows, seed)[mine], loss_on)
 
 
-def batches(
-    split: PreparedSplit,
-    *,
-    start_step: int,
-    steps: int | None,
-    batch_rows: int,
-    seed: int,
-    loss_on: str = "response",
-    process_index: int = 0,
-    process_count: int = 1,
-) -> Iterator[Batch]:
-    """The training batches from `start_step` on, built ahead by tf.data; `steps` of them, or without end if None."""
+def batches(split: PreparedSplit, *, start_step: int, steps: int | None, **settings: Any) -> Iterator[Batch]:
+    """The training batches from `start_step` on, built ahead by tf.data; `steps` of them, or without end if None.
 
-    def build(step: int) -> Batch:
-        return batch_at(
-            split,
-            step,
-            batch_rows=batch_rows,
-            seed=seed,
-            loss_on=loss_on,
-            process_index=process_index,
-            process_count=process_count,
-        )
-
-    return _prefetched(build, start_step, steps)
+    Args:
+        settings: those of `batch_at`.
+    """
+    return _prefetched(partial(batch_at, split, **settings), start_step, steps)
 
 
 def evaluation_batches(
@@ -228,10 +213,12 @@ def _share(batch_rows: int, process_index: int, process_count: int) -> slice:
 
 
 def _build(split: PreparedSplit, packed_rows: np.ndarray, loss_on: str) -> Batch:
-    """The batch of these packed rows i64[B,2] (edition, packed row); packed row -1 stands for a row of padding."""
+    """The batch of these packed rows i64[B,2] (augmentation, packed row); packed row -1 stands for a row of padding."""
     if loss_on not in LOSS_KINDS:
         raise UserError(f"data.loss_on is {loss_on!r}; choose one of {', '.join(LOSS_KINDS)}")
-    rows = [split.packed_row(packed, edition) if packed >= 0 else () for edition, packed in packed_rows.tolist()]
+    rows = [
+        split.packed_row(packed, augmentation) if packed >= 0 else () for augmentation, packed in packed_rows.tolist()
+    ]
     if not split.pairs:
         return _fill(split, rows, loss_on)
     sides = [_fill(split, [[2 * int(pair) + side for pair in pairs] for pairs in rows], loss_on) for side in (0, 1)]

@@ -18,13 +18,13 @@ from typing import Any
 from gemma_keras import builtin
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import DataConfig
-from gemma_keras.data.collecting import Collected, Origins, collect, find_origins, set_aside
-from gemma_keras.data.holding_out import overlaps
-from gemma_keras.data.mixture import Mixture, mix
-from gemma_keras.data.pace import Progress, print_progress
+from gemma_keras.data.encoding.rendering import Renderer
+from gemma_keras.data.mixing.mixture import Mixture, mix
+from gemma_keras.data.mixing.prompting import FAILED, Prompter
+from gemma_keras.data.pace import Reporter, print_progress
+from gemma_keras.data.pools.collecting import Collected, Origins, collect, find_origins, set_aside
+from gemma_keras.data.pools.holding_out import overlaps
 from gemma_keras.data.prepared import FORMAT, is_current, read_report
-from gemma_keras.data.prompting import FAILED, Prompter
-from gemma_keras.data.rendering import Renderer
 from gemma_keras.data.report import split_report, write_report
 from gemma_keras.data.sources import get_source
 from gemma_keras.text.templates import get_template
@@ -35,7 +35,7 @@ CONTENTS = 3
 
 
 def prepare(
-    config: DataConfig, tokenizer: Tokenizer, out: str | Path, progress: Progress = print_progress
+    config: DataConfig, tokenizer: Tokenizer, out: str | Path, progress: Reporter = print_progress
 ) -> dict[str, Any]:
     """Prepares training and validation rows under `out`, or finds them there already; returns the report.
 
@@ -47,19 +47,13 @@ def prepare(
     """
     out = Path(out)
     check(config)
-    root = Path(config.root or builtin.CORPUS)
-    origins = find_origins(config, root, progress)
+    origins = find_origins(config, Path(config.root or builtin.CORPUS), progress)
     fingerprint = _fingerprint(config, tokenizer, origins)
     finished = _finished_report(out)
-    same = finished is not None and is_current(finished) and finished.get("fingerprint") == fingerprint
-    if finished is not None and same and not config.system_prompts.dry_run:
+    if is_current(finished) and finished.get("fingerprint") == fingerprint and not config.system_prompts.dry_run:
         failures = finished["system_prompt_failures"]
-        again = (
-            f", with a fixed system prompt where {failures} could not be had (delete it to ask again)"
-            if failures
-            else ""
-        )
-        progress(f"prepared data in {out} is up to date{again}")
+        again = f", with a fixed system prompt where {failures} could not be had (delete it to ask again)"
+        progress(f"prepared data in {out} is up to date{again if failures else ''}")
         return finished
 
     partial = out.with_name(f".{out.name}.partial")
@@ -72,19 +66,15 @@ def prepare(
     try:
         renderer = Renderer(config, tokenizer, prompter, progress)
         collected = collect(config, origins, partial, renderer.usable, progress)
-        told = set_aside([*collected.train, *collected.valid])
-        for line in told:
-            progress(line)
-        mixtures = {"valid": mix(collected.valid, 0, config), "train": mix(collected.train, config.rows, config)}
-        for split, mixture in mixtures.items():
-            prompter.assign(split, collected.pools(split), mixture)
+        told = _tell_set_aside(collected, [], progress)
+        mixtures = [mix("valid", collected.valid, 0, config), mix("train", collected.train, config.rows, config)]
+        for mixture in mixtures:
+            prompter.assign(mixture)
         if config.system_prompts.dry_run:
             return prompter.estimate()
         report = _write(config, renderer, collected, mixtures, prompter, partial, fingerprint)
         # Rules that count tokens have removed more meanwhile.
-        for line in set_aside([*collected.train, *collected.valid]):
-            if line not in told:
-                progress(line)
+        _tell_set_aside(collected, told, progress)
         _replace(partial, out)
     finally:
         gc.unfreeze()
@@ -130,17 +120,16 @@ def _write(
     config: DataConfig,
     renderer: Renderer,
     collected: Collected,
-    mixtures: dict[str, Mixture],
+    mixtures: list[Mixture],
     prompter: Prompter,
     folder: Path,
     fingerprint: str,
 ) -> dict[str, Any]:
     """Writes both splits and the report, which it returns."""
     parts = {}
-    for split, mixture in mixtures.items():
-        pools = collected.pools(split)
-        rendered = renderer.render(split, pools, mixture, folder / split, fingerprint)
-        parts[split] = split_report(pools, mixture, rendered, config.sequence_length)
+    for mixture in mixtures:
+        rendered = renderer.render(mixture, folder / mixture.split, fingerprint)
+        parts[mixture.split] = split_report(mixture, rendered, config.sequence_length)
     if config.corpora and not parts["train"]["rows"]:
         removed = ", ".join(f"{rule}: {count}" for rule, count in parts["train"]["removed"].items())
         raise UserError(
@@ -185,19 +174,26 @@ def _fingerprint(config: DataConfig, tokenizer: Tokenizer, origins: Origins) -> 
     return digest.hexdigest()
 
 
-def _finished_report(out: Path) -> dict[str, Any] | None:
-    """The report of finished prepared data in `out`, or None where there is nothing yet.
+def _tell_set_aside(collected: Collected, told: list[str], progress: Reporter) -> list[str]:
+    """Tells of the rows that are set aside, but for what is `told` already; returns all that is to be told."""
+    lines = set_aside([*collected.train, *collected.valid])
+    for line in lines:
+        if line not in told:
+            progress(line)
+    return lines
+
+
+def _finished_report(out: Path) -> dict[str, Any]:
+    """The report of finished prepared data in `out`, empty where there is nothing yet.
 
     Raises:
         UserError: `out` holds something else, which must not be deleted.
     """
-    if not out.exists():
-        return None
     try:
         return read_report(out)
     except (OSError, ValueError) as error:
-        if out.is_dir() and not any(out.iterdir()):
-            return None
+        if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+            return {}
         raise UserError(f"{out} exists but holds no prepared data; give another folder or delete it") from error
 
 

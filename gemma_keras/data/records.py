@@ -45,7 +45,8 @@ class ChatRecord(Sourced):
         messages: turns `{"role": "system" | "user" | "model", "content": str}`; one with `templates.UNLEARNT` besides carries
             no loss.
         type: kind of task: instruction, translation, dialogue, story_generation, ...
-        wording: entry of `wordings.WORDINGS` that phrases the request anew in every edition; empty: messages stand as they are.
+        wording: entry of `wordings.WORDINGS` that phrases the request anew in every augmentation; empty: messages stay as
+            they are.
     """
 
     messages: list[Message]

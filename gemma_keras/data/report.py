@@ -2,20 +2,21 @@
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gemma_keras.data.fates import NOT_DRAWN, SET_APART, UNDECIDED, USED
-from gemma_keras.data.finding import describe
-from gemma_keras.data.mixture import Mixture, Share
-from gemma_keras.data.pools import Pool
+from gemma_keras.data.encoding.rendering import Rendered
+from gemma_keras.data.mixing.mixture import Mixture, Share
+from gemma_keras.data.pools.fates import NOT_DRAWN, SET_APART, UNDECIDED, USED
+from gemma_keras.data.pools.pool import Pool
+from gemma_keras.data.reading.finding import describe
 from gemma_keras.data.records import TextRecord
-from gemma_keras.data.rendering import Rendered
 
 
-def split_report(pools: list[Pool], mixture: Mixture, rendered: Rendered, sequence_length: int) -> dict[str, Any]:
+def split_report(mixture: Mixture, rendered: Rendered, sequence_length: int) -> dict[str, Any]:
     """The figures of one split.
 
     `rows_in`, `used`, `removed` and `quarantined` count source rows and balance (one is removed when none of its records is
@@ -24,30 +25,31 @@ def split_report(pools: list[Pool], mixture: Mixture, rendered: Rendered, sequen
     a preference pair, and packed rows hold pairs. `corpora` has for each corpus where it came from, its own balance, how many
     records its share implies and how many it gave.
     """
+    pools = mixture.pools
     corpora: dict[str, Any] = {}
     for number, (pool, share) in enumerate(zip(pools, mixture.shares, strict=True)):
         entry = _corpus(pool, share, rendered.by_pool[number])
         name = pool.corpus.name
         corpora[name if name not in corpora else f"{name}#{len(corpora)}"] = entry
-    removed: Counter[str] = sum((Counter(entry["removed"]) for entry in corpora.values()), Counter())
+    removed = _sorted(*(entry["removed"] for entry in corpora.values()))
     totals = {key: sum(entry[key] for entry in corpora.values()) for key in ("rows_in", "used", "quarantined")}
-    assert totals["rows_in"] == totals["used"] + removed.total() + totals["quarantined"], (totals, removed)
+    assert totals["rows_in"] == totals["used"] + sum(removed.values()) + totals["quarantined"], (totals, removed)
     lengths = rendered.lengths
     tokens = int(lengths.sum(dtype=np.int64))
     packed = rendered.packed_rows[0]
     return {
         **totals,
-        "removed": dict(sorted(removed.items())),
-        "removed_records": dict(sorted(sum((pool.removed_records() for pool in pools), Counter()).items())),
+        "removed": removed,
+        "removed_records": _sorted(*(pool.removed_records() for pool in pools)),
         "quarantined_for": dict(sum((pool.reasons for pool in pools), Counter()).most_common()),
-        "mended": dict(sorted(sum((pool.mended for pool in pools), Counter()).items())),
+        "mended": _sorted(*(pool.mended for pool in pools)),
         "records": rendered.by_type.total(),
         "truncated": rendered.truncated,
         "turns_cut": rendered.turns_cut,
         "unlearnt": rendered.unlearnt,
-        "by_source": dict(sorted(rendered.by_source.items())),
-        "by_type": dict(sorted(rendered.by_type.items())),
-        "by_system_prompt": dict(sorted(rendered.by_system_prompt.items())),
+        "by_source": _sorted(rendered.by_source),
+        "by_type": _sorted(rendered.by_type),
+        "by_system_prompt": _sorted(rendered.by_system_prompt),
         "corpora": corpora,
         "pairs": rendered.pairs,
         "rows": len(lengths),
@@ -60,6 +62,11 @@ def split_report(pools: list[Pool], mixture: Mixture, rendered: Rendered, sequen
     }
 
 
+def _sorted(*counters: Mapping[str, int]) -> dict[str, int]:
+    """The sums of some counters, by name."""
+    return dict(sorted(sum(map(Counter, counters), Counter()).items()))
+
+
 def _corpus(pool: Pool, share: Share, given: int) -> dict[str, Any]:
     fates = pool.counts()
     used = fates.pop(USED, 0)
@@ -70,11 +77,11 @@ def _corpus(pool: Pool, share: Share, given: int) -> dict[str, Any]:
         "files": pool.files,
         "rows_in": pool.rows_in,
         "used": used,
-        "removed": dict(sorted(fates.items())),
+        "removed": _sorted(fates),
         "quarantined": pool.quarantined,
         "quarantined_for": dict(pool.reasons.most_common()),
         "not_read": [list(entry) for entry in pool.not_read],
-        "removed_records": dict(sorted(pool.removed_records().items())),
+        "removed_records": _sorted(pool.removed_records()),
         "kinds": list(pool.corpus.kinds),
         "path": pool.corpus.path,
         "documents": isinstance(pool.record(0), TextRecord) if len(pool.fates) else False,
@@ -97,8 +104,7 @@ def write_report(folder: Path, report: dict[str, Any], failures: list[dict[str, 
 
 
 def _lengths(lengths: np.ndarray) -> dict[str, float]:
-    if not len(lengths):
-        return {"mean": 0.0, "median": 0.0, "p90": 0.0, "max": 0}
+    lengths = lengths if len(lengths) else np.zeros(1)
     return {
         "mean": round(float(lengths.mean()), 2),
         "median": float(np.median(lengths)),

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.data.readers import read_file, suffix_of
-from gemma_keras.data.streams import ByteStream
+from gemma_keras.data.reading.readers import read_file, suffix_of
+from gemma_keras.data.reading.streams import ByteStream
 from gemma_keras.solvers.question_rows import FORM, QUESTION, Asked, Given, is_question, to_questions
 from gemma_keras.solvers.trace import Question
 

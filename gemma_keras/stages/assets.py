@@ -17,8 +17,8 @@ from gemma_keras.adapters.inject import AdaptedMatrix, initial_adapter_params
 from gemma_keras.builtin.tokenizer import train_tokenizer
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import Config, DataConfig, require
-from gemma_keras.data.collecting import find_origins, training_texts
 from gemma_keras.data.pace import print_progress
+from gemma_keras.data.pools.collecting import find_origins, training_texts
 from gemma_keras.data.prepare import check
 from gemma_keras.inference.chat import ChatModel
 from gemma_keras.models.architecture import Architecture

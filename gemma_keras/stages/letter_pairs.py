@@ -8,8 +8,8 @@ from typing import Any
 
 from gemma_keras.config.schema import Config, DataConfig, require
 from gemma_keras.config.serialization import to_dict
+from gemma_keras.data.letter_pairs import extract_letter, letter_pair, letter_prompt, stratified_split
 from gemma_keras.data.pace import Pace, print_progress
-from gemma_keras.data.preference import extract_letter, letter_pair, letter_prompt, stratified_split
 from gemma_keras.data.records import ChoiceRecord, SkippedRow
 from gemma_keras.data.sources import locate, read_corpus
 from gemma_keras.stages import workdir as files

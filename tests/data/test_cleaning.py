@@ -4,7 +4,7 @@ import json
 import pytest
 
 from gemma_keras.config.schema import CleaningConfig
-from gemma_keras.data.cleaning import (
+from gemma_keras.data.cleaning.rules import (
     Mender,
     contaminated,
     content_key,

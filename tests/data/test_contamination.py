@@ -4,8 +4,8 @@ import json
 import numpy as np
 import pytest
 
-from gemma_keras.data.contamination import Contamination
-from gemma_keras.data.ngrams import units
+from gemma_keras.data.cleaning.contamination import Contamination
+from gemma_keras.data.cleaning.ngrams import units
 
 QUESTION = "在标准大气压下，水的沸点是多少摄氏度？\n零\n五十\n一百\n二百"
 SENTENCE = "The gardener watered that the roses."  # 6 units

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gemma_keras.config.schema import CorpusConfig
-from gemma_keras.data.readers import read_file
+from gemma_keras.data.reading.readers import read_file
 from gemma_keras.data.sources import locate, read_corpus
 from gemma_keras.text.templates import TEMPLATES
 from tests.data.hostile import COUNT, belle, lines, write_hostile_files
@@ -77,7 +77,7 @@ def test_what_comes_through_can_be_written_and_forges_no_turn(hostile, tokenizer
 MEASURED = """
 import resource, sys
 from pathlib import Path
-from gemma_keras.data.readers import read_file
+from gemma_keras.data.reading.readers import read_file
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 rows = [(number, row is not None, reason) for number, row, reason in read_file(Path(sys.argv[1]))]
 assert rows == [(1, True, ""), (2, False, "longer than 32 MiB"), (3, True, "")], rows

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemma_keras.data.mixing import grouped_counts, interleave, largest_remainder
+from gemma_keras.data.mixing.shares import grouped_counts, interleave, largest_remainder
 
 
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=8), st.integers(0, 100_000))

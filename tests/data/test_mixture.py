@@ -8,7 +8,7 @@ import pytest
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import CleaningConfig, CorpusConfig, DataConfig, SystemPromptConfig
-from gemma_keras.data.mixing import largest_remainder
+from gemma_keras.data.mixing.shares import largest_remainder
 from gemma_keras.data.prepare import prepare
 
 

@@ -5,8 +5,8 @@ import random
 import numpy as np
 import pytest
 
-from gemma_keras.data.near_duplicates import NearDuplicates, band_width
-from gemma_keras.data.ngrams import ngrams
+from gemma_keras.data.cleaning.near_duplicates import NearDuplicates, band_width
+from gemma_keras.data.cleaning.ngrams import ngrams
 
 
 def copies(texts, threshold, batch=1000):

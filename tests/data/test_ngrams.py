@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemma_keras.data.ngrams import ngrams, span_hashes, units
+from gemma_keras.data.cleaning.ngrams import ngrams, span_hashes, units
 
 
 def slow_units(text: str) -> list[str]:

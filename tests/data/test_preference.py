@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.data.preference import extract_letter, letter_pair, stratified_split
+from gemma_keras.data.letter_pairs import extract_letter, letter_pair, stratified_split
 from gemma_keras.data.records import ChoiceRecord, SkippedRow, validate
 
 QUESTION = ChoiceRecord(question="水在几度结冰？", choices=["0", "10", "20", "30"], answer="A", subject="physics")

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.data import elements
-from gemma_keras.data.readers import read_file, read_hub, suffix_of
+from gemma_keras.data.reading import elements
+from gemma_keras.data.reading.readers import read_file, read_hub, suffix_of
 
 ROWS = [{"a": "一", "b": "x\ny"}, {"a": "二", "b": ""}, {"a": "三 {[\"'\\", "b": "2023-01-01"}]
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -80,7 +80,7 @@ def test_any_rows_come_through_any_layout(tmp_path_factory, rows, layout, chunk)
     path = write(tmp_path_factory.mktemp("rows") / "x.json", LAYOUTS[layout](rows))
     with pytest.MonkeyPatch.context() as patch:
         # Small chunks, so that a boundary falls everywhere.
-        patch.setattr("gemma_keras.data.streams._CHUNK", chunk)
+        patch.setattr("gemma_keras.data.reading.streams._CHUNK", chunk)
         read = list(read_file(path))
     assert sound(read) == rows
     assert [number for number, _, _ in read] == sorted({number for number, _, _ in read})
@@ -217,10 +217,10 @@ def test_deep_nesting_is_one_bad_row(tmp_path, layout):
 @pytest.mark.parametrize("layout", ["lines", "array, an element a line", "indented array", "indented data alone"])
 @pytest.mark.parametrize("chunk", [50, 500])
 def test_a_row_that_is_too_long_is_passed_over(tmp_path, monkeypatch, layout, chunk):
-    monkeypatch.setattr("gemma_keras.data.streams.MAX_ROW_BYTES", 1000)
+    monkeypatch.setattr("gemma_keras.data.reading.streams.MAX_ROW_BYTES", 1000)
     monkeypatch.setattr(elements, "MAX_ROW_BYTES", 1000)
     monkeypatch.setattr(elements, "_TAIL", 100)
-    monkeypatch.setattr("gemma_keras.data.streams._CHUNK", chunk)
+    monkeypatch.setattr("gemma_keras.data.reading.streams._CHUNK", chunk)
     long = {"a": "长" * 1000, "b": [{"c": "x" * 5000}] * 9}
     path = write(tmp_path / "x.json", LAYOUTS[layout]([ROWS[0], long, *ROWS[1:], long]))
     assert [(number, row) for number, row, _ in read_file(path)] == list(enumerate([ROWS[0], None, *ROWS[1:], None], 1))
@@ -233,7 +233,7 @@ TEXT = "".join(f"第{n}行，以及 text\n" for n in range(50))
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "gb18030"])
 @pytest.mark.parametrize("name", ["x.jsonl", "x.json", "x.csv", "x.tsv", "x.txt"])
 def test_encodings(tmp_path, encoding, name, monkeypatch):
-    monkeypatch.setattr("gemma_keras.data.streams._CHUNK", 333)
+    monkeypatch.setattr("gemma_keras.data.reading.streams._CHUNK", 333)
     rows = [{"text": line} for line in TEXT.splitlines()]
     text = {".jsonl": lines(rows), ".json": json.dumps(rows, ensure_ascii=False)}.get(suffix_of(tmp_path / name), TEXT)
     text = "text\n" + text if suffix_of(tmp_path / name) in (".csv", ".tsv") else text

@@ -6,7 +6,7 @@ import pytest
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import EndpointConfig, SystemPromptConfig
-from gemma_keras.data.system_prompts import (
+from gemma_keras.data.mixing.system_prompts import (
     FIXED_PROMPTS,
     KINDS,
     DynamicPrompts,

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from gemma_keras.data.wordings import WORDINGS, reword
+from gemma_keras.data.mixing.wordings import WORDINGS, reword
 
 MESSAGES = [
     {"role": "system", "content": "你是助手。"},

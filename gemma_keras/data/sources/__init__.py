@@ -4,6 +4,7 @@ To add one, write a function `row -> records` in the module of its kind and an e
 """
 
 import difflib
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,13 @@ from pathlib import Path
 from gemma_keras import builtin
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import CorpusConfig
-from gemma_keras.data.finding import Found, describe, find
-from gemma_keras.data.readers import SUFFIXES, ReadRow, read_file, read_hub, suffix_of
+from gemma_keras.data.reading.finding import FoundFiles, describe, find
+from gemma_keras.data.reading.readers import SUFFIXES, ReadRow, read_file, read_hub, suffix_of
 from gemma_keras.data.records import BadRow, Quarantined, Record, SkippedRow, validate
 from gemma_keras.data.sources import dialogues, exams, instructions, preferences, tasks, texts
-from gemma_keras.data.sources.base import FILE, Row, Source
+from gemma_keras.data.sources.base import FILE, Corpus, Row
 
-SOURCES: dict[str, Source] = {
+SOURCES: dict[str, Corpus] = {
     source.name: source
     for module in (instructions, dialogues, tasks, texts, preferences, exams)
     for source in module.SOURCES
@@ -66,7 +67,7 @@ class Located:
         return [(shown_path(path, self.root), reason) for path, reason in self.not_read]
 
 
-def get_source(name: str) -> Source:
+def get_source(name: str) -> Corpus:
     """The entry of `SOURCES`.
 
     Raises:
@@ -91,14 +92,14 @@ def locate(config: CorpusConfig, root: Path, missing: str = "error") -> Located:
     source = get_source(config.name)
     if config.hub:
         return Located(root=root, hub=config.hub)
-    places = (config.path,) if config.path else source.places or (source.name,)
+    places = (config.path,) if config.path else source.places
     found = _first_found(places, root, source)
     if found.files:
         first = found.files[0].relative_to(root).parts[0] if found.files[0].is_relative_to(root) else ""
         stand_in = not config.path and first != source.name
         return Located(root=root, files=found.files, stand_in=stand_in, not_read=found.not_read)
     if missing == "builtin":
-        files = _first_found(source.places or (source.name,), builtin.CORPUS, source).files
+        files = _first_found(source.places, builtin.CORPUS, source).files
         if files:
             return Located(root=builtin.CORPUS, files=files, builtin=True)
     if not root.is_dir():
@@ -131,38 +132,24 @@ def shown_path(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
-def _read_rows(source: Source, kinds: tuple[str, ...], file: str, rows: Iterator[ReadRow]) -> Iterator[SourceRow]:
-    if source.group is None:
-        for number, row, reason in rows:
-            yield _source_row(source, kinds, file, number, [row] if row is not None else [], reason)
-        return
-    group: list[Row] = []
-    first, key = 0, ""
-    for number, row, reason in rows:
-        row_key = _key(source, row)
-        if group and (row is None or row_key != key):
-            yield _source_row(source, kinds, file, first, group, "")
-            group = []
-        if row is None:
-            yield _source_row(source, kinds, file, number, [], reason)
-            continue
-        if not group:
-            first, key = number, row_key
-        group.append(row)
-    if group:
-        yield _source_row(source, kinds, file, first, group, "")
+def _read_rows(source: Corpus, kinds: tuple[str, ...], file: str, reads: Iterator[ReadRow]) -> Iterator[SourceRow]:
+    for _, together in itertools.groupby(reads, lambda read: _key(source, *read)):
+        numbers, rows, reasons = zip(*together)
+        yield _source_row(source, kinds, file, numbers[0], [row for row in rows if row is not None], reasons[0])
 
 
-def _key(source: Source, row: Row | None) -> str:
-    assert source.group is not None
+def _key(source: Corpus, number: int, row: Row | None, reason: str) -> int | str:
+    """Equal for consecutive rows that are read together."""
+    if source.group is None or row is None:
+        return number
     try:
-        return source.group(row) if row is not None else ""
+        return source.group(row)
     except BadRow:
         return ""  # read alone, it says by itself what is wrong with it
 
 
 def _source_row(
-    source: Source, kinds: tuple[str, ...], file: str, number: int, rows: list[Row], reason: str
+    source: Corpus, kinds: tuple[str, ...], file: str, number: int, rows: list[Row], reason: str
 ) -> SourceRow:
     result = SourceRow(file=file, row=number, records=[], rows=max(1, len(rows)))
     try:
@@ -187,7 +174,7 @@ def _source_row(
     return result
 
 
-def _first_found(places: tuple[str, ...], root: Path, source: Source) -> Found:
+def _first_found(places: tuple[str, ...], root: Path, source: Corpus) -> FoundFiles:
     """What the first of the places has that has any file; what is not read in all of them where none has."""
     suffixes = (*SUFFIXES, *source.suffixes)
     not_read: list[tuple[Path, str]] = []
@@ -196,4 +183,4 @@ def _first_found(places: tuple[str, ...], root: Path, source: Source) -> Found:
         if found.files:
             return found
         not_read += found.not_read
-    return Found((), tuple(not_read))
+    return FoundFiles((), tuple(not_read))

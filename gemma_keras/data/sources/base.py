@@ -8,31 +8,26 @@ from typing import Any
 
 import orjson
 
-from gemma_keras.data.cleaning import contents
+from gemma_keras.data.cleaning.rules import contents
+from gemma_keras.data.reading.elements import Row
 from gemma_keras.data.records import BadRow, ChatRecord, Record
 from gemma_keras.text.templates import Message
-
-Row = dict[str, Any]
-"""One raw row, as the file has it."""
-
-ReadRow = Callable[[Row], list[Record]]
-"""A raw row to its records. Raises BadRow (quarantined) or SkippedRow (removed under the rule that it names)."""
 
 RESEARCH = "research use; see the publisher"
 
 FILE = "__file__"
-"""Key of a raw row that `Source.names_file` adds."""
+"""Key of a raw row that `Corpus.names_file` adds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """A corpus.
+class Corpus:
+    """A corpus, and how its rows are read.
 
     Attributes:
         name: what configurations call it.
-        read: a raw row to its records.
+        read: a raw row to its records. Raises BadRow (quarantined) or SkippedRow (removed under the rule that it names).
         type: kind of task of its records, where they are all of one.
-        places: globs under a data root, of which the first that matches anything is read; the entry's own name first.
+        places: globs under a data root, of which the first that matches anything is read; the entry's own name if none is given.
         hub_id: where it is published, as `owner/name` or `owner/name:subset`.
         licence: as its publisher states it.
         schema: the keys of a raw row, for people to read.
@@ -49,7 +44,7 @@ class Source:
     """
 
     name: str
-    read: ReadRow
+    read: Callable[[Row], list[Record]]
     type: str = ""
     places: tuple[str, ...] = ()
     hub_id: str = ""
@@ -64,6 +59,9 @@ class Source:
     group: Callable[[Row], str] | None = None
     read_group: Callable[[list[Row]], list[Record]] | None = None
     bodies: Callable[[Record], list[str]] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "places", self.places or (self.name,))
 
 
 _MAY_BE_NUMBERS = frozenset(
@@ -83,6 +81,11 @@ def text(row: Row, *keys: str) -> str:
         if not is_missing(value):
             return as_text(value, key)
     raise BadRow(f"no {' or '.join(keys)}")
+
+
+def column(key: str) -> Callable[[Row], str]:
+    """The function that gives the text of a row under `key`: what a kind or a group is told by."""
+    return lambda row: text(row, key)
 
 
 def optional_text(row: Row, *keys: str) -> str:

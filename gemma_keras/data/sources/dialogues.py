@@ -1,20 +1,22 @@
 """Corpora of conversations of several turns, and the generic schemas of such files."""
 
 import re
+from functools import partial
 from itertools import cycle
 from typing import Any
 
 from gemma_keras.data.records import BadRow, ChatRecord, Record, SkippedRow
-from gemma_keras.data.sources.base import RESEARCH, Row, Source, answer, list_of, optional_text, text
+from gemma_keras.data.sources.base import Corpus, Row, answer, column, list_of, optional_text, text
 from gemma_keras.data.sources.turns import (
     NO_ANSWER,
     ONE_SIDED,
     MarkedTurn,
     Turn,
+    columns,
     conversation,
+    exchange,
     is_learnt,
     marked_turns,
-    pairs,
     read_turn,
     with_input,
 )
@@ -26,7 +28,7 @@ def _dialogue(row: Row) -> list[Record]:
     key = next((key for key in ("conversations", "messages", "conversation") if row.get(key) is not None), "messages")
     turns = [read_turn(turn) for turn in list_of(row, key, dict)]
     system = optional_text(row, "system")
-    return conversation([("system", system), *turns] if system else turns, optional_text(row, "type") or "dialogue")
+    return conversation([("system", system), *turns], optional_text(row, "type") or "dialogue")
 
 
 def _rounds(row: Row) -> list[Record]:
@@ -43,17 +45,10 @@ def _multilang(row: Row) -> list[Record]:
     return conversation(marked_turns(text(row, "text"), _MULTILANG_TURN), "dialogue")
 
 
-def _baiduzhidao(row: Row) -> list[Record]:
-    return answer(text(row, "input"), text(row, "output"), "dialogue")
-
-
 def _history(row: Row) -> list[Record]:
     instruction = optional_text(row, "instruction", "prompt", "question")
     given = text(row, "input", "query") if not instruction else optional_text(row, "input", "query")
-    question, reply = with_input(instruction, given), text(row, "output", "response", "answer")
-    system = optional_text(row, "system")
-    front = [("system", system)] if system else []
-    return conversation([*front, *pairs(row, "history"), ("user", question), ("model", reply)], "dialogue")
+    return exchange(row, "dialogue", with_input(instruction, given), "output", "response", "answer")
 
 
 _BELLE_TURN = re.compile(r"^[ \t]*(Human|Assistant)[ \t]*[:：]", re.MULTILINE)
@@ -83,18 +78,10 @@ _REFGPT_TURN = re.compile(
 )
 
 
-def _about_passage(row: Row, marker: re.Pattern[str]) -> list[Record]:
+def _about_passage(marker: re.Pattern[str], row: Row) -> list[Record]:
     """A conversation with the passage that it is about as its system turn."""
     said = text(row, "dialogue").strip().removeprefix("<start_chat>").removesuffix("<end_chat>")
     return conversation([("system", text(row, "reference")), *marked_turns(said, marker)], "reading")
-
-
-def _redgpt(row: Row) -> list[Record]:
-    return _about_passage(row, _REDGPT_TURN)
-
-
-def _refgpt_fact(row: Row) -> list[Record]:
-    return _about_passage(row, _REFGPT_TURN)
 
 
 def _naturalconv(row: Row) -> list[Record]:
@@ -140,8 +127,7 @@ def _moss(row: Row) -> list[Record]:
     return conversation(turns, "dialogue")
 
 
-def _oasst_tree_id(row: Row) -> str:
-    return text(row, "message_tree_id")
+_oasst_tree = column("message_tree_id")
 
 
 def _oasst_kind(row: Row) -> str:
@@ -149,13 +135,9 @@ def _oasst_kind(row: Row) -> str:
     return text(prompt if isinstance(prompt, dict) else row, "lang")
 
 
-def _oasst_tree(row: Row) -> list[Record]:
-    return _oasst([row])
-
-
 def _oasst(rows: list[Row]) -> list[Record]:
     """Of a tree of messages the one path that goes on with the best reply, and with a question that has a reply."""
-    _oasst_tree_id(rows[0])
+    _oasst_tree(rows[0])
     replies = _oasst_replies(rows)
     turns: list[Turn] = []
     seen: set[str] = set()
@@ -209,20 +191,8 @@ def _best(messages: list[Row], replies: dict[str, list[Row]], seen: set[str]) ->
     return min(sound, key=order, default=None)
 
 
-def _one_file(row: Row) -> str:
-    return ""
-
-
-def _smile(row: Row) -> list[Record]:
-    return _smile_file([row])
-
-
-def _smile_file(rows: list[Row]) -> list[Record]:
+def _smile(rows: list[Row]) -> list[Record]:
     return conversation(map(read_turn, rows), "counselling")
-
-
-def _gemmalm_kind(row: Row) -> str:
-    return text(row, "type")
 
 
 def _gemmalm_chinese(row: Row) -> list[Record]:
@@ -230,67 +200,64 @@ def _gemmalm_chinese(row: Row) -> list[Record]:
         messages = parse_rendered(text(row, "text"))
     except ValueError as error:
         raise BadRow(str(error)) from None
-    return [ChatRecord(messages=messages, type=_gemmalm_kind(row))]
+    return [ChatRecord(messages=messages, type=text(row, "type"))]
 
 
 _SHAREGPT = "conversations: [{from, value}]"
 _SHAREAI = "conversation: [{human, assistant}]"
 _PASSAGE = "reference, dialogue"
 _SAMPLES = "sharegpt_format_samples/"
+_MNBVC_SHAREGPT = "github:pany8125/ShareGPTQAExtractor-mnbvc"
 _THE_FILES = "the file's"
 _MARKS = "; weight, loss or train of a turn, 0 or false where it is not to be learnt"
 
-SOURCES: tuple[Source, ...] = (
-    Source(name="sharegpt", read=_dialogue, licence=_THE_FILES, places=("sharegpt",),
+SOURCES: tuple[Corpus, ...] = (
+    Corpus(name="sharegpt", read=_dialogue, licence=_THE_FILES,
            schema=f"{_SHAREGPT}, system and type where there are any{_MARKS}"),
-    Source(name="messages", read=_dialogue, licence=_THE_FILES, places=("messages",),
+    Corpus(name="messages", read=_dialogue, licence=_THE_FILES,
            schema=f"messages: [{{role, content}}], system and type where there are any{_MARKS}"),
-    Source(name="history", read=_history, type="dialogue", licence=_THE_FILES, places=("history",),
+    Corpus(name="history", read=_history, type="dialogue", licence=_THE_FILES,
            schema="instruction, prompt or question; input or query; output, response or answer; "
            "history: [[question, answer]] or [{role, content}]; system"),
-    Source(name="sharegpt_zh", read=_dialogue, places=("sharegpt_zh",), licence="Apache-2.0",
-           hub_id="github:shibing624/MedicalGPT", schema=_SHAREGPT),
-    Source(name="sharegpt_cn", read=_rounds, type="dialogue", places=("sharegpt_cn", "sharegpt_cn_firefly_format"),
+    Corpus(name="sharegpt_zh", read=_dialogue, licence="Apache-2.0", hub_id="github:shibing624/MedicalGPT", schema=_SHAREGPT),
+    Corpus(name="sharegpt_cn", read=_rounds, type="dialogue", places=("sharegpt_cn", "sharegpt_cn_firefly_format"),
            hub_id="shareAI/shareGPT_cn", licence="Apache-2.0", schema=_SHAREAI),
-    Source(name="sharegpt_90k", read=_rounds, type="dialogue", licence="Apache-2.0",
+    Corpus(name="sharegpt_90k", read=_rounds, type="dialogue", licence="Apache-2.0",
            places=("sharegpt_90k", f"{_SAMPLES}common_*_sample_230805.json"),
            hub_id="shareAI/ShareGPT-Chinese-English-90k", schema=f"conversation_id, category, {_SHAREAI}"),
-    Source(name="sharegpt_vicuna", read=_dialogue, places=("sharegpt_vicuna", f"{_SAMPLES}*_sample_230629.json"),
-           licence="MIT", hub_id="github:pany8125/ShareGPTQAExtractor-mnbvc", schema=f"id, {_SHAREGPT}"),
-    Source(name="sharegpt_multilang", read=_multilang, type="dialogue", licence="MIT",
-           places=("sharegpt_multilang", f"{_SAMPLES}multilang_*.json"),
-           hub_id="github:pany8125/ShareGPTQAExtractor-mnbvc", schema="id, lang, text: <|user|>: ... <|bot|>: ..."),
-    Source(name="baiduzhidao", read=_baiduzhidao, type="dialogue", places=("baiduzhidao", f"{_SAMPLES}baiduzhidao*.jsonl"),
-           licence="MIT", hub_id="github:pany8125/ShareGPTQAExtractor-mnbvc", schema="input, output"),
-    Source(name="firefly_dialogues", read=_rounds, type="dialogue", licence=RESEARCH,
-           places=("firefly_dialogues", "sharegpt_cn_firefly_format"), hub_id="YeungNLP/moss-003-sft-data",
-           schema=f"conversation_id, category, {_SHAREAI}, dataset"),
-    Source(name="llama3_chinese_sharegpt", read=_dialogue, places=("llama3_chinese_sharegpt", "sharegpt_zh"),
-           hub_id="zhichen/Llama3-Chinese-Dataset", licence=RESEARCH, schema=_SHAREGPT),
-    Source(name="belle_multiturn", read=_belle_multiturn, type="dialogue", places=("belle_multiturn",),
-           hub_id="BelleGroup/multiturn_chat_0.8M", licence="GPL-3.0, research use",
-           schema="instruction: Human:...\\nAssistant:...\\n..., output"),
-    Source(name="hc3_chinese", read=_hc3_chinese, type="dialogue", places=("hc3_chinese",), licence="CC BY-SA 4.0",
-           hub_id="Hello-SimpleAI/HC3-Chinese:all", schema="question, human_answers, chatgpt_answers: [str]"),
-    Source(name="refgpt_fact", read=_refgpt_fact, type="reading", places=("refgpt_fact",), licence="Apache-2.0",
+    Corpus(name="sharegpt_vicuna", read=_dialogue, places=("sharegpt_vicuna", f"{_SAMPLES}*_sample_230629.json"),
+           licence="MIT", hub_id=_MNBVC_SHAREGPT, schema=f"id, {_SHAREGPT}"),
+    Corpus(name="sharegpt_multilang", read=_multilang, type="dialogue", licence="MIT", hub_id=_MNBVC_SHAREGPT,
+           places=("sharegpt_multilang", f"{_SAMPLES}multilang_*.json"), schema="id, lang, text: <|user|>: ... <|bot|>: ..."),
+    Corpus(name="baiduzhidao", read=columns("dialogue", ("input",), ("output",)), type="dialogue", licence="MIT",
+           places=("baiduzhidao", f"{_SAMPLES}baiduzhidao*.jsonl"), hub_id=_MNBVC_SHAREGPT, schema="input, output"),
+    Corpus(name="firefly_dialogues", read=_rounds, type="dialogue", hub_id="YeungNLP/moss-003-sft-data",
+           places=("firefly_dialogues", "sharegpt_cn_firefly_format"), schema=f"conversation_id, category, {_SHAREAI}, dataset"),
+    Corpus(name="llama3_chinese_sharegpt", read=_dialogue, places=("llama3_chinese_sharegpt", "sharegpt_zh"),
+           hub_id="zhichen/Llama3-Chinese-Dataset", schema=_SHAREGPT),
+    Corpus(name="belle_multiturn", read=_belle_multiturn, type="dialogue", hub_id="BelleGroup/multiturn_chat_0.8M",
+           licence="GPL-3.0, research use", schema="instruction: Human:...\\nAssistant:...\\n..., output"),
+    Corpus(name="hc3_chinese", read=_hc3_chinese, type="dialogue", hub_id="Hello-SimpleAI/HC3-Chinese:all",
+           licence="CC BY-SA 4.0", schema="question, human_answers, chatgpt_answers: [str]"),
+    Corpus(name="refgpt_fact", read=partial(_about_passage, _REFGPT_TURN), type="reading", licence="Apache-2.0",
            hub_id="Mutonix/RefGPT-Fact", schema=f"{_PASSAGE}: <user> ... <assistant> ..."),
-    Source(name="redgpt", read=_redgpt, type="reading", places=("redgpt",), licence="Apache-2.0",
+    Corpus(name="redgpt", read=partial(_about_passage, _REDGPT_TURN), type="reading", licence="Apache-2.0",
            hub_id="github:DA-southampton/RedGPT", schema=f"{_PASSAGE}: Human: ...\\n\\nAssistant: ..."),
-    Source(name="naturalconv", read=_naturalconv, type="dialogue", places=("naturalconv",),
-           licence="research only; see its own licence", schema="dialog_id, document_id, content: [str], by turns"),
-    Source(name="moss", read=_moss, type="dialogue", places=("moss", "moss_sft"), hub_id="fnlp/moss-003-sft-data",
+    Corpus(name="naturalconv", read=_naturalconv, type="dialogue", licence="research only; see its own licence",
+           schema="dialog_id, document_id, content: [str], by turns"),
+    Corpus(name="moss", read=_moss, type="dialogue", places=("moss", "moss_sft"), hub_id="fnlp/moss-003-sft-data",
            licence="CC BY-NC 4.0", kind=_moss_kind, kinds=("plain",),
            schema="chat: {turn_1: {Human, Inner Thoughts, Commands, Tool Responses, MOSS}, ...}; kinds plain and plugins, "
            "where a reply is 【思考】...\\n【调用】...\\n【结果】...\\nreply"),
-    Source(name="oasst", read=_oasst_tree, read_group=_oasst, group=_oasst_tree_id, type="dialogue",
+    Corpus(name="oasst", read=lambda row: _oasst([row]), read_group=_oasst, group=_oasst_tree, type="dialogue",
            places=("oasst", "oasst1"), hub_id="OpenAssistant/oasst1", licence="Apache-2.0", kind=_oasst_kind, kinds=("zh",),
            schema="message_id, parent_id, message_tree_id, role, text, lang, rank, deleted, review_result, a tree's rows "
            "together; or message_tree_id, prompt: a message with replies: [message]"),
-    Source(name="oasst_zh", read=_history, type="dialogue", places=("oasst_zh/*sft*", "oasst_zh"), licence="Apache-2.0",
+    Corpus(name="oasst_zh", read=_history, type="dialogue", places=("oasst_zh/*sft*", "oasst_zh"), licence="Apache-2.0",
            hub_id="github:hiyouga/ChatGLM-Efficient-Tuning", schema="instruction, input, output, history: [[question, answer]]"),
-    Source(name="smile", read=_smile, read_group=_smile_file, group=_one_file, type="counselling", places=("smile",),
+    Corpus(name="smile", read=lambda row: _smile([row]), read_group=_smile, group=lambda row: "", type="counselling",
            hub_id="github:qiuhuachuan/smile", licence="CC0-1.0", schema="[{role: client or counselor, content}]: one file"),
-    Source(name="gemmalm_chinese", read=_gemmalm_chinese, kind=_gemmalm_kind, licence="none stated",
+    Corpus(name="gemmalm_chinese", read=_gemmalm_chinese, kind=column("type"), licence="none stated",
            places=("gemmalm_chinese/stage1/data_final/valid.json",), hub_id="github:Cui-Peng-624/GemmaLM-Chinese",
            schema="text (rendered with gemmalm_zh), type"),
 )  # fmt: skip

@@ -3,9 +3,9 @@
 import re
 from functools import partial
 
-from gemma_keras.data.cleaning import contents
+from gemma_keras.data.cleaning.rules import contents
 from gemma_keras.data.records import BadRow, ChoiceRecord, Record, SkippedRow
-from gemma_keras.data.sources.base import FILE, Row, Source, answer, optional_text, text
+from gemma_keras.data.sources.base import FILE, Corpus, Row, answer, optional_text, text
 from gemma_keras.text.templates import GIVEN
 
 _SPLITS = ("dev", "val", "test")
@@ -84,23 +84,23 @@ def _sentences(record: Record) -> list[str]:
 
 COLA_COLUMNS = ("source", "label", "mark", "sentence")
 
-SOURCES: tuple[Source, ...] = (
-    Source(
+SOURCES: tuple[Corpus, ...] = (
+    Corpus(
         name="ceval", read=_choice, type="multiple_choice", hub_id="ceval/ceval-exam", licence="CC BY-NC-SA 4.0",
         schema="<split>/<subject>_<split>.csv: id, question, A, B, C, D, answer (dev, val), explanation (dev)",
         names_file=True, bodies=_whole_question,
     ),
-    Source(
+    Corpus(
         name="cmmlu", read=_choice, type="multiple_choice", hub_id="haonan-li/cmmlu", licence="CC BY-NC-SA 4.0",
         schema="<split>/<subject>.csv: (number), Question, A, B, C, D, Answer", names_file=True,
         bodies=_whole_question,
     ),
-    Source(
+    Corpus(
         name="qqp", read=partial(_glue, "qqp"), type="classification", hub_id="nyu-mll/glue:qqp",
         licence="Quora's terms, non-commercial", schema="question1, question2, is_duplicate; or text_a, text_b, label",
         bodies=_sentences,
     ),
-    Source(
+    Corpus(
         name="cola", read=partial(_glue, "cola"), type="classification", hub_id="nyu-mll/glue:cola", columns=COLA_COLUMNS,
         schema="without header: source, label, mark, sentence", bodies=_sentences,
     ),

@@ -2,34 +2,19 @@
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 from gemma_keras.data.records import BadRow, ChatRecord, Record, SkippedRow
-from gemma_keras.data.sources.base import (
-    RESEARCH,
-    ReadRow,
-    Row,
-    Source,
-    answer,
-    list_of,
-    model,
-    optional_text,
-    text,
-    user,
-)
-from gemma_keras.data.sources.turns import NO_ANSWER, conversation, exchange, marked_turns, with_input
+from gemma_keras.data.sources.base import Corpus, Row, answer, column, list_of, model, optional_text, text, user
+from gemma_keras.data.sources.turns import NO_ANSWER, alpaca, columns, conversation, marked_turns, with_input
 
-
-def _alpaca(type: str) -> ReadRow:
-    def read(row: Row) -> list[Record]:
-        return exchange(row, type, text(row, "instruction"))
-
-    return read
+_instruction = alpaca("instruction")
 
 
 def _belle(row: Row) -> list[Record]:
     # Instructions of the half million end in a backslash and an n, as text.
-    return exchange(row, "instruction", text(row, "instruction").rstrip().removesuffix("\\n"))
+    return _instruction(row | {"instruction": text(row, "instruction").rstrip().removesuffix("\\n")})
 
 
 def _belle_chat(row: Row) -> list[Record]:
@@ -71,11 +56,6 @@ def _belle_eval_set(row: Row) -> list[Record]:
     return answer(text(row, "question"), reply, "instruction")
 
 
-def _alpaca_gpt4_zh(row: Row) -> list[Record]:
-    question = with_input(text(row, "instruction_zh", "instruction"), optional_text(row, "input_zh", "input"))
-    return answer(question, text(row, "output_zh", "output"), "instruction")
-
-
 def _alpaca_cot(row: Row) -> list[Record]:
     # Line breaks inside the questions are a backslash and an n, as text; none of these questions is about code.
     question, reply = (text(row, key).replace("\\n", "\n") for key in ("instruction", "output"))
@@ -85,7 +65,7 @@ def _alpaca_cot(row: Row) -> list[Record]:
 def _instruction_wild(row: Row) -> list[Record]:
     if row.get("output") is None:
         raise SkippedRow(NO_ANSWER)
-    return exchange(row, "instruction", text(row, "instruction"))
+    return _instruction(row)
 
 
 _GUANACO_TURN = re.compile(r"^[ \t]*(System|User|Assistant)[ \t]*[:：]", re.MULTILINE)
@@ -94,47 +74,19 @@ _GUANACO_TURN = re.compile(r"^[ \t]*(System|User|Assistant)[ \t]*[:：]", re.MUL
 def _guanaco(row: Row) -> list[Record]:
     earlier, asked = text(row, "instruction"), optional_text(row, "input")
     if not _GUANACO_TURN.match(earlier.lstrip()) and not _GUANACO_TURN.match(asked.lstrip()):
-        return exchange(row, "instruction", earlier)
+        return _instruction(row)
     turns = [turn for said in (earlier, asked) for turn in _guanaco_turns(said)]
     knowledge = "\n".join(content for name, content in turns if name == "System" and content)
-    front = [("system", knowledge)] if knowledge else []
     reply = text(row, "output").strip().removeprefix("Assistant:").lstrip()
-    return conversation([*front, *(turn for turn in turns if turn[0] != "System"), ("model", reply)], "dialogue")
+    return conversation(
+        [("system", knowledge), *(turn for turn in turns if turn[0] != "System"), ("model", reply)], "dialogue"
+    )
 
 
 def _guanaco_turns(said: str) -> list[tuple[str, str]]:
     if not said.strip():
         return []
     return marked_turns(said, _GUANACO_TURN) if _GUANACO_TURN.match(said.lstrip()) else [("User", said)]
-
-
-def _coig_kind(row: Row) -> str:
-    """Which of COIG's files a row is from, by its keys."""
-    found = (kind for key, kind in _COIG_KINDS.items() if row.get(key) is not None)
-    return next(found, "value_alignment")
-
-
-_COIG_KINDS = {
-    "round_0": "counterfactual",
-    "trans_instruction": "translated",
-    "textbox_question": "exam",
-    "program_lang": "leetcode",
-}
-
-
-def _coig(row: Row) -> list[Record]:
-    match _coig_kind(row):
-        case "counterfactual":
-            return conversation(_coig_rounds(row), "dialogue")
-        case "translated":
-            question = with_input(text(row, "trans_instruction"), optional_text(row, "trans_input"))
-            return answer(question, text(row, "trans_output"), "instruction")
-        case "exam":
-            return _coig_exam(row)
-        case "leetcode":
-            return exchange(row, "code", text(row, "instruction"))
-        case _:
-            return exchange(row, "safety", text(row, "instruction"))
 
 
 def _coig_exam(row: Row) -> list[Record]:
@@ -163,6 +115,24 @@ def _coig_rounds(row: Row) -> list[tuple[str, str]]:
     return turns
 
 
+_COIG = (
+    ("round_0", "counterfactual", lambda row: conversation(_coig_rounds(row), "dialogue")),
+    (
+        "trans_instruction",
+        "translated",
+        columns("instruction", ("trans_instruction",), ("trans_output",), ("trans_input",)),
+    ),
+    ("textbox_question", "exam", _coig_exam),
+    ("program_lang", "leetcode", alpaca("code")),
+    ("instruction", "value_alignment", alpaca("safety")),
+)
+"""Of COIG's files: a key that only the rows of this one have (the last: that remain), their kind, and how they are read."""
+
+
+def _coig_file(row: Row) -> tuple[str, str, Callable[[Row], list[Record]]]:
+    return next((entry for entry in _COIG if row.get(entry[0]) is not None), _COIG[-1])
+
+
 FIREFLY_TYPES = {
     "StoryGeneration": "story_generation",
     **dict.fromkeys(("NLI", "TextMatching", "SentimentAnalyze"), "classification"),
@@ -182,12 +152,8 @@ FIREFLY_TYPES = {
 """Type of the records of a kind of Firefly; "instruction" for the others (such as BELLE, Dictionary, OpenQA)."""
 
 
-def _firefly_kind(row: Row) -> str:
-    return text(row, "kind")
-
-
 def _firefly(row: Row) -> list[Record]:
-    kind, question = _firefly_kind(row), text(row, "input")
+    kind, question = text(row, "kind"), text(row, "input")
     if kind == "StoryGeneration":  # of the stories, input is the subject only
         question = f"按照下面的要求讲一个故事：\n{question}"
     return answer(question, text(row, "target"), FIREFLY_TYPES.get(kind, "instruction"))
@@ -202,10 +168,6 @@ def _mathglm(row: Row) -> list[Record]:
     if not result:
         raise SkippedRow(NO_ANSWER)
     return answer(f"{expression}=", result, "math")
-
-
-def _query(row: Row) -> list[Record]:
-    return answer(text(row, "query"), text(row, "response"), "medical")
 
 
 def _qizhen_eval(row: Row) -> list[Record]:
@@ -235,11 +197,14 @@ IDENTITY = {
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
 
+_as_identity = alpaca("identity")
+
+
 def _identity(row: Row) -> list[Record]:
     reply = text(row, "output")
     names = IDENTITY[_CHINESE.search(reply) is not None]
-    filled = dict(row) | {"output": _replaced(reply, names)}
-    return exchange(filled, "identity", _replaced(text(row, "instruction"), names))
+    filled = {"instruction": _replaced(text(row, "instruction"), names), "output": _replaced(reply, names)}
+    return _as_identity(row | filled)
 
 
 def _replaced(said: str, names: dict[str, str]) -> str:
@@ -252,73 +217,76 @@ _KEYS = "instruction, input, output"
 _NO_LICENCE = "none stated"
 _NON_COMMERCIAL = "CC BY-NC 4.0"
 _BELLE = "GPL-3.0, research use"
+_GPT4_LLM = "github:Instruction-Tuning-with-GPT-4/GPT-4-LLM"
 
-SOURCES: tuple[Source, ...] = (
-    Source(name="belle", read=_belle, type="instruction", places=("belle", "belle_school_math"),
+_CONSULTATION = columns("medical", ("query",), ("response",))
+
+
+def _alpaca(name: str, type: str = "instruction", **more: Any) -> Corpus:
+    """A corpus of Alpaca's keys."""
+
+    return Corpus(**{"name": name, "read": alpaca(type), "type": type, "schema": _KEYS, **more})
+
+
+SOURCES: tuple[Corpus, ...] = (
+    Corpus(name="belle", read=_belle, type="instruction", places=("belle", "belle_school_math"),
            hub_id="BelleGroup/train_1M_CN", licence=_BELLE, schema=_KEYS),
-    Source(name="belle_05m", read=_belle, type="instruction", hub_id="BelleGroup/train_0.5M_CN", licence=_BELLE,
+    Corpus(name="belle_05m", read=_belle, type="instruction", hub_id="BelleGroup/train_0.5M_CN", licence=_BELLE,
            places=("belle_05m", "belle_sample_chinese_vicuna/instruct"), schema=_KEYS),
-    Source(name="belle_chat", read=_belle_chat, type="dialogue", licence="Apache-2.0", schema="input: [str], output: [str]",
+    Corpus(name="belle_chat", read=_belle_chat, type="dialogue", licence="Apache-2.0", schema="input: [str], output: [str]",
            places=("belle_chat", "belle_sample_chinese_vicuna/chat"), hub_id="github:Facico/Chinese-Vicuna"),
-    Source(name="belle_csv", read=_belle_csv, type="instruction", places=("belle_csv", "belle_llama_chinese_csv"),
+    Corpus(name="belle_csv", read=_belle_csv, type="instruction", places=("belle_csv", "belle_llama_chinese_csv"),
            hub_id="github:LlamaFamily/Llama-Chinese", licence=_NO_LICENCE,
            schema="text: <s>Human: ...\\n</s><s>Assistant: ...\\n</s>"),
-    Source(name="belle_seed_tasks", read=_belle_seed_tasks, type="instruction", places=("belle_seed_tasks",),
-           hub_id="github:LianjiaTech/BELLE", licence=_BELLE, schema="instruction, instances: [{input, output}]"),
-    Source(name="belle_eval_set", read=_belle_eval_set, type="instruction", places=("belle_eval_set",),
-           hub_id="github:LianjiaTech/BELLE", licence=_BELLE, schema="question, std_answer (may be empty), class"),
-    Source(name="alpaca", read=_alpaca("instruction"), type="instruction", places=("alpaca",), licence="the file's",
-           schema=f"{_KEYS}; system, history: [[question, answer]] where there are any"),
-    Source(name="alpaca_gpt4_zh", read=_alpaca_gpt4_zh, type="instruction", places=("alpaca_gpt4_zh",),
-           hub_id="silk-road/alpaca-data-gpt4-chinese", licence=_NON_COMMERCIAL,
+    Corpus(name="belle_seed_tasks", read=_belle_seed_tasks, type="instruction", hub_id="github:LianjiaTech/BELLE",
+           licence=_BELLE, schema="instruction, instances: [{input, output}]"),
+    Corpus(name="belle_eval_set", read=_belle_eval_set, type="instruction", hub_id="github:LianjiaTech/BELLE",
+           licence=_BELLE, schema="question, std_answer (may be empty), class"),
+    _alpaca("alpaca", licence="the file's", schema=f"{_KEYS}; system, history: [[question, answer]] where there are any"),
+    Corpus(name="alpaca_gpt4_zh", type="instruction", hub_id="silk-road/alpaca-data-gpt4-chinese", licence=_NON_COMMERCIAL,
+           read=columns("instruction", ("instruction_zh", "instruction"), ("output_zh", "output"), given=("input_zh", "input")),
            schema=f"instruction_zh, input_zh, output_zh; or {_KEYS}"),
-    Source(name="gpt4_llm_zh", read=_alpaca("instruction"), type="instruction", schema=_KEYS, licence=_NON_COMMERCIAL,
-           places=("gpt4_llm_zh", "alpaca_gpt4_zh/alpaca_gpt4_data_zh.json"),
-           hub_id="github:Instruction-Tuning-with-GPT-4/GPT-4-LLM"),
-    Source(name="alpaca_gpt4_en", read=_alpaca("instruction"), type="instruction", places=("alpaca_gpt4_en",),
-           hub_id="github:Instruction-Tuning-with-GPT-4/GPT-4-LLM", licence=_NON_COMMERCIAL, schema=_KEYS),
-    Source(name="alpaca_chinese", read=_alpaca("instruction"), type="instruction", licence=_NON_COMMERCIAL,
-           places=("alpaca_chinese", "alpaca_chinese_carbonz0"), hub_id="github:carbonz0/alpaca-chinese-dataset",
+    _alpaca("gpt4_llm_zh", places=("gpt4_llm_zh", "alpaca_gpt4_zh/alpaca_gpt4_data_zh.json"), hub_id=_GPT4_LLM,
+            licence=_NON_COMMERCIAL),
+    _alpaca("alpaca_gpt4_en", hub_id=_GPT4_LLM, licence=_NON_COMMERCIAL),
+    _alpaca("alpaca_chinese", places=("alpaca_chinese", "alpaca_chinese_carbonz0"),
+            hub_id="github:carbonz0/alpaca-chinese-dataset", licence=_NON_COMMERCIAL),
+    Corpus(name="alpaca_cot", read=_alpaca_cot, type="instruction", hub_id="QingyiSi/Alpaca-CoT", licence="ODC-By",
            schema=_KEYS),
-    Source(name="alpaca_cot", read=_alpaca_cot, type="instruction", places=("alpaca_cot",),
-           hub_id="QingyiSi/Alpaca-CoT", licence="ODC-By", schema=_KEYS),
-    Source(name="guanaco", read=_guanaco, places=("guanaco",), hub_id="JosephusCheung/GuanacoDataset",
-           licence="GPL-3.0", schema="instruction (in chats User: ... Assistant: ...), input (System: ... User: ...), output"),
-    Source(name="coig", read=_coig, places=("coig",), hub_id="BAAI/COIG", licence="Apache-2.0", kind=_coig_kind,
+    Corpus(name="guanaco", read=_guanaco, hub_id="JosephusCheung/GuanacoDataset", licence="GPL-3.0",
+           schema="instruction (in chats User: ... Assistant: ...), input (System: ... User: ...), output"),
+    Corpus(name="coig", hub_id="BAAI/COIG", licence="Apache-2.0",
+           read=lambda row: _coig_file(row)[2](row), kind=lambda row: _coig_file(row)[1],
            schema=f"by file: {_KEYS}; trans_instruction, trans_input, trans_output; textbox_q_instruction, "
            "textbox_q_context, textbox_question, textbox_answer, textbox_answer_analysis; "
            "round_0: {response: JSON of Q, A}, round_1, ..."),
-    Source(name="instruction_wild", read=_instruction_wild, type="instruction", places=("instruction_wild",),
-           hub_id="github:XueFuzhao/InstructionWild", licence="non-commercial research", schema=_KEYS),
-    Source(name="firefly", read=_firefly, places=("firefly",), hub_id="YeungNLP/firefly-train-1.1M", licence=RESEARCH,
-           schema="kind, input, target", kind=_firefly_kind, kinds=("StoryGeneration",)),
-    Source(name="tigerbot", read=_alpaca("instruction"), type="instruction", places=("tigerbot", "tigerbot_medical"),
-           hub_id="TigerResearch/sft_zh", licence="Apache-2.0", schema=_KEYS),
-    Source(name="deepctrl_sft", read=_alpaca("instruction"), type="instruction", places=("deepctrl_sft",),
-           hub_id="modelscope:deepctrl/deepctrl-sft-data", licence="Apache-2.0",
-           schema=f"{_KEYS}, history: [[question, answer]]"),
-    Source(name="code_alpaca", read=_alpaca("code"), type="code", places=("code_alpaca",),
-           hub_id="github:sahil280114/codealpaca", licence=_NON_COMMERCIAL, schema=_KEYS),
-    Source(name="python_code_instructions", read=_alpaca("code"), type="code", licence=_NO_LICENCE,
-           places=("python_code_instructions", "code_alpaca"), hub_id="iamtarun/python_code_instructions_18k_alpaca",
-           schema=f"{_KEYS}, prompt (the three in one; not read)"),
-    Source(name="mathglm", read=_mathglm, type="math", places=("mathglm",), hub_id="github:THUDM/MathGLM",
-           licence=_NO_LICENCE, schema="question, answer; or lines expression=steps=result"),
-    Source(name="qizhengpt", read=_alpaca("medical"), type="medical", places=("qizhengpt", "huatuo_llama_med"),
-           hub_id="github:CMKRG/QiZhenGPT", licence="GPL-3.0, academic use", schema=_KEYS),
-    Source(name="qizhen_eval", read=_qizhen_eval, type="medical", places=("qizhen_eval",), licence="GPL-3.0, academic use",
+    Corpus(name="instruction_wild", read=_instruction_wild, type="instruction", schema=_KEYS,
+           hub_id="github:XueFuzhao/InstructionWild", licence="non-commercial research"),
+    Corpus(name="firefly", read=_firefly, hub_id="YeungNLP/firefly-train-1.1M", schema="kind, input, target",
+           kind=column("kind"), kinds=("StoryGeneration",)),
+    _alpaca("tigerbot", places=("tigerbot", "tigerbot_medical"), hub_id="TigerResearch/sft_zh", licence="Apache-2.0"),
+    _alpaca("deepctrl_sft", hub_id="modelscope:deepctrl/deepctrl-sft-data", licence="Apache-2.0",
+            schema=f"{_KEYS}, history: [[question, answer]]"),
+    _alpaca("code_alpaca", "code", hub_id="github:sahil280114/codealpaca", licence=_NON_COMMERCIAL),
+    _alpaca("python_code_instructions", "code", licence=_NO_LICENCE, places=("python_code_instructions", "code_alpaca"),
+            hub_id="iamtarun/python_code_instructions_18k_alpaca", schema=f"{_KEYS}, prompt (the three in one; not read)"),
+    Corpus(name="mathglm", read=_mathglm, type="math", hub_id="github:THUDM/MathGLM", licence=_NO_LICENCE,
+           schema="question, answer; or lines expression=steps=result"),
+    _alpaca("qizhengpt", "medical", places=("qizhengpt", "huatuo_llama_med"), hub_id="github:CMKRG/QiZhenGPT",
+            licence="GPL-3.0, academic use"),
+    Corpus(name="qizhen_eval", read=_qizhen_eval, type="medical", licence="GPL-3.0, academic use",
            hub_id="github:CMKRG/QiZhenGPT", schema="药品, 药品适应症, 医学专家标注的适应病症 (a|b), instruction"),
-    Source(name="huatuo", read=_alpaca("medical"), type="medical", places=("huatuo", "huatuo_llama_med"),
-           hub_id="github:SCIR-HI/Huatuo-Llama-Med-Chinese", licence="Apache-2.0", schema=_KEYS),
-    Source(name="chatmed", read=_query, type="medical", places=("chatmed", "chatmed_consult"),
+    _alpaca("huatuo", "medical", places=("huatuo", "huatuo_llama_med"), licence="Apache-2.0",
+            hub_id="github:SCIR-HI/Huatuo-Llama-Med-Chinese"),
+    Corpus(name="chatmed", read=_CONSULTATION, type="medical", places=("chatmed", "chatmed_consult"),
            hub_id="michaelwzhu/ChatMed_Consult_Dataset", licence="academic use", schema="query, response"),
-    Source(name="shennong_tcm", read=_query, type="medical", places=("shennong_tcm", "chatmed_consult"),
+    Corpus(name="shennong_tcm", read=_CONSULTATION, type="medical", places=("shennong_tcm", "chatmed_consult"),
            hub_id="michaelwzhu/ShenNong_TCM_Dataset", licence="Apache-2.0", schema="query, response"),
-    Source(name="safety_prompts", read=_safety_prompts, type="safety", places=("safety_prompts",),
-           hub_id="thu-coai/Safety-Prompts", licence="Apache-2.0", schema="{scenario: [{prompt, response, type}]}"),
-    Source(name="advgen", read=_advgen, type="writing", places=("advgen", "advgen_toy"), licence=RESEARCH,
+    Corpus(name="safety_prompts", read=_safety_prompts, type="safety", hub_id="thu-coai/Safety-Prompts",
+           licence="Apache-2.0", schema="{scenario: [{prompt, response, type}]}"),
+    Corpus(name="advgen", read=_advgen, type="writing", places=("advgen", "advgen_toy"),
            schema="content, summary; or input, output"),
-    Source(name="identity", read=_identity, type="identity", places=("identity", "identity_template"),
+    Corpus(name="identity", read=_identity, type="identity", places=("identity", "identity_template"),
            hub_id="github:hiyouga/LLaMA-Factory", licence="Apache-2.0",
            schema=f"{_KEYS} with {{{{name}}}} and {{{{author}}}}, which become names of this project"),
 )  # fmt: skip

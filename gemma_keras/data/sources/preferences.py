@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from gemma_keras.data.preference import letter_pair
+from gemma_keras.data.letter_pairs import letter_pair
 from gemma_keras.data.records import BadRow, ChoiceRecord, PreferenceRecord, Record, SkippedRow
-from gemma_keras.data.sources.base import Row, Source, list_of, optional_text, parsed, text, user
+from gemma_keras.data.sources.base import Corpus, Row, list_of, optional_text, parsed, text, user
 from gemma_keras.data.sources.turns import pairs, read_turn, role_of, with_input
 from gemma_keras.text.templates import Message
 
@@ -85,11 +85,11 @@ def _own_answers(row: Row) -> list[Record]:
     return [letter_pair(question, text(row, "model_response"))]
 
 
-def _source(name: str, schema: str, **more: Any) -> Source:
-    return Source(**{"name": name, "read": _preference, "type": "preference", "schema": schema, **more})
+def _source(name: str, schema: str, **more: Any) -> Corpus:
+    return Corpus(**{"name": name, "read": _preference, "type": "preference", "schema": schema, **more})
 
 
-SOURCES: tuple[Source, ...] = (
+SOURCES: tuple[Corpus, ...] = (
     _source(
         "dpo_en_zh_20k", "conversations: [{from, value}], chosen: {from, value}, rejected: {from, value}",
         hub_id="hiyouga/DPO-En-Zh-20k:zh", licence="Apache-2.0",

@@ -5,9 +5,20 @@ Where a corpus that the recipes name is hard to come by, its entry also reads th
 
 import re
 
-from gemma_keras.data.cleaning import contents
+from gemma_keras.data.cleaning.rules import contents
 from gemma_keras.data.records import BadRow, ChatRecord, Record, SkippedRow
-from gemma_keras.data.sources.base import Row, Source, after_request, answer, list_of, model, optional_text, text, user
+from gemma_keras.data.sources.base import (
+    Corpus,
+    Row,
+    after_request,
+    answer,
+    column,
+    list_of,
+    model,
+    optional_text,
+    text,
+    user,
+)
 
 
 def _news_commentary(row: Row) -> list[Record]:
@@ -117,12 +128,8 @@ _PCLUE_TYPES = {
 }
 
 
-def _type(row: Row) -> str:
-    return text(row, "type")
-
-
 def _pclue(row: Row) -> list[Record]:
-    kind = _type(row)
+    kind = text(row, "type")
     if kind not in _PCLUE_TYPES:
         raise BadRow(f"type is {kind!r}, none of {', '.join(_PCLUE_TYPES)}")
     return answer(text(row, "input"), text(row, "target"), _PCLUE_TYPES[kind])
@@ -136,12 +143,8 @@ _CSL_TASKS = {
 }
 
 
-def _task(row: Row) -> str:
-    return text(row, "task")
-
-
 def _csl(row: Row) -> list[Record]:
-    task = _task(row)
+    task = text(row, "task")
     if task not in _CSL_TASKS:
         raise BadRow(f"task is {task!r}, none of {', '.join(_CSL_TASKS)}")
     type, wording = _CSL_TASKS[task]
@@ -167,49 +170,49 @@ def _poem_alone(record: Record) -> list[str]:
 
 _BITEXT = f"in a text file, lines {_CLASSICAL}… and {_MODERN}…, and a blank one after each pair"
 
-SOURCES: tuple[Source, ...] = (
-    Source(
+SOURCES: tuple[Corpus, ...] = (
+    Corpus(
         name="news_commentary", read=_news_commentary, type="translation",
         places=("news_commentary", "news_commentary_zh_en/train*.jsonl"),
         hub_id="Helsinki-NLP/news_commentary:en-zh", schema="translation: {en, zh}; or en, zh",
         bodies=after_request,
     ),
-    Source(
+    Corpus(
         name="chinese_modern_poetry", read=_modern_poetry, type="modern_poetry_creation",
         places=("chinese_modern_poetry", "modern_poetry"), hub_id="Iess/chinese_modern_poetry",
         schema=f"uuid, prompt, response; {_MODERN_POEMS}", text_unit="file", suffixes=(".pt",),
     ),
-    Source(
-        name="chinese_poetry", read=_chinese_poetry, type="ancient_poetry_creation", places=("chinese_poetry",),
+    Corpus(
+        name="chinese_poetry", read=_chinese_poetry, type="ancient_poetry_creation",
         hub_id="ddnoodle/chinese_poetry", schema=f"context, instruction, response; or {_COLLECTIONS}",
         bodies=_poem_alone,
     ),
-    Source(
+    Corpus(
         name="chinese_poetry_collections", read=_chinese_poetry, type="ancient_poetry_creation",
         places=("chinese_poetry_collections", "chinese_poetry"), licence="MIT", schema=_COLLECTIONS,
         bodies=_poem_alone,
     ),
-    Source(
+    Corpus(
         name="classical_modern", read=_classical_modern, type="classical_translation",
         places=("classical_modern/**/bitext.txt", "classical_modern"), hub_id="HistoryTrans/Dataset",
         schema=f"inputs, truth; or {_BITEXT}", text_unit="paragraph",
         bodies=after_request,
     ),
-    Source(
+    Corpus(
         name="niutrans_classical", read=_classical_modern, type="classical_translation",
         places=("niutrans_classical/**/bitext.txt", "classical_modern/**/bitext.txt"), licence="MIT",
         schema=_BITEXT, text_unit="paragraph",
         bodies=after_request,
     ),
-    Source(
-        name="pclue", read=_pclue, hub_id="wbbbbb/pclue", kind=_type,
+    Corpus(
+        name="pclue", read=_pclue, hub_id="wbbbbb/pclue", kind=column("type"),
         schema="input, target, answer_choices, type: classify | nli | anaphora_resolution | mrc | generate",
     ),
-    Source(
-        name="csl", read=_csl, kind=_task, columns=("task", "source", "target"),
+    Corpus(
+        name="csl", read=_csl, kind=column("task"), columns=("task", "source", "target"),
         schema="without header: to title | to keywords | to category | to discipline, source, target",
     ),
-    Source(
+    Corpus(
         name="lcsts", read=_lcsts, type="summarization", hub_id="hugcyp/LCSTS",
         licence="research use; apply to the publisher", schema="text | short_text, summary",
     ),

@@ -3,7 +3,7 @@
 import json
 
 from gemma_keras.data.records import BadRow, Record, SkippedRow, TextRecord
-from gemma_keras.data.sources.base import Row, Source, list_of, optional_text, text
+from gemma_keras.data.sources.base import Corpus, Row, list_of, optional_text, text
 
 
 def _document(row: Row) -> list[Record]:
@@ -52,27 +52,27 @@ def _joined(parts: list[str]) -> list[Record]:
 
 _DOCUMENT = "text | content; or a line each"
 
-SOURCES: tuple[Source, ...] = (
-    Source(
+SOURCES: tuple[Corpus, ...] = (
+    Corpus(
         name="zh_wiki", read=_zh_wiki, type="text", hub_id="wikimedia/wikipedia:20231101.zh", licence="CC BY-SA",
         schema="text; or paragraphs: [{context}]; or a text file an article", text_unit="file",
     ),
-    Source(name="cluecorpussmall", read=_document, type="text", schema=_DOCUMENT),
-    Source(
+    Corpus(name="cluecorpussmall", read=_document, type="text", schema=_DOCUMENT),
+    Corpus(
         name="mnbvc", read=_mnbvc, type="text", hub_id="liwu/MNBVC:gov_report", licence="MIT",
         schema="文件名, 段落: [{内容, 是否重复}]; or 问, 答; or text",
     ),
-    Source(
+    Corpus(
         name="zhihu", read=_zhihu, type="text", hub_id="wangrui6/Zhihu-KOL",
         schema="INSTRUCTION, RESPONSE; or 问, 答; or text",
     ),
-    Source(
+    Corpus(
         name="classical_raw_text", read=_document, type="text", licence="MIT", schema="a text file a chapter",
         text_unit="file",
     ),
-    Source(
+    Corpus(
         name="plain_text", read=_document, type="text", places=("plain_text", "pretrain_jsonl"),
         schema="text | content; or a text file a document", text_unit="file",
     ),
-    Source(name="text", read=_document, type="text", schema=_DOCUMENT),
+    Corpus(name="text", read=_document, type="text", schema=_DOCUMENT),
 )  # fmt: skip

@@ -1,7 +1,7 @@
 """Conversations out of the forms in which corpora write turns: named roles, pairs, and one text with markers in it."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import groupby
 from operator import itemgetter
 
@@ -19,10 +19,11 @@ ONE_SIDED = "one_sided"
 NO_ANSWER = "no_answer"
 NOTHING_LEARNT = "nothing_to_learn"
 
-_LEARNT = (
-    "weight", "loss", "loss_weight", "loss_scale", "loss_mask", "train", "training", "trainable", "train_on_turn", "learn",
-)  # fmt: skip
-_NOT_LEARNT = ("masked",)
+_LEARNT_IF = {
+    **dict.fromkeys(("weight", "loss", "loss_weight", "loss_scale", "loss_mask", "learn"), True),
+    **dict.fromkeys(("train", "training", "trainable", "train_on_turn"), True),
+    "masked": False,
+}
 _SPEAKS_OF_LEARNING = re.compile(r"(?:.*[_-])?(?:loss|train|training|weight|mask|masked|learn|learnt)(?:[_-].*)?")
 _WORDS = {
     **dict.fromkeys(("true", "yes", "on", "1", "1.0"), True),
@@ -59,14 +60,13 @@ def is_learnt(turn: Row) -> bool:
             of learning, such as mask, of which some say 1 for what is learnt and others for what is not.
     """
     said = {key: value for key, value in turn.items() if not is_missing(value)}
-    wanted = [_is_yes(said[key], key) for key in _LEARNT if key in said]
-    masked = [_is_yes(said[key], key) for key in _NOT_LEARNT if key in said]
+    learnt = [_is_yes(said[key], key) == yes for key, yes in _LEARNT_IF.items() if key in said]
     for key in said:
-        if key not in _LEARNT and key not in _NOT_LEARNT and _SPEAKS_OF_LEARNING.fullmatch(key):
+        if key not in _LEARNT_IF and _SPEAKS_OF_LEARNING.fullmatch(key):
             raise BadRow(
                 f"a turn has the key {key[:30]!r}, which may say whether it is learnt: call it train (true or false)"
             )
-    return all(wanted) and not any(masked)
+    return all(learnt)
 
 
 def _is_yes(value: object, key: str) -> bool:
@@ -145,14 +145,32 @@ def with_input(question: str, given: str) -> str:
     return f"{question.rstrip()}\n\n{label}\n{_INPUT_LABEL.sub('', given, count=1)}"
 
 
-def exchange(row: Row, type: str, instruction: str) -> list[Record]:
-    """The conversation of Alpaca's keys: `instruction`, input and output; and system and history, where a row has them."""
-    question, reply = with_input(instruction, optional_text(row, "input")), text(row, "output")
-    system, history = optional_text(row, "system"), pairs(row, "history")
-    if not system and not history:
+def exchange(row: Row, type: str, question: str, *replies: str) -> list[Record]:
+    """A question and the reply under the first of the keys `replies`, after the row's system text and history, if it has any."""
+    reply, system, history = text(row, *replies), optional_text(row, "system"), pairs(row, "history")
+    if not system and not history:  # as of most rows, which are spared the general way
         return answer(question, reply, type)
-    front = [("system", system)] if system else []
-    return conversation([*front, *history, ("user", question), ("model", reply)], type)
+    return conversation([("system", system), *history, ("user", question), ("model", reply)], type)
+
+
+def columns(
+    type: str, question: tuple[str, ...], reply: tuple[str, ...], given: tuple[str, ...] = ()
+) -> Callable[[Row], list[Record]]:
+    """How rows are read that hold a question, its answer and perhaps what it is about: each under the first key that there is."""
+
+    def read(row: Row) -> list[Record]:
+        return answer(with_input(text(row, *question), optional_text(row, *given)), text(row, *reply), type)
+
+    return read
+
+
+def alpaca(type: str) -> Callable[[Row], list[Record]]:
+    """How rows of Alpaca's keys are read: instruction, input and output; and system and history, where a row has them."""
+
+    def read(row: Row) -> list[Record]:
+        return exchange(row, type, with_input(text(row, "instruction"), optional_text(row, "input")), "output")
+
+    return read
 
 
 # Translated Alpaca rows say "no input" in words, and some repeat the label that goes before the input.

@@ -9,36 +9,36 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.data.cleaning import ASKED_IN_VALIDATION, IN_VALIDATION
-from gemma_keras.data.fates import SET_APART, Fates
-from gemma_keras.data.pools import BATCH_RECORDS, Pool, among
+from gemma_keras.data.cleaning.rules import ASKED_IN_VALIDATION, IN_VALIDATION
+from gemma_keras.data.pools.fates import SET_APART, Fates
+from gemma_keras.data.pools.pool import BATCH_RECORDS, Pool, among
 from gemma_keras.data.records import Record
 
 
 def remove_held_out(pools: list[Pool], held: Iterable[Pool]) -> None:
     """Removes the records with the content, or just the question, of any record of the pools that are `held` out."""
     held = list(held)
-    contents = _sorted([pool.keys for pool in held])
-    questions = _sorted([pool.questions for pool in held])
+    contents = _sorted([pool.columns["key"] for pool in held])
+    questions = _sorted([pool.columns["question"] for pool in held])
     for pool in pools:
-        for keys, forbidden, rule in (
-            (pool.keys, contents, IN_VALIDATION),
-            (pool.questions, questions, ASKED_IN_VALIDATION),
+        for column, forbidden, rule in (
+            ("key", contents, IN_VALIDATION),
+            ("question", questions, ASKED_IN_VALIDATION),
         ):
-            pool.fates.settle(among(keys, forbidden), rule)
+            pool.fates.settle(among(pool.columns[column], forbidden), rule)
 
 
 def overlaps(train: list[Pool], valid: list[Pool]) -> dict[str, int]:
     """How many of the training records used have the content, and the question, of a validation record used."""
     return {
         name: sum(int(among(_used(pool, column), held).sum()) for pool in train)
-        for name, column in (("overlap", "keys"), ("question_overlap", "questions"))
+        for name, column in (("overlap", "key"), ("question_overlap", "question"))
         for held in [_sorted([_used(pool, column) for pool in valid])]
     }
 
 
 def _used(pool: Pool, column: str) -> np.ndarray:
-    keys: np.ndarray = getattr(pool, column)
+    keys: np.ndarray = pool.columns[column]
     return keys[pool.fates.used()]
 
 
@@ -59,10 +59,10 @@ def set_apart(
         UserError: a pool has fewer usable ones.
     """
     apart = []
-    asked = _sorted([pool.questions[pool.fates.undecided()] for pool in pools])
+    asked = _sorted([pool.columns["question"][pool.fates.undecided()] for pool in pools])
     for index, (pool, count) in enumerate(zip(pools, counts, strict=True)):
         rng = np.random.default_rng([seed, 2, index])
-        order = _rarest_first(rng.permutation(pool.available()), pool.questions, asked)
+        order = _rarest_first(rng.permutation(pool.available()), pool.columns["question"], asked)
         drawn = np.sort(_first_usable(pool, order, count, usable))
         if len(drawn) < count:
             raise UserError(
@@ -70,17 +70,16 @@ def set_apart(
                 "data.sequence_length and the limits of data.cleaning; set fewer apart"
             )
         corpus = dataclasses.replace(pool.corpus, share=0.0, limit=0)
-        parents = np.unique(pool.parents[drawn]).tolist()
-        copy = Pool(corpus=corpus, spool=pool.spool, origin=pool.origin, files=pool.files)
+        columns = pool.columns[drawn]
+        parents = np.unique(columns["parent"]).tolist()
+        copy = Pool(corpus=corpus, spool=pool.spool, origin=pool.origin, files=pool.files, columns=columns)
         copy.rows_of_parent = {
             parent: pool.rows_of_parent[parent] for parent in parents if parent in pool.rows_of_parent
         }
         copy.rows_in = sum(copy.rows_of_parent.get(parent, 1) for parent in parents)
-        copy.parents, copy.keys, copy.open_to_prompt = pool.parents[drawn], pool.keys[drawn], pool.open_to_prompt[drawn]
-        copy.questions = pool.questions[drawn]
         copy.fates = Fates(len(drawn))
         copy.places = drawn if pool.places is None else pool.places[drawn]
-        pool.fates.settle(np.isin(pool.parents, pool.parents[drawn]), SET_APART)
+        pool.fates.settle(np.isin(pool.columns["parent"], parents), SET_APART)
         apart.append(copy)
     return apart
 

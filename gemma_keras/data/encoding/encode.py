@@ -9,28 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gemma_keras.data.cleaning import TOO_LONG, TOO_SHORT, contents
-from gemma_keras.data.records import SIDES, ChatRecord, PreferenceRecord, Record, TextRecord
+from gemma_keras.data.cleaning.rules import TOO_LONG, TOO_SHORT, contents
+from gemma_keras.data.records import SIDES, PreferenceRecord, Record, TextRecord
 from gemma_keras.text.templates import CLOSING, CONTENT, PROMPT, Encoding, Message, Template
 from gemma_keras.text.tokenizer import Tokenizer
 
-EVERY_EDITION = 255
+EVERY_AUGMENTATION = 255
 
 NO_ANSWER = "no_answer_within_sequence_length"
 PROMPT_TOO_LONG = "prompt_too_long"
-
-
-@dataclass(slots=True, kw_only=True)
-class Item:
-    """A record with what is rendered of it.
-
-    Attributes:
-        conversations: of a chat record one for each edition of its wording; of a pair the chosen and the rejected one; of a
-            document none.
-    """
-
-    record: Record
-    conversations: list[list[Message]]
 
 
 @dataclass(slots=True)
@@ -38,14 +25,14 @@ class EncodedRow:
     """One row of a prepared dataset: tokens i32[n], kinds u8[n] (see `text.templates`), and what of its record it is.
 
     Attributes:
-        edition: of a record whose wording is drawn anew, the edition that it belongs to.
+        augmentation: of a record whose wording is drawn anew, the augmentation that it belongs to.
         side: of a pair, index into `records.SIDES`.
         piece: of a document that makes several rows, which of them it is, from 0.
     """
 
     tokens: np.ndarray
     kinds: np.ndarray
-    edition: int = EVERY_EDITION
+    augmentation: int = EVERY_AUGMENTATION
     side: int | None = None
     piece: int | None = None
 
@@ -70,22 +57,30 @@ class Limits:
     prompt: int = 0
 
 
-def encode_items(items: list[Item], tokenizer: Tokenizer, template: Template, limits: Limits) -> list[Encoded]:
-    """Encodes records, all in a few calls of SentencePiece."""
-    outside = _outside([item.record for item in items], tokenizer, limits)
-    documents = iter(
-        tokenizer.encode_content_arrays([item.record.text for item in items if isinstance(item.record, TextRecord)])
-    )
-    chats = iter(template.encode_batch(tokenizer, [turns for item in items for turns in item.conversations]))
+def encode_records(
+    records: list[Record],
+    conversations: list[list[list[Message]]],
+    tokenizer: Tokenizer,
+    template: Template,
+    limits: Limits,
+) -> list[Encoded]:
+    """Encodes records, all in a few calls of SentencePiece.
+
+    Args:
+        conversations: of each chat record one for each augmentation of its wording; of a pair the chosen and the rejected one; of
+            a document none.
+    """
+    outside = _outside(records, tokenizer, limits)
+    texts = [record.text for record in records if isinstance(record, TextRecord)]
+    documents = iter(tokenizer.encode_content_arrays(texts))
+    chats = iter(template.encode_batch(tokenizer, [turns for several in conversations for turns in several]))
     results = []
-    for item, rule in zip(items, outside, strict=True):
-        if isinstance(item.record, TextRecord):
+    for record, several, rule in zip(records, conversations, outside, strict=True):
+        if isinstance(record, TextRecord):
             encoded = _document(next(documents), tokenizer, limits)
-        elif isinstance(item.record, PreferenceRecord):
-            encoded = _pair([next(chats) for _ in item.conversations], limits)
         else:
-            assert isinstance(item.record, ChatRecord)
-            encoded = _conversation([next(chats) for _ in item.conversations], limits)
+            encode = _pair if isinstance(record, PreferenceRecord) else _conversation
+            encoded = encode([next(chats) for _ in several], limits)
         results.append(Encoded(removed=rule or encoded.removed) if rule or encoded.removed else encoded)
     return results
 
@@ -103,12 +98,12 @@ def _outside(records: list[Record], tokenizer: Tokenizer, limits: Limits) -> lis
 
 def _conversation(encodings: list[Encoding], limits: Limits) -> Encoded:
     encoded = Encoded()
-    for edition, encoding in enumerate(encodings):
+    for augmentation, encoding in enumerate(encodings):
         length = _cut(encoding, limits.sequence_length, encoded)
         if length < len(encoding.ids) and not encoded.removed and CONTENT not in encoding.kinds[:length]:
             encoded.removed = NO_ANSWER
-        edition = edition if len(encodings) > 1 else EVERY_EDITION
-        encoded.rows.append(EncodedRow(encoding.ids[:length], encoding.kinds[:length], edition=edition))
+        augmentation = augmentation if len(encodings) > 1 else EVERY_AUGMENTATION
+        encoded.rows.append(EncodedRow(encoding.ids[:length], encoding.kinds[:length], augmentation=augmentation))
     return encoded
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from gemma_keras.data.ngrams import span_hashes, units, windows
+from gemma_keras.data.cleaning.ngrams import span_hashes, units, windows
 
 _SHORTEST = 6  # units of an item that is looked for at all
 _BOILERPLATE = 3  # different items that share an n-gram which says nothing
@@ -21,7 +21,7 @@ _SENTENCE_END = re.compile(r"[。！？!?；;…\n]+|\.(?=\s|$)")
 class Contamination:
     """Which training rows share text with the items of evaluation corpora.
 
-    A row is hit if it holds n consecutive units (`data.ngrams`) of an item, whatever punctuation, blanks and case.
+    A row is hit if it holds n consecutive units (`ngrams`) of an item, whatever punctuation, blanks and case.
     N-grams of three or more different items are boilerplate and do not count, unless they make up more than half of an
     item: then it is the item that recurs, such as an abstract in several tasks or a case with several questions. An
     item of 6 to n - 1 units hits where a turn, or up to five sentences of it, are this item and nothing else; shorter

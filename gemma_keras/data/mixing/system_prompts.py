@@ -9,7 +9,7 @@ import numpy as np
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import SystemPromptConfig
-from gemma_keras.data.mixing import largest_remainder
+from gemma_keras.data.mixing.shares import largest_remainder
 from gemma_keras.text.answer_cache import AnswerCache
 from gemma_keras.text.chat_api import ChatClient, Completion, Request
 from gemma_keras.text.templates import Message

@@ -61,20 +61,22 @@ _CODE = re.compile(r"[{}(（=“‘]\\n|[\"`]|&quot;|(?<![A-Za-z])'|'(?![A-Za-z]
 
 # A stripped turn of this role that the pattern matches as a whole is cut down to the pattern's group. Patterns look at
 # the ends of a turn only, and leave alone whole transcripts, HTML and prose that starts or ends with a mark.
-_TEMPLATES: tuple[tuple[str, str, str], ...] = (
-    ("tigerbot", "user", r"### Instruction:(|\n.*)"),
-    ("tigerbot", "user", r"(.*)\n### Response:"),
-    ("tigerbot", "model", r"### Response:(|\n.*)"),
-    ("chatmed", "user", r"<s>\s*问：(.*)\n答："),
-    ("moss", "user", r"<\|Human\|>:(.*?)(?:<eoh>)?"),
-    ("moss", "model", r"<\|(?:Inner Thoughts|Commands|Results)\|>: *None<eo[tcr]>(.*)"),
-    ("moss", "model", r"<\|MOSS\|>:(.*?)(?:<eom>)?"),
-    ("llama", "user", r"(?:<s>\s*)?\[INST\]((?:(?!\[/?INST\]).)*)\[/INST\]"),
-    ("llama", "user", r"<s>\s*Human:((?:(?!</?s>).)*)</s>"),
-    ("llama", "model", r"<s>\s*Assistant:((?:(?!</?s>).)*)</s>"),
-    ("belle", "user", r"(?:<s>\s*)?Human:((?:(?!\n(?:Human|Assistant):).)*)\nAssistant:"),
+_TEMPLATES = tuple(
+    (role, re.compile(pattern, re.DOTALL))
+    for role, pattern in (
+        ("user", r"### Instruction:(|\n.*)"),  # TigerBot
+        ("user", r"(.*)\n### Response:"),
+        ("model", r"### Response:(|\n.*)"),
+        ("user", r"<s>\s*问：(.*)\n答："),  # ChatMed
+        ("user", r"<\|Human\|>:(.*?)(?:<eoh>)?"),  # MOSS
+        ("model", r"<\|(?:Inner Thoughts|Commands|Results)\|>: *None<eo[tcr]>(.*)"),
+        ("model", r"<\|MOSS\|>:(.*?)(?:<eom>)?"),
+        ("user", r"(?:<s>\s*)?\[INST\]((?:(?!\[/?INST\]).)*)\[/INST\]"),  # Llama
+        ("user", r"<s>\s*Human:((?:(?!</?s>).)*)</s>"),
+        ("model", r"<s>\s*Assistant:((?:(?!</?s>).)*)</s>"),
+        ("user", r"(?:<s>\s*)?Human:((?:(?!\n(?:Human|Assistant):).)*)\nAssistant:"),  # BELLE
+    )
 )
-_PATTERNS = tuple((role, re.compile(pattern, re.DOTALL)) for _, role, pattern in _TEMPLATES)
 # What a turn with residue starts or ends with: spares all others the patterns.
 _OPENINGS = ("### Instruction:", "### Response:", "<s>", "<|", "[INST]", "Human:")
 _CLOSINGS = ("### Response:",)
@@ -221,7 +223,7 @@ def without_residue(text: str, role: str) -> str:
     """
     rest = text.strip()
     while rest.startswith(_OPENINGS) or rest.endswith(_CLOSINGS):
-        for wanted, pattern in _PATTERNS:
+        for wanted, pattern in _TEMPLATES:
             match = pattern.fullmatch(rest) if wanted == role else None
             if match:
                 rest = text = match[1].strip()

@@ -1,4 +1,4 @@
-"""Requests and answers around bodies that come without them, such as an abstract and its title, anew in every edition.
+"""Requests and answers around bodies that come without them, such as an abstract and its title, anew in every augmentation.
 
 A request is put together from small tables: a task or a question, the verbs and nouns in it, the way to ask for it, and
 its place before or after the body. The tables are such that all combinations read well.
@@ -7,12 +7,14 @@ its place before or after the body. The tables are such that all combinations re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
+from gemma_keras.data.hashing import mixed
 from gemma_keras.text.templates import Message
 
 Options = tuple[str, ...]
 
 _BARE = "{body}"
-_MASK = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,11 +157,8 @@ class _Draws:
     """Choices that follow from one number: its digits, of the base that each choice needs."""
 
     def __init__(self, draw: int):
-        # The finaliser of splitmix64, so that neighbouring numbers choose differently.
-        rest = (draw + 0x9E3779B97F4A7C15) & _MASK
-        rest = ((rest ^ rest >> 30) * 0xBF58476D1CE4E5B9) & _MASK
-        rest = ((rest ^ rest >> 27) * 0x94D049BB133111EB) & _MASK
-        self.rest = rest ^ rest >> 31
+        # Mixed, so that neighbouring numbers choose differently.
+        self.rest = int(mixed(np.array([(draw + 0x9E3779B97F4A7C15) % 2**64], np.uint64))[0])
 
     def choose(self, options: Options) -> str:
         self.rest, place = divmod(self.rest, len(options))

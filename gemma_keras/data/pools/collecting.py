@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,21 @@ import pyarrow.compute as pc
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import CorpusConfig, DataConfig
-from gemma_keras.data import pools as pooling
-from gemma_keras.data.accounts import told_set_aside
-from gemma_keras.data.cleaning import Mender, contents
-from gemma_keras.data.contamination import Contamination
-from gemma_keras.data.fates import NOT_DRAWN, SET_APART, UNDECIDED, USED
-from gemma_keras.data.finding import describe
-from gemma_keras.data.holding_out import remove_held_out, set_apart
-from gemma_keras.data.mixture import validation_counts
-from gemma_keras.data.near_duplicates import NearDuplicates
-from gemma_keras.data.pace import Pace, Progress
-from gemma_keras.data.pools import Pool, Screen, read_pool, read_texts
+from gemma_keras.data.cleaning.contamination import Contamination
+from gemma_keras.data.cleaning.near_duplicates import NearDuplicates
+from gemma_keras.data.cleaning.rules import Mender, contents
+from gemma_keras.data.mixing.mixture import validation_counts
+from gemma_keras.data.pace import Pace, Reporter
+from gemma_keras.data.pools import pool as pooling
+from gemma_keras.data.pools.accounts import told_set_aside
+from gemma_keras.data.pools.fates import NOT_DRAWN, SET_APART, UNDECIDED, USED
+from gemma_keras.data.pools.holding_out import remove_held_out, set_apart
+from gemma_keras.data.pools.pool import Pool, Screen, read_pool, read_texts
+from gemma_keras.data.pools.spool import Spool
 from gemma_keras.data.prepared import ROWS_FILE, is_current, read_report
+from gemma_keras.data.reading.finding import describe
 from gemma_keras.data.records import ChatRecord, PreferenceRecord, Record
 from gemma_keras.data.sources import Located, SourceRow, get_source, locate, read_corpus
-from gemma_keras.data.spool import Spool
 
 EARLIER = "earlier stage"
 
@@ -74,11 +75,8 @@ class Collected:
     valid: list[Pool]
     contamination: dict[str, Any]
 
-    def pools(self, split: str) -> list[Pool]:
-        return self.train if split == "train" else self.valid
 
-
-def find_origins(config: DataConfig, root: Path, progress: Progress) -> Origins:
+def find_origins(config: DataConfig, root: Path, progress: Reporter) -> Origins:
     """Finds every corpus before any is read.
 
     Raises:
@@ -119,18 +117,22 @@ def collect(
     origins: Origins,
     folder: Path,
     usable: Callable[[list[Record]], list[bool]],
-    progress: Progress,
+    progress: Reporter,
 ) -> Collected:
     """Reads and cleans all corpora; raw rows that cannot be read go to `folder`/quarantine.jsonl.
 
     Args:
         usable: whether records fit into a row; asked of those that may be set apart for validation.
     """
-    contamination = _contamination(config, origins, progress)
+    contamination = None
+    if origins.contamination:
+        names = ", ".join(origin.corpus.name for origin in origins.contamination)
+        progress(f"reading the evaluation texts of {names}")
+        contamination = Contamination(_evaluation_texts(origins.contamination), config.cleaning.contamination_ngram)
     threshold = config.cleaning.near_duplicates
     near_duplicates = NearDuplicates(threshold, folder) if threshold else None
     screen = Screen(Mender(config.cleaning), contamination, near_duplicates)
-    spare = Screen(Mender(config.cleaning), None, near_duplicates)
+    spare = Screen(screen.mender, None, near_duplicates)
     with (folder / "quarantine.jsonl").open("w", encoding="utf-8") as quarantine:
 
         def read(origin: Origin, how: Screen) -> Pool:
@@ -162,13 +164,9 @@ def collect(
 
 def set_aside(pools: list[Pool]) -> list[str]:
     """A line for each corpus of which rows cannot be read, or rules have removed many; see `told_set_aside`."""
-    lines = []
-    for pool in pools:
-        rules = pool.counts()
-        for fate in (UNDECIDED, USED, NOT_DRAWN, SET_APART):
-            del rules[fate]
-        lines.append(told_set_aside(pool, rules))
-    return list(filter(None, lines))
+    left = (UNDECIDED, USED, NOT_DRAWN, SET_APART)
+    rules = [Counter({fate: n for fate, n in pool.counts().items() if fate not in left}) for pool in pools]
+    return list(filter(None, map(told_set_aside, pools, rules)))
 
 
 def training_texts(config: DataConfig) -> Iterator[str]:
@@ -188,14 +186,6 @@ def _set_apart(
     held_out = {pool.corpus.name: pool for pool in earlier_valid}
     sources = [held_out.get(pool.corpus.name, pool) if pool.origin == EARLIER else pool for pool in train]
     return set_apart(sources, validation_counts(train, sources, config.validation_rows), config.seed, usable)
-
-
-def _contamination(config: DataConfig, origins: Origins, progress: Progress) -> Contamination | None:
-    if not origins.contamination:
-        return None
-    names = ", ".join(origin.corpus.name for origin in origins.contamination)
-    progress(f"reading the evaluation texts of {names}")
-    return Contamination(_evaluation_texts(origins.contamination), config.cleaning.contamination_ngram)
 
 
 def _evaluation_texts(origins: tuple[Origin, ...]) -> Iterator[tuple[str, str]]:
@@ -236,7 +226,7 @@ def _entries(report: dict[str, Any], name: str) -> list[dict[str, Any]]:
 
 
 def _offers(
-    report: dict[str, Any], corpus: CorpusConfig, corpora: tuple[CorpusConfig, ...], progress: Progress
+    report: dict[str, Any], corpus: CorpusConfig, corpora: tuple[CorpusConfig, ...], progress: Reporter
 ) -> bool:
     """Whether an earlier stage holds just this corpus: the same files and kinds of it, as conversations."""
     entries = _entries(report, corpus.name)

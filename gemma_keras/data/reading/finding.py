@@ -26,14 +26,14 @@ _EVERYTHING: _Parts = ("**",)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundFiles:
     """`files` in the order of their paths; `not_read` are paths with the reason, in the same order."""
 
     files: tuple[Path, ...] = ()
     not_read: tuple[tuple[Path, str], ...] = ()
 
 
-def find(place: str, root: Path, readable: Callable[[Path], bool]) -> Found:
+def find(place: str, root: Path, readable: Callable[[Path], bool]) -> FoundFiles:
     """The files of `place`, which is a file, a folder or a glob, relative to `root`.
 
     Links to folders are followed, but for those to a folder around them; a file that several paths lead to is read once. What
@@ -48,11 +48,11 @@ def find(place: str, root: Path, readable: Callable[[Path], bool]) -> Found:
     base = root / place
     if os.path.isfile(base):
         # Whatever else a file is called, its content tells; but the lines of an archive are no rows.
-        return Found((), ((base, UNREAD_FORMAT),)) if base.suffix.lower() in _ARCHIVES else Found((base,))
+        return FoundFiles((), ((base, UNREAD_FORMAT),)) if base.suffix.lower() in _ARCHIVES else FoundFiles((base,))
     if os.path.isdir(base):
         return below(base, readable)
     if os.path.islink(base):
-        return Found((), ((base, BROKEN),))
+        return FoundFiles((), ((base, BROKEN),))
     # The root itself may hold characters that a pattern would give a meaning.
     parts = Path(place).parts
     fixed = next((number for number, part in enumerate(parts) if set(part) & set("*?[")), len(parts))
@@ -61,7 +61,7 @@ def find(place: str, root: Path, readable: Callable[[Path], bool]) -> Found:
     return below(root.joinpath(*parts[:fixed]), readable, parts[fixed:])
 
 
-def below(folder: Path, readable: Callable[[Path], bool], pattern: _Parts = _EVERYTHING) -> Found:
+def below(folder: Path, readable: Callable[[Path], bool], pattern: _Parts = _EVERYTHING) -> FoundFiles:
     """The files below a folder whose path within it matches the parts of a glob; as `find` otherwise."""
     hidden_too = any(part.startswith(".") for part in pattern)
     files: list[tuple[bool, Path]] = []
@@ -89,7 +89,7 @@ def below(folder: Path, readable: Callable[[Path], bool], pattern: _Parts = _EVE
                 files.append((linked or is_link, path))
     if any(linked for linked, _ in files):
         files = _once(files, not_read)
-    return Found(tuple(sorted(path for _, path in files)), tuple(sorted(not_read)))
+    return FoundFiles(tuple(sorted(path for _, path in files)), tuple(sorted(not_read)))
 
 
 def _names(folder: Path, not_read: list[tuple[Path, str]]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from gemma_keras.data.streams import MAX_ROW_BYTES, ByteStream
+from gemma_keras.data.reading.streams import MAX_ROW_BYTES, ByteStream
 
 Row = dict[str, Any]
 
@@ -43,16 +43,15 @@ def json_rows(stream: ByteStream) -> Iterator[tuple[int, Row | None, str]]:
 
     After an element that is broken or too long, reading goes on at the next line that opens one.
     """
-    head, kind, more = b"", b"", False
+    head, kind = b"", b""
     for chunk in stream:
         head += chunk
-        first = _FIRST_LINE.match(head)
-        assert first is not None
-        kind, more = head[first.start(1) : first.start(1) + 1], first.end() < len(head)
+        first = _match(_FIRST_LINE, head)
+        kind = first[1][:1]
         ended = first.end(1) < len(head) or not kind
         if kind not in (b"", b"{") or (ended and len(head) >= _HEAD) or len(head) > MAX_ROW_BYTES:
             break
-    layout = _layout(head, more) if kind in (b"{", b"[") else None
+    layout = _layout(head) if kind in (b"{", b"[") else None
     if layout is not None:
         for number, (row, reason) in enumerate(_Elements(stream, head, *layout), start=1):
             yield number, row, reason
@@ -67,22 +66,26 @@ def json_rows(stream: ByteStream) -> Iterator[tuple[int, Row | None, str]]:
             yield number, row, reason
 
 
-def _layout(head: bytes, more: bool) -> tuple[int, bytes] | None:
+def _match(pattern: re.Pattern[bytes], data: bytes, *span: int) -> re.Match[bytes]:
+    """The match of one of the patterns that match anywhere, if only nothing."""
+    found = pattern.match(data, *span)
+    assert found is not None
+    return found
+
+
+def _layout(head: bytes) -> tuple[int, bytes] | None:
     """Where elements start and what ends them (empty: the end of the file); None for lines.
 
     Args:
         head: the start of the file with the whole first line, if that is no longer than a row may be.
-        more: there are further lines.
     """
-    first = _FIRST_LINE.match(head)
-    assert first is not None
+    first = _match(_FIRST_LINE, head)
     start, line = first.start(1), first[1].rstrip()
     if line.startswith(b"["):
         return start + 1, b""
-    if more and _parsed(line)[0] is not None:
+    if first.end() < len(head) and _parsed(line)[0] is not None:
         return None
-    data = _data_list(head, start)
-    if data:
+    if data := _data_list(head, start):
         return data, b"]"
     if _NUMBERED_OBJECTS.match(head):
         return start + 1, b"}"
@@ -93,9 +96,7 @@ def _data_list(head: bytes, position: int) -> int:
     """Position after the bracket that opens the list `data` of the object at `position`; 0 if there is none."""
     depth = 0
     while True:
-        found = _TO_BRACKET.match(head, position)
-        assert found is not None
-        position = found.end() + 1
+        position = _match(_TO_BRACKET, head, position).end() + 1
         bracket = head[position - 1 : position]
         if depth == 1 and bracket == b"[" and _DATA_KEY.search(head, max(0, position - 64), position - 1):
             return position if _OBJECTS.match(head, position) else 0
@@ -172,9 +173,7 @@ class _Elements:
     def _to_element(self) -> bool:
         """Moves to where the next element starts; False if there is none."""
         while True:
-            found = _SEPARATORS.match(self._data, self._start)
-            assert found is not None
-            self._start = found.end()
+            self._start = _match(_SEPARATORS, self._data, self._start).end()
             mark = self._data[self._start : self._start + 1]
             if not mark:
                 if not self._more():
@@ -211,9 +210,7 @@ class _Elements:
         """
         data = self._data
         while True:
-            found = (_TO_BRACKET if depth else _TO_COMMA).match(data, position, limit)
-            assert found is not None
-            stop = found.end()
+            stop = _match(_TO_BRACKET if depth else _TO_COMMA, data, position, limit).end()
             if stop == limit:
                 return -1 if limit == len(data) else limit, False
             byte = data[stop]

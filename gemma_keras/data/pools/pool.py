@@ -6,17 +6,17 @@ question, its fate.
 
 import dataclasses
 import json
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import IO
+from typing import IO, TypeVar
 
 import numpy as np
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import CorpusConfig
-from gemma_keras.data.accounts import Account
-from gemma_keras.data.cleaning import (
+from gemma_keras.data.cleaning.contamination import Contamination
+from gemma_keras.data.cleaning.near_duplicates import NearDuplicates
+from gemma_keras.data.cleaning.rules import (
     DUPLICATE,
     EMPTY,
     NEAR_DUPLICATE,
@@ -28,20 +28,25 @@ from gemma_keras.data.cleaning import (
     question_key,
     unlearnt_turns,
 )
-from gemma_keras.data.contamination import Contamination
-from gemma_keras.data.fates import UNDECIDED, USED, Fates
-from gemma_keras.data.near_duplicates import NearDuplicates
 from gemma_keras.data.pace import Pace
-from gemma_keras.data.records import ChatRecord, ChoiceRecord, Quarantined, Record
+from gemma_keras.data.pools.accounts import Account
+from gemma_keras.data.pools.fates import UNDECIDED, USED, Fates
+from gemma_keras.data.pools.spool import Spool
+from gemma_keras.data.records import ChatRecord, ChoiceRecord, Record
 from gemma_keras.data.sources import SourceRow, get_source
-from gemma_keras.data.spool import Spool
 
 BATCH_RECORDS, BATCH_CHARACTERS = 512, 300_000
 """What the vectorised rules look at together, at most; they take some 60 bytes a character."""
 
+COLUMNS = np.dtype([("parent", "u4"), ("key", "u8"), ("question", "u8"), ("open_to_prompt", "?"), ("twin", "?")])
+"""What is kept of each record in memory: its source row, from 1; hashes of its content and of what it asks; whether it may get
+a system prompt; whether it has the content of the record before, of the same source row (a translation in the other direction).
+"""
+
 _BLOCK = 100_000  # keys compared at once: what a comparison takes besides does not grow with the corpora
 
 
+_T = TypeVar("_T")
 _Row = tuple[int, Record, list[str]]  # source row, record, its contents
 
 
@@ -49,8 +54,7 @@ _Row = tuple[int, Record, list[str]]  # source row, record, its contents
 class Pool(Account):
     """One corpus: its records in the order of the files, and what never became a record.
 
-    Columns have one entry a record: `parents` u32 (its source row, from 1), `keys` and `questions` u64 (of its content and of
-    what it asks), `open_to_prompt` u8 (whether it may get a system prompt).
+    `columns` has an entry of `COLUMNS` for each record; `places` is where in the spool each lies, None: in the same order.
     """
 
     spool: Spool
@@ -58,15 +62,9 @@ class Pool(Account):
     not_read: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     mended: Counter[str] = dataclasses.field(default_factory=Counter)
     fates: Fates = dataclasses.field(default_factory=Fates)
-    parents: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint32))
-    keys: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint64))
-    questions: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint64))
-    open_to_prompt: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint8))
+    columns: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, COLUMNS))
     rows_of_parent: dict[int, int] = dataclasses.field(default_factory=dict)
-    twins: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint32))
-    """Records with the same content as the one before, of the same source row: a translation in the other direction."""
     places: np.ndarray | None = None
-    """Where in the spool each record lies; None: in the same order."""
 
     def record(self, index: int) -> Record:
         return self.spool[int(index if self.places is None else self.places[index])]
@@ -85,21 +83,22 @@ class Pool(Account):
 
     def counts(self) -> Counter[str]:
         """Number of source rows by fate: USED if any record of the row is used, else the fate of its first record."""
-        if not len(self.parents):
+        parents = self.columns["parent"]
+        if not len(parents):
             return Counter(self.skipped)
-        starts = np.flatnonzero(np.diff(self.parents, prepend=np.uint32(0)))
+        starts = np.flatnonzero(np.diff(parents, prepend=np.uint32(0)))
         sizes = np.ones(len(starts), np.int64)
-        sizes[np.searchsorted(self.parents[starts], list(self.rows_of_parent))] = list(self.rows_of_parent.values())
+        sizes[np.searchsorted(parents[starts], list(self.rows_of_parent))] = list(self.rows_of_parent.values())
         return Counter(self.skipped) + self.fates.count_rows(starts, sizes)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
 class Screen:
     """What every row goes through while it is read: mending, the rules that look at it alone, and near duplicates."""
 
-    def __init__(self, mender: Mender, contamination: Contamination | None, near_duplicates: NearDuplicates | None):
-        self.mender = mender
-        self.contamination = contamination
-        self.near_duplicates = near_duplicates
+    mender: Mender
+    contamination: Contamination | None
+    near_duplicates: NearDuplicates | None
 
     def hits(self, rows: list[list[str]]) -> list[str]:
         """For each row the fate of one that holds a piece of an evaluation text, else UNDECIDED."""
@@ -118,23 +117,29 @@ def read_pool(
         UserError: none of its rows can be read.
     """
     pool = Pool(corpus=corpus, spool=spool)
-    resemblance = _Resemblance(get_source(corpus.name).bodies or contents)
-    parents, keys, questions, prompts = array("I"), array("Q"), array("Q"), array("B")
-    for batch in _batched(_account(pool, rows, quarantine, pace), screen.mender, pool.mended):
+    columns = bytearray()
+    own = get_source(corpus.name).bodies or contents
+    last: tuple[int, list[str]] = (0, [])
+    mended = _mended(_account(pool, rows, quarantine, pace), screen.mender, pool.mended)
+    for batch in batched(mended, BATCH_RECORDS, BATCH_CHARACTERS, lambda row: sum(map(len, row[2]))):
         hits = screen.hits([texts for _, _, texts in batch])
         fates = [EMPTY if is_empty(record) else hit for (_, record, _), hit in zip(batch, hits, strict=True)]
         pool.fates.extend(fates)
-        for parent, record, _ in batch:
-            pool.spool.append(record)
-            parents.append(parent)
-            keys.append(content_key(record))
-            questions.append(question_key(record))
-            prompts.append(int(isinstance(record, ChatRecord) and record.messages[0]["role"] != "system"))
+        bodies = [(parent, own(record)) for parent, record, _ in batch]
+        tells = [(parent, sorted(texts)) for parent, texts in bodies]
+        twins = [this == before for this, before in zip(tells, [last, *tells])]
+        last = tells[-1]
         if screen.near_duplicates:
-            resemblance.add(screen.near_duplicates, batch, fates)
-    pool.twins = np.frombuffer(resemblance.twins, np.uint32)
-    pool.parents, pool.keys = np.frombuffer(parents, np.uint32), np.frombuffer(keys, np.uint64)
-    pool.questions, pool.open_to_prompt = np.frombuffer(questions, np.uint64), np.frombuffer(prompts, np.uint8)
+            # An empty text resembles nothing: rows that are out already shall not take others with them.
+            texts = ["" if fate or twin else "\n".join(body) for fate, twin, (_, body) in zip(fates, twins, bodies)]
+            # Conversations from which other turns are learnt are no copies of each other.
+            screen.near_duplicates.add(texts, [record.type + unlearnt_turns(record) for _, record, _ in batch])
+        for (parent, record, _), twin in zip(batch, twins, strict=True):
+            spool.append(record)
+            open_to_prompt = isinstance(record, ChatRecord) and record.messages[0]["role"] != "system"
+            row = (parent, content_key(record), question_key(record), open_to_prompt, twin)
+            columns += np.array(row, COLUMNS).tobytes()
+    pool.columns = np.frombuffer(columns, COLUMNS)
     if not len(pool.fates):
         raise pool.nothing_usable()
     return pool
@@ -160,38 +165,13 @@ def read_texts(corpus: CorpusConfig, rows: Iterable[SourceRow]) -> Iterator[str]
         raise account.nothing_usable()
 
 
-class _Resemblance:
-    """What near duplicates are told by: a record's own content, once a source row."""
-
-    def __init__(self, bodies: Callable[[Record], list[str]]):
-        self._bodies = bodies
-        self._last: tuple[int, list[str]] = (0, [])
-        self._count = 0
-        self.twins = array("I")
-
-    def add(self, near_duplicates: NearDuplicates, batch: list[_Row], fates: list[str]) -> None:
-        texts = []
-        for (parent, record, _), fate in zip(batch, fates, strict=True):
-            own = self._bodies(record)
-            this = (parent, sorted(own))
-            twin = this == self._last
-            if twin:
-                self.twins.append(self._count)
-            # An empty text resembles nothing: rows that are out already shall not take others with them.
-            texts.append("" if fate or twin else "\n".join(own))
-            self._last = this
-            self._count += 1
-        # Conversations from which other turns are learnt are no copies of each other.
-        near_duplicates.add(texts, [record.type + unlearnt_turns(record) for _, record, _ in batch])
-
-
 def _account(pool: Pool, rows: Iterable[SourceRow], quarantine: IO[str], pace: Pace) -> Iterator[tuple[int, Record]]:
     """Counts source rows and sets the bad ones aside; yields (source row, record)."""
     for row in rows:
         pool.add(row)
         pace.done(pool.rows_in)
         if row.quarantined:
-            _write(quarantine, row.quarantined)
+            quarantine.write(json.dumps(dataclasses.asdict(row.quarantined), ensure_ascii=False) + "\n")
         elif row.records and row.rows > 1:
             pool.rows_of_parent[pool.rows_in] = row.rows
         for record in row.records:
@@ -203,34 +183,36 @@ def _account(pool: Pool, rows: Iterable[SourceRow], quarantine: IO[str], pace: P
             yield pool.rows_in, record
 
 
-def _write(quarantine: IO[str], row: Quarantined) -> None:
-    quarantine.write(json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n")
-
-
-def _batched(rows: Iterator[tuple[int, Record]], mender: Mender, mended: Counter[str]) -> Iterator[list[_Row]]:
-    """Batches of (source row, mended record, its contents); counts in `mended` what was done to them."""
-    batch: list[_Row] = []
-    size = 0
+def _mended(rows: Iterator[tuple[int, Record]], mender: Mender, mended: Counter[str]) -> Iterator[_Row]:
     for parent, record in rows:
         mended.update(mender.mend(record))
-        texts = contents(record)
-        batch.append((parent, record, texts))
-        size += sum(map(len, texts))
-        if len(batch) == BATCH_RECORDS or size > BATCH_CHARACTERS:
+        yield parent, record, contents(record)
+
+
+def batched(items: Iterable[_T], most: int, largest: int, size: Callable[[_T], int]) -> Iterator[list[_T]]:
+    """Lists of `most` items, or fewer where their sizes come to more than `largest`."""
+    batch: list[_T] = []
+    total = 0
+    for item in items:
+        batch.append(item)
+        total += size(item)
+        if len(batch) == most or total > largest:
             yield batch
-            batch, size = [], 0
+            batch, total = [], 0
     if batch:
         yield batch
 
 
 def remove_duplicates(pools: list[Pool]) -> None:
     """Removes every later copy of a record, over all pools in their order."""
-    keys = np.concatenate([np.zeros(0, np.uint64), *(pool.keys[pool.fates.undecided()] for pool in pools)])
+    keys = np.concatenate([np.zeros(0, np.uint64), *(pool.columns["key"][pool.fates.undecided()] for pool in pools)])
     keys.sort()
     repeated = np.unique(keys[1:][keys[1:] == keys[:-1]])
     del keys  # mostly there is little left to do, which takes little memory
-    copies = [np.flatnonzero(among(pool.keys, repeated) & pool.fates.undecided()) for pool in pools]
-    keys = np.concatenate([repeated[:0], *(pool.keys[rows] for pool, rows in zip(pools, copies, strict=True))])
+    copies = [np.flatnonzero(among(pool.columns["key"], repeated) & pool.fates.undecided()) for pool in pools]
+    keys = np.concatenate(
+        [repeated[:0], *(pool.columns["key"][rows] for pool, rows in zip(pools, copies, strict=True))]
+    )
     order = np.argsort(keys, kind="stable")
     later = np.zeros(len(keys), bool)
     later[order[1:]] = keys[order[1:]] == keys[order[:-1]]
@@ -246,7 +228,8 @@ def remove_near_duplicates(pools: list[Pool], before: list[Pool], near_duplicate
     start = sum(len(pool.fates) for pool in before)
     for pool in pools:
         mine = later[start : start + len(pool.fates)]
-        mine[pool.twins] = mine[pool.twins - 1]
+        twins = np.flatnonzero(pool.columns["twin"])
+        mine[twins] = mine[twins - 1]
         pool.fates.settle(mine, NEAR_DUPLICATE)
         start += len(pool.fates)
 

@@ -2,24 +2,24 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import DataConfig
-from gemma_keras.data.cleaning import unlearnt_turns
-from gemma_keras.data.encoding import Encoded, Item, Limits, encode_items
-from gemma_keras.data.fates import NOT_DRAWN
-from gemma_keras.data.mixture import Mixture
-from gemma_keras.data.pace import Pace, Progress
-from gemma_keras.data.pools import Pool
-from gemma_keras.data.prompting import Prompted, Prompter, draw
+from gemma_keras.data.cleaning.rules import unlearnt_turns
+from gemma_keras.data.encoding.encode import Encoded, Limits, encode_records
+from gemma_keras.data.encoding.writing import SplitWriter
+from gemma_keras.data.mixing.mixture import Mixture
+from gemma_keras.data.mixing.prompting import Prompted, Prompter, draw
+from gemma_keras.data.mixing.system_prompts import FIXED_PROMPTS
+from gemma_keras.data.mixing.wordings import reword
+from gemma_keras.data.pace import Pace, Reporter
+from gemma_keras.data.pools.fates import NOT_DRAWN
+from gemma_keras.data.pools.pool import Pool, batched
 from gemma_keras.data.records import ChatRecord, PreferenceRecord, Record
-from gemma_keras.data.system_prompts import FIXED_PROMPTS
-from gemma_keras.data.wordings import reword
-from gemma_keras.data.writing import SplitWriter
+from gemma_keras.data.sources.base import model
 from gemma_keras.text.templates import Message, get_template
 from gemma_keras.text.tokenizer import Tokenizer
 
@@ -30,7 +30,7 @@ BATCH_ROWS, BATCH_BYTES = 2048, 4_000_000
 class Rendered:
     """What a split has come to; `by_*` count records, `lengths` are of the rows that an epoch trains on, i32.
 
-    `unlearnt` counts those of which some turns carry no loss. `packed_rows` has the number of packed rows of each edition;
+    `unlearnt` counts those of which some turns carry no loss. `packed_rows` has the number of packed rows of each augmentation;
     `pairs`: two rows are the sides of a preference pair, and packed together.
     """
 
@@ -62,7 +62,7 @@ class _Slot:
 class Renderer:
     """Encodes slots batch after batch and writes them in order."""
 
-    def __init__(self, config: DataConfig, tokenizer: Tokenizer, prompter: Prompter, progress: Progress):
+    def __init__(self, config: DataConfig, tokenizer: Tokenizer, prompter: Prompter, progress: Reporter):
         self._config = config
         self._tokenizer = tokenizer
         self._template = get_template(config.template)
@@ -82,19 +82,23 @@ class Renderer:
         for slot in slots:
             if isinstance(slot.record, ChatRecord) and slot.record.messages[0]["role"] != "system":
                 slot.prompted = longest
-        items = [self._item(slot) for slot in slots]
-        return [not encoded.removed for encoded in encode_items(items, self._tokenizer, self._template, self._limits)]
+        return [not encoded.removed for encoded in self._encoded(slots)]
 
-    def render(self, split: str, pools: list[Pool], mixture: Mixture, folder: Path, fingerprint: str) -> Rendered:
+    def render(self, mixture: Mixture, folder: Path, fingerprint: str) -> Rendered:
         """Writes a split and decides the fate of every record of its pools.
 
         A record that cannot be used gives way to the next of its corpus.
         """
-        rendered = Rendered(pairs=_holds_pairs(pools, mixture))
+        pools = mixture.pools
+        rendered = Rendered(pairs=_holds_pairs(mixture))
         writer = SplitWriter(folder, rendered.pairs)
-        pace = Pace(f"encoded {split}", self._progress, len(mixture))
-        for slots in _batches(pools, mixture):
-            self._fill(split, pools, mixture, slots)
+        pace = Pace(f"encoded {mixture.split}", self._progress, len(mixture))
+        filled = (
+            _Slot(number, pool, place, pools[pool].record(place))
+            for number, (pool, place) in enumerate(zip(map(int, mixture.corpora), map(int, mixture.places)))
+        )
+        for slots in batched(filled, BATCH_ROWS, BATCH_BYTES, lambda slot: pools[slot.pool].size(slot.place)):
+            self._fill(mixture, slots)
             for slot in slots:
                 if slot.encoded is not None:
                     self._add(rendered, writer, pools[slot.pool], slot)
@@ -102,32 +106,30 @@ class Renderer:
         pace.finish(len(mixture))
         for pool in pools:
             pool.fates.settle(pool.fates.undecided(), NOT_DRAWN)
-        rendered.lengths, rendered.packed_rows = writer.close(fingerprint, split, self._config.sequence_length)
+        rendered.lengths, rendered.packed_rows = writer.close(fingerprint, mixture.split, self._config.sequence_length)
         return rendered
 
-    def _fill(self, split: str, pools: list[Pool], mixture: Mixture, slots: list[_Slot]) -> None:
+    def _fill(self, mixture: Mixture, slots: list[_Slot]) -> None:
         """Encodes the slots of a batch; where some stay empty, others may have to change their kind of system prompt."""
         changed = slots
         while changed:
-            self._encode(split, pools, mixture, changed)
+            self._encode(mixture, changed)
             empty = [slot.number for slot in changed if slot.encoded is None]
             if not empty:
                 break
-            numbers = self._prompter.dropped(split, empty, slots[0].number)
+            numbers = self._prompter.dropped(mixture, empty, slots[0].number)
             changed = [slot for slot in slots if slot.number in numbers and slot.encoded is not None]
 
-    def _encode(self, split: str, pools: list[Pool], mixture: Mixture, slots: list[_Slot]) -> None:
+    def _encode(self, mixture: Mixture, slots: list[_Slot]) -> None:
         """Fills in what each slot becomes; None where its corpus has nothing left and may give less."""
         pending = slots
         while pending:
-            prompts = self._prompter.prompts(split, [(slot.number, slot.record) for slot in pending])
+            prompts = self._prompter.prompts(mixture, [(slot.number, slot.record) for slot in pending])
             for slot, prompted in zip(pending, prompts, strict=True):
                 slot.prompted = prompted
-            items = [self._item(slot) for slot in pending]
-            encoded = encode_items(items, self._tokenizer, self._template, self._limits)
             again = []
-            for slot, result in zip(pending, encoded, strict=True):
-                pool = pools[slot.pool]
+            for slot, result in zip(pending, self._encoded(pending), strict=True):
+                pool = mixture.pools[slot.pool]
                 slot.encoded = None
                 if not result.removed:
                     slot.encoded = result
@@ -140,7 +142,7 @@ class Renderer:
                 if replacement is not None:
                     slot.place, slot.record = replacement, pool.record(replacement)
                     again.append(slot)
-                elif self._config.rows and split == "train" and self._config.too_small != "less":
+                elif self._config.rows and mixture.split == "train" and self._config.too_small != "less":
                     removed = ", ".join(f"{rule}: {count}" for rule, count in pool.removed_records().items())
                     removed = removed or f"at last {result.removed}"
                     raise UserError(
@@ -149,21 +151,21 @@ class Renderer:
                     )
             pending = again
 
-    def _item(self, slot: _Slot) -> Item:
-        record = slot.record
-        if isinstance(record, ChatRecord):
-            return Item(record=record, conversations=[slot.prompted.before(m) for m in self._editions(slot, record)])
-        if isinstance(record, PreferenceRecord):
-            sides = (record.chosen, record.rejected)
-            return Item(record=record, conversations=[[*record.prompt, _model(side)] for side in sides])
-        return Item(record=record, conversations=[])
+    def _encoded(self, slots: list[_Slot]) -> list[Encoded]:
+        conversations = [self._conversations(slot, slot.record) for slot in slots]
+        records = [slot.record for slot in slots]
+        return encode_records(records, conversations, self._tokenizer, self._template, self._limits)
 
-    def _editions(self, slot: _Slot, record: ChatRecord) -> Iterator[list[Message]]:
-        if not record.wording:
-            yield record.messages
-            return
-        for edition in range(self._config.editions):
-            yield reword(record.messages, record.wording, draw(self._config.seed, slot.number, record.id, edition))
+    def _conversations(self, slot: _Slot, record: Record) -> list[list[Message]]:
+        if isinstance(record, ChatRecord):
+            wordings = [record.messages]
+            if record.wording:
+                draws = [draw(self._config.seed, slot.number, record.id, n) for n in range(self._config.editions)]
+                wordings = [reword(record.messages, record.wording, drawn) for drawn in draws]
+            return [slot.prompted.before(messages) for messages in wordings]
+        if isinstance(record, PreferenceRecord):
+            return [[*record.prompt, model(side)] for side in (record.chosen, record.rejected)]
+        return []
 
     def _add(self, rendered: Rendered, writer: SplitWriter, pool: Pool, slot: _Slot) -> None:
         assert slot.encoded is not None
@@ -179,38 +181,18 @@ class Renderer:
             rendered.by_system_prompt[slot.prompted.kind] += 1
 
 
-def _model(content: str) -> Message:
-    return {"role": "model", "content": content}
-
-
-def _holds_pairs(pools: list[Pool], mixture: Mixture) -> bool:
+def _holds_pairs(mixture: Mixture) -> bool:
     """Whether the records are preference pairs.
 
     Raises:
         UserError: some are and some are not.
     """
-    drawn = [number for number in range(len(pools)) if (mixture.corpora == number).any()]
-    firsts = [pools[number].record(mixture.places[np.argmax(mixture.corpora == number)]) for number in drawn]
-    pairs = [isinstance(record, PreferenceRecord) for record in firsts]
+    drawn, firsts = np.unique(mixture.corpora, return_index=True)
+    pairs = [isinstance(mixture.record(slot), PreferenceRecord) for slot in firsts]
     if any(pairs) and not all(pairs):
-        names = {pools[number].corpus.name: pair for number, pair in zip(drawn, pairs)}
+        names = {mixture.pools[number].corpus.name: pair for number, pair in zip(drawn, pairs)}
         raise UserError(
             f"{', '.join(n for n, pair in names.items() if pair)} hold preference pairs and "
             f"{', '.join(n for n, pair in names.items() if not pair)} do not; prepare them apart"
         )
     return any(pairs)
-
-
-def _batches(pools: list[Pool], mixture: Mixture) -> Iterator[list[_Slot]]:
-    """Slots in order, in batches that are bounded by their text, too."""
-    batch: list[_Slot] = []
-    size = 0
-    for number in range(len(mixture)):
-        pool, place = int(mixture.corpora[number]), int(mixture.places[number])
-        size += pools[pool].size(place)
-        batch.append(_Slot(number, pool, place, pools[pool].record(place)))
-        if len(batch) == BATCH_ROWS or size > BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch

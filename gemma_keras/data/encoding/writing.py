@@ -2,44 +2,56 @@
 
 rows        tokens, kinds
             type, source, system_prompt (see `records`, `prompting.Prompted`)
-            parent, part (see `records.Sourced`), edition, side, piece (see `encoding.EncodedRow`): how rows belong together
+            parent, part (see `records.Sourced`), edition (of augmentation), side, piece (see `encode.EncodedRow`): how
+            rows belong together
             record: the messages as JSON, before system prompt and wording, which a later stage draws on; in the first row
             of a record only, and never of a document
             id: all of these relations in a name, for people only: nothing takes it apart
-plan_E_offsets.npy, plan_E_rows.npy   packed rows of edition E, see `packing.pack`; of pairs the rows are 2i and 2i + 1
+plan_E_offsets.npy, plan_E_rows.npy   packed rows of augmentation E, see `packing.pack`; of pairs the rows are 2i and 2i + 1
 """
 
 import hashlib
 import json
 from array import array
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
 import orjson
 import pyarrow as pa
 
-from gemma_keras.data.encoding import EVERY_EDITION, EncodedRow
-from gemma_keras.data.packing import pack
+from gemma_keras.data.encoding.encode import EVERY_AUGMENTATION, EncodedRow
+from gemma_keras.data.encoding.packing import pack
 from gemma_keras.data.prepared import ROWS_FILE
 from gemma_keras.data.records import SIDES, ChatRecord, PreferenceRecord, Record
 
+
+class _Row(NamedTuple):
+    """A row to be written; `text` is its record as JSON, in the first row of a record."""
+
+    encoded: EncodedRow
+    record: Record
+    system_prompt: str
+    text: str | None
+
+
+_COLUMNS: dict[str, tuple[pa.DataType, Callable[[_Row], Any]]] = {
+    "type": (pa.string(), lambda row: row.record.type),
+    "source": (pa.string(), lambda row: row.record.source),
+    "id": (pa.string(), lambda row: _shown_id(row.record, row.encoded)),
+    "system_prompt": (pa.string(), lambda row: row.system_prompt),
+    "edition": (pa.uint8(), lambda row: row.encoded.augmentation),
+    "record": (pa.string(), lambda row: row.text),
+    "parent": (pa.string(), lambda row: row.record.parent),
+    "part": (pa.uint32(), lambda row: row.record.part),
+    "side": (pa.uint8(), lambda row: row.encoded.side),
+    "piece": (pa.uint32(), lambda row: row.encoded.piece),
+}
 SCHEMA = pa.schema(
-    {
-        "tokens": pa.list_(pa.int32()),
-        "kinds": pa.list_(pa.uint8()),
-        "type": pa.string(),
-        "source": pa.string(),
-        "id": pa.string(),
-        "system_prompt": pa.string(),
-        "edition": pa.uint8(),
-        "record": pa.string(),
-        "parent": pa.string(),
-        "part": pa.uint32(),
-        "side": pa.uint8(),
-        "piece": pa.uint32(),
-    }
+    {"tokens": pa.list_(pa.int32()), "kinds": pa.list_(pa.uint8())}
+    | {name: type for name, (type, _) in _COLUMNS.items()}
 )
 BATCH = 1024
 
@@ -52,71 +64,53 @@ class SplitWriter:
         self._folder = folder
         self._pairs = pairs
         self._writer = pa.ipc.new_stream(str(folder / ROWS_FILE), SCHEMA)
-        self._lengths, self._editions = array("i"), array("B")
-        self._batch: list[tuple[EncodedRow, Record, str, str | None]] = []
+        self._lengths, self._augmentations = array("i"), array("B")
+        self._batch: list[_Row] = []
 
     def add(self, record: Record, rows: list[EncodedRow], system_prompt: str) -> None:
         for number, row in enumerate(rows):
             self._lengths.append(len(row.tokens))
-            self._editions.append(row.edition)
-            self._batch.append((row, record, system_prompt, None if number else _as_json(record)))
+            self._augmentations.append(row.augmentation)
+            self._batch.append(_Row(row, record, system_prompt, None if number else _as_json(record)))
         if len(self._batch) >= BATCH:
             self._flush()
 
     def _flush(self) -> None:
         if not self._batch:
             return
-        rows, records, prompts, texts = zip(*self._batch)
+        rows = [row.encoded for row in self._batch]
         ends = pa.array(np.cumsum([0] + [len(row.tokens) for row in rows], dtype=np.int32))
         columns = [
             pa.ListArray.from_arrays(ends, pa.array(np.concatenate([row.tokens for row in rows]))),
             pa.ListArray.from_arrays(ends, pa.array(np.concatenate([row.kinds for row in rows]))),
-            pa.array([record.type for record in records], pa.string()),
-            pa.array([record.source for record in records], pa.string()),
-            pa.array([_shown_id(record, row) for record, row in zip(records, rows)], pa.string()),
-            pa.array(prompts, pa.string()),
-            pa.array([row.edition for row in rows], pa.uint8()),
-            pa.array(texts, pa.string()),
-            pa.array([record.parent for record in records], pa.string()),
-            pa.array([record.part for record in records], pa.uint32()),
-            pa.array([row.side for row in rows], pa.uint8()),
-            pa.array([row.piece for row in rows], pa.uint32()),
+            *(pa.array(map(value, self._batch), type) for type, value in _COLUMNS.values()),
         ]
         self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
         self._batch = []
 
     def close(self, fingerprint: str, split: str, sequence_length: int) -> tuple[np.ndarray, list[int]]:
-        """Completes the split; returns the lengths in tokens of the rows of edition 0, i32, and each edition's packed rows."""
+        """Completes the split; returns the lengths in tokens of augmentation 0's rows, i32, and all numbers of packed rows."""
         self._flush()
         self._writer.close()
         _describe(self._folder, hashlib.sha256(f"{fingerprint} {split}".encode()).hexdigest()[:16])
-        lengths, editions = np.frombuffer(self._lengths, np.int32), np.frombuffer(self._editions, np.uint8)
-        numbered = editions[editions != EVERY_EDITION]
-        first = editions == EVERY_EDITION if not len(numbered) else (editions == EVERY_EDITION) | (editions == 0)
+        lengths, augmentations = np.frombuffer(self._lengths, np.int32), np.frombuffer(self._augmentations, np.uint8)
+        packed, kept = (
+            (lengths.reshape(-1, 2).max(1, initial=0), augmentations[::2]) if self._pairs else (lengths, augmentations)
+        )
         packed_counts = []
-        for edition in range(int(numbered.max(initial=0)) + 1):
-            offsets, rows = self._plan(lengths, editions, edition, sequence_length)
-            np.save(self._folder / f"plan_{edition}_offsets.npy", offsets)
-            np.save(self._folder / f"plan_{edition}_rows.npy", rows)
+        for augmentation in range(int(augmentations[augmentations != EVERY_AUGMENTATION].max(initial=0)) + 1):
+            chosen = np.flatnonzero((kept == EVERY_AUGMENTATION) | (kept == augmentation)).astype(np.int32)
+            offsets, rows = pack(packed[chosen], sequence_length)
+            np.save(self._folder / f"plan_{augmentation}_offsets.npy", offsets)
+            np.save(self._folder / f"plan_{augmentation}_rows.npy", chosen[rows])
             packed_counts.append(len(offsets) - 1)
-        return lengths[first], packed_counts
-
-    def _plan(
-        self, lengths: np.ndarray, editions: np.ndarray, edition: int, sequence_length: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        if self._pairs:
-            return pack(lengths.reshape(-1, 2).max(1, initial=0), sequence_length)
-        if not (editions != EVERY_EDITION).any():
-            return pack(lengths, sequence_length)
-        chosen = np.flatnonzero((editions == EVERY_EDITION) | (editions == edition)).astype(np.int32)
-        offsets, rows = pack(lengths[chosen], sequence_length)
-        return offsets, chosen[rows]
+        return lengths[(augmentations == EVERY_AUGMENTATION) | (augmentations == 0)], packed_counts
 
 
 def _shown_id(record: Record, row: EncodedRow) -> str:
-    edition = f"~{row.edition}" if row.edition != EVERY_EDITION else ""
+    augmentation = f"~{row.augmentation}" if row.augmentation != EVERY_AUGMENTATION else ""
     side = f"/{SIDES[row.side]}" if row.side is not None else ""
-    return record.id + edition + side + (f"@{row.piece}" if row.piece is not None else "")
+    return record.id + augmentation + side + (f"@{row.piece}" if row.piece is not None else "")
 
 
 def _as_json(record: Record) -> str | None:

@@ -1,6 +1,6 @@
 """Rows that nearly repeat an earlier one: MinHash signatures, banded (Broder 1997; Leskovec et al., ch. 3.4).
 
-The similarity of two texts is the Jaccard similarity of their sets of 5 consecutive units (`data.ngrams`), estimated
+The similarity of two texts is the Jaccard similarity of their sets of 5 consecutive units (`ngrams`), estimated
 as the share of equal entries of their signatures: 128 entries, hence within 0.035 (one standard deviation at 0.8).
 Only rows that agree in a whole band of entries are compared. Signatures lie in a temporary file, 512 bytes a row;
 memory holds 4 bytes a row and band.
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from datasketch import MinHash
 
-from gemma_keras.data.ngrams import ngrams
+from gemma_keras.data.cleaning.ngrams import ngrams
 
 UNITS = 5
 ENTRIES = 128

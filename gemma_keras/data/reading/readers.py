@@ -5,6 +5,7 @@ Files are read as streams, in constant memory; nothing in a file makes a reader 
 
 import csv
 import itertools
+import re
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -15,25 +16,19 @@ import datasets
 import pyarrow.parquet
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.data.elements import NOT_UTF8, TOO_LONG, Row, json_rows
-from gemma_keras.data.streams import COMPRESSIONS, MAX_ROW_BYTES, ByteStream
+from gemma_keras.data.reading.elements import NOT_UTF8, TOO_LONG, Row, json_rows
+from gemma_keras.data.reading.streams import COMPRESSIONS, MAX_ROW_BYTES, ByteStream
 
 # Reading a local folder is no business of a server's: without this, each costs a request to count downloads.
 datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
 # The limit belongs to the module, not to a reader; its default is shorter than many a document.
 csv.field_size_limit(MAX_ROW_BYTES)
 
-_POINTERS = (
-    (
-        b"version https://git-lfs.github.com/spec/",
-        "a Git LFS pointer, not the data (run git lfs pull where it was cloned)",
-    ),
-    (
-        b"version https://hawser.github.com/spec/",
-        "a Git LFS pointer, not the data (run git lfs pull where it was cloned)",
-    ),
-    (b"/annex/objects/", "a git-annex pointer, not the data (run git annex get where it was cloned)"),
-)
+_POINTERS = {
+    rb"version https://(git-lfs|hawser)\.github\.com/spec/": "a Git LFS pointer, not the data (run git lfs pull where it was "
+    "cloned)",
+    rb"/annex/objects/": "a git-annex pointer, not the data (run git annex get where it was cloned)",
+}
 """What a file begins with that stands for another one, and what to do about it. Such files are short."""
 _LONGEST_POINTER = 1024
 
@@ -104,7 +99,7 @@ def _pointer(stream: ByteStream) -> str:
         return ""  # which the reader says by itself
     if len(head) > _LONGEST_POINTER:
         return ""
-    return next((what for start, what in _POINTERS if head.startswith(start)), "")
+    return next((what for start, what in _POINTERS.items() if re.match(start, head)), "")
 
 
 def read_hub(name: str) -> Iterator[ReadRow]:

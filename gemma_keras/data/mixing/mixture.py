@@ -7,9 +7,10 @@ import numpy as np
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import CorpusConfig, DataConfig
-from gemma_keras.data.fates import NOT_DRAWN
-from gemma_keras.data.mixing import grouped_counts, interleave
-from gemma_keras.data.pools import Pool
+from gemma_keras.data.mixing.shares import grouped_counts, interleave
+from gemma_keras.data.pools.fates import NOT_DRAWN
+from gemma_keras.data.pools.pool import Pool
+from gemma_keras.data.records import Record
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -24,21 +25,28 @@ class Share:
 
 @dataclasses.dataclass(slots=True)
 class Mixture:
-    """The records of a split in order: slot i holds record `places[i]` of pool `corpora[i]`.
+    """The records of a split, train or valid, in order: slot i holds record `places[i]` of pool `corpora[i]`.
 
-    `reserves` yields, for each pool, the records that take the place of those that prove unusable.
+    `reserves` yields, for each pool, the records that take the place of those that prove unusable; `kinds` are those of the
+    slots' system prompts (see `prompting`).
     """
 
+    split: str
+    pools: list[Pool]
     corpora: np.ndarray
     places: np.ndarray
     shares: list[Share]
     reserves: list[Iterator[int]]
+    kinds: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint8))
 
     def __len__(self) -> int:
         return len(self.places)
 
+    def record(self, slot: int) -> Record:
+        return self.pools[self.corpora[slot]].record(self.places[slot])
 
-def mix(pools: list[Pool], rows: int, config: DataConfig) -> Mixture:
+
+def mix(split: str, pools: list[Pool], rows: int, config: DataConfig) -> Mixture:
     """Draws `rows` records from the pools by their shares (0: all of them) and lays them out.
 
     Raises:
@@ -58,7 +66,7 @@ def mix(pools: list[Pool], rows: int, config: DataConfig) -> Mixture:
         mine = corpora == number
         places[mine] = np.resize(queue, share.taken)
         reserves.append(_reserve(pool, queue, share))
-    return Mixture(corpora, places, shares, reserves)
+    return Mixture(split, pools, corpora, places, shares, reserves)
 
 
 def validation_counts(pools: list[Pool], sources: list[Pool], rows: int) -> list[int]:

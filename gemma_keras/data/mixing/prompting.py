@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from gemma_keras.config.schema import DataConfig
-from gemma_keras.data.mixture import Mixture
-from gemma_keras.data.pace import Progress
-from gemma_keras.data.pools import Pool
+from gemma_keras.data.mixing.mixture import Mixture
+from gemma_keras.data.mixing.system_prompts import FIXED_PROMPTS, KINDS, OWN, DynamicPrompts, assign_kinds, exact_counts
+from gemma_keras.data.pace import Reporter
 from gemma_keras.data.records import ChatRecord, Record
-from gemma_keras.data.system_prompts import FIXED_PROMPTS, KINDS, OWN, DynamicPrompts, assign_kinds, exact_counts
 from gemma_keras.text.templates import Message
 from gemma_keras.text.tokenizer import Tokenizer
 
@@ -44,35 +43,34 @@ def draw(*key: object) -> int:
 class Prompter:
     """System prompts of both splits; those written by a model are asked for as they are needed, and kept in `cache`."""
 
-    def __init__(self, config: DataConfig, cache: Path, tokenizer: Tokenizer, progress: Progress):
+    def __init__(self, config: DataConfig, cache: Path, tokenizer: Tokenizer, progress: Reporter):
         self._config = config
         self._tokenizer = tokenizer
-        self._kinds: dict[str, np.ndarray] = {}
-        self._slots: dict[str, tuple[list[Pool], Mixture]] = {}
+        self._mixtures: list[Mixture] = []
         wanted = config.system_prompts.dynamic > 0
         self._dynamic = DynamicPrompts(config.system_prompts, cache, progress) if wanted else None
 
-    def assign(self, split: str, pools: list[Pool], mixture: Mixture) -> None:
+    def assign(self, mixture: Mixture) -> None:
         """Fixes the kind of every slot, in exact shares among the conversations without a system turn of their own."""
         free = np.zeros(len(mixture), bool)
-        for number, pool in enumerate(pools):
+        for number, pool in enumerate(mixture.pools):
             mine = mixture.corpora == number
-            free[mine] = pool.open_to_prompt[mixture.places[mine]] > 0
+            free[mine] = pool.columns["open_to_prompt"][mixture.places[mine]]
         kinds = np.full(len(mixture), CLOSED, np.uint8)
-        rng = np.random.default_rng([self._config.seed, 5, SPLITS.index(split)])
+        rng = np.random.default_rng([self._config.seed, 5, SPLITS.index(mixture.split)])
         kinds[free] = assign_kinds(int(free.sum()), self._config.system_prompts, rng)
-        self._kinds[split] = kinds
-        self._slots[split] = (pools, mixture)
+        mixture.kinds = kinds
+        self._mixtures.append(mixture)
         if self._dynamic:
             self._dynamic.announce(int((kinds == DYNAMIC).sum()))
 
-    def dropped(self, split: str, slots: list[int], first: int) -> set[int]:
+    def dropped(self, mixture: Mixture, slots: list[int], first: int) -> set[int]:
         """Deals kinds anew after some slots got no record, so that shares stay exact; returns the slots of another kind.
 
         Args:
             first: slots from this one on may still change.
         """
-        kinds = self._kinds[split]
+        kinds = mixture.kinds
         kinds[slots] = CLOSED
         present = np.bincount(kinds, minlength=CLOSED)[:CLOSED]
         missing = np.array(exact_counts(int(present.sum()), self._config.system_prompts)) - present
@@ -83,9 +81,9 @@ class Prompter:
         kinds[places] = np.repeat(np.arange(CLOSED), np.maximum(missing, 0))[: len(places)]
         return set(places.tolist())
 
-    def prompts(self, split: str, slots: list[tuple[int, Record]]) -> list[Prompted]:
+    def prompts(self, mixture: Mixture, slots: list[tuple[int, Record]]) -> list[Prompted]:
         """The system prompts of some slots, whose records may be others than those first assigned."""
-        kinds = [self._kind(split, slot, record) for slot, record in slots]
+        kinds = [_kind(mixture.kinds[slot], record) for slot, record in slots]
         asked = [record.messages for kind, (_, record) in zip(kinds, slots) if kind == KINDS[DYNAMIC]]  # type: ignore[union-attr]
         written = iter(self._dynamic.write(asked) if self._dynamic and asked else [])
         prompted = []
@@ -94,17 +92,9 @@ class Prompter:
             if kind == KINDS[DYNAMIC] and text is None:
                 kind = FAILED
             if kind in ("fixed", FAILED):
-                text = FIXED_PROMPTS[draw(self._config.seed, split, slot) % len(FIXED_PROMPTS)]
+                text = FIXED_PROMPTS[draw(self._config.seed, mixture.split, slot) % len(FIXED_PROMPTS)]
             prompted.append(Prompted(kind, text or ""))
         return prompted
-
-    def _kind(self, split: str, slot: int, record: Record) -> str:
-        if not isinstance(record, ChatRecord):
-            return ""
-        if record.messages[0]["role"] == "system":
-            return OWN
-        kind = self._kinds[split][slot]
-        return KINDS[kind] if kind != CLOSED else KINDS[0]
 
     def estimate(self) -> dict[str, Any]:
         """What the dynamic prompts would cost: calls that no cached answer saves, and about how many tokens."""
@@ -113,11 +103,9 @@ class Prompter:
         return self._dynamic.estimate(self._conversations(), self._count_tokens)
 
     def _conversations(self) -> Iterator[list[Message]]:
-        for split, (pools, mixture) in self._slots.items():
-            for slot in np.flatnonzero(self._kinds[split] == DYNAMIC).tolist():
-                record = pools[mixture.corpora[slot]].record(mixture.places[slot])
-                if isinstance(record, ChatRecord):
-                    yield record.messages
+        for mixture in self._mixtures:
+            records = map(mixture.record, np.flatnonzero(mixture.kinds == DYNAMIC).tolist())
+            yield from (record.messages for record in records if isinstance(record, ChatRecord))
 
     def _count_tokens(self, texts: list[str]) -> int:
         return sum(map(len, self._tokenizer.encode_content_batch(texts)))
@@ -129,3 +117,12 @@ class Prompter:
     def close(self) -> None:
         if self._dynamic:
             self._dynamic.close()
+
+
+def _kind(dealt: int, record: Record) -> str:
+    """The kind of system prompt of a slot with this record, which was dealt a kind of `KINDS`, or none."""
+    if not isinstance(record, ChatRecord):
+        return ""
+    if record.messages[0]["role"] == "system":
+        return OWN
+    return KINDS[dealt] if dealt != CLOSED else KINDS[0]
