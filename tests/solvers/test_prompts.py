@@ -1,8 +1,10 @@
 """Prompts: what the package's own say, and files that take their place."""
 
+import configparser
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +22,12 @@ def test_own_prompts_are_complete(language):
     values = json.loads(prompts.to_json())
     assert values.keys() == PLACEHOLDERS.keys() == {field.name for field in dataclasses.fields(Prompts)}
     assert Prompts(**replacements(values, "own")) == prompts
+
+
+def test_an_installed_package_holds_them():
+    setup = configparser.ConfigParser()
+    setup.read(Path(__file__).parents[2] / "setup.cfg", encoding="utf-8")
+    assert setup["options.package_data"]["gemma_keras.solvers.prompts"] == "*.toml"
 
 
 @pytest.mark.parametrize("language", ["zh", "en"])

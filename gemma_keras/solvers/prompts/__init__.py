@@ -1,7 +1,7 @@
 """Prompts of the solvers: what they ask for, with `{placeholders}`, in Chinese or English or from a file.
 
-A file holds, in TOML or JSON, prompts by their names in `Prompts`; those that it leaves out stay as they are. A prompt
-is a text (one message of the user) or a list of messages:
+The package's own are `zh.toml` and `en.toml`. A file of the same form, in TOML or JSON, holds prompts by their names in
+`Prompts`; those that it leaves out stay as they are. A prompt is a text (one message of the user) or a list of messages:
 
     judge = "问题：{question} ..."
 
@@ -9,12 +9,13 @@ is a text (one message of the user) or a list of messages:
     role = "system"
     content = "..."
 
-Each must have the placeholders that `PLACEHOLDERS` lists, and no others. Any other brace stands for itself. What the
+Each must have the placeholders of the package's own, and no others. Any other brace stands for itself. What the
 answers must look like (a numbered list, four lines of a verdict, "答案：" or "Answer:" before a result) is read by
 `solvers.replies` and cannot be changed here.
 """
 
 import dataclasses
+import functools
 import json
 import re
 import tomllib
@@ -87,35 +88,15 @@ class Prompts:
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=2)
 
 
-PLACEHOLDERS: dict[str, frozenset[str]] = {
-    name: frozenset(names.split())
-    for name, names in {
-        "answer": "question",
-        "plan": "question",
-        "plan_strictly": "question",
-        "plan_json": "question",
-        "first_step": "question sub_question",
-        "next_step": "question steps number sub_question",
-        "summary": "question steps",
-        "judge": "question answer",
-        "rewrite": "question answer verdict",
-        "complexity": "question",
-        "letter": "question answer letters",
-        "statement": "question answer",
-        "masked": "question statement",
-        "verdict": "question statement",
-        "step": "number sub_question answer",
-        "step_in_context": "question steps sub_question",
-        "options": "question options",
-        "final_line": "question",
-    }.items()
-}
-PIECES = ("step", "step_in_context", "options", "final_line")
+PIECES = tuple(field.name for field in dataclasses.fields(Prompts) if field.type is str)
 
 
+@functools.cache
 def builtin_prompts(language: str) -> Prompts:
     """The package's own prompts in Chinese ("zh") or English ("en")."""
-    return _builtin()[language]
+    path = Path(__file__).with_name(f"{language}.toml")
+    values = tomllib.loads(path.read_text(encoding="utf-8"))
+    return Prompts(**{name: _prompt(name, value, path.name) for name, value in values.items()})
 
 
 def load_prompts(language: str, path: str = "") -> Prompts:
@@ -136,26 +117,22 @@ def replacements(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
     Raises:
         UserError: as `load_prompts`.
     """
-    checked: dict[str, Any] = {}
+    checked = {}
     for name, value in values.items():
         where = f"the prompt {name!r} of {origin}"
         if name not in PLACEHOLDERS:
             raise UserError(f"{where} has no use; give one of {', '.join(PLACEHOLDERS)}.")
-        if name in PIECES:
-            if not isinstance(value, str):
-                raise UserError(f"{where} is a {type(value).__name__}; give a text, which will stand inside others.")
-            checked[name] = value
-        else:
-            checked[name] = _messages(value, where)
+        checked[name] = _prompt(name, value, where)
         _check_placeholders(checked[name], PLACEHOLDERS[name], where)
     return checked
 
 
-def _builtin() -> dict[str, Prompts]:
-    from gemma_keras.solvers.prompts.chinese import CHINESE  # these modules build on this one
-    from gemma_keras.solvers.prompts.english import ENGLISH
-
-    return {"zh": CHINESE, "en": ENGLISH}
+def _prompt(name: str, value: Any, where: str) -> str | list[Message]:
+    if name not in PIECES:
+        return _messages(value, where)
+    if not isinstance(value, str):
+        raise UserError(f"{where} is a {type(value).__name__}; give a text, which will stand inside others.")
+    return value
 
 
 def _filled(text: str, values: Mapping[str, str]) -> str:
@@ -193,11 +170,20 @@ def _messages(value: Any, where: str) -> list[Message]:
     return [dict(message) for message in messages]
 
 
-def _check_placeholders(prompt: str | list[Message], expected: frozenset[str], where: str) -> None:
+def _placeholders(prompt: str | list[Message]) -> frozenset[str]:
     texts = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
-    found = frozenset(name for text in texts for name in _PLACEHOLDER.findall(text))
+    return frozenset(name for text in texts for name in _PLACEHOLDER.findall(text))
+
+
+def _check_placeholders(prompt: str | list[Message], expected: frozenset[str], where: str) -> None:
+    found = _placeholders(prompt)
     for wrong, verb in ((expected - found, "lacks"), (found - expected, "must not have")):
         if wrong:
             names = ", ".join(f"{{{name}}}" for name in sorted(wrong))
             needed = ", ".join(f"{{{name}}}" for name in sorted(expected))
             raise UserError(f"{where} {verb} {names}; it takes just {needed}.")
+
+
+PLACEHOLDERS = {
+    field.name: _placeholders(getattr(builtin_prompts("zh"), field.name)) for field in dataclasses.fields(Prompts)
+}
