@@ -1,12 +1,11 @@
 """Adaptive solving: the model scores how complex a question is, and the score chooses the solver."""
 
-from gemma_keras.inference.language_model import LanguageModel
 from gemma_keras.solvers.base import Solver
 from gemma_keras.solvers.enhanced import EnhancedSolver
 from gemma_keras.solvers.least_to_most import LeastToMost
 from gemma_keras.solvers.normal import Normal
 from gemma_keras.solvers.replies import scores
-from gemma_keras.solvers.steps import Settings, Steps
+from gemma_keras.solvers.steps import Steps
 from gemma_keras.solvers.trace import Adapted, Question
 
 SIMPLE, HARD = 0.3, 0.7
@@ -18,12 +17,6 @@ class Adaptive(Solver):
 
     name = "adaptive"
 
-    def __init__(self, model: LanguageModel, settings: Settings | None = None):
-        super().__init__(model, settings)
-        self._simple = Normal(model, self.settings)
-        self._medium = LeastToMost(model, self.settings)
-        self._hard = EnhancedSolver(model, self.settings)
-
     def begin(self, question: Question) -> tuple[Adapted, Steps]:
         work = Adapted()
         return work, self._score_and_solve(question, work)
@@ -34,12 +27,13 @@ class Adaptive(Solver):
             "complexity", settings.solver.judge_temperature, settings.constrained(scores.SCORE), question=question.text
         )
         work.complexity = scores.complexity(work.reply)
-        solver = self._chosen(work.complexity)
+        solver = _suited(work.complexity)(self.model, settings)
         work.solver = solver.name
         work.work, steps = solver.begin(question)
         yield from steps
 
-    def _chosen(self, complexity: float) -> Solver:
-        if complexity < SIMPLE:
-            return self._simple
-        return self._medium if complexity < HARD else self._hard
+
+def _suited(complexity: float) -> type[Solver]:
+    if complexity < SIMPLE:
+        return Normal
+    return LeastToMost if complexity < HARD else EnhancedSolver

@@ -8,13 +8,12 @@ statement is right.
 
 import re
 
-from gemma_keras.inference.language_model import LanguageModel
 from gemma_keras.solvers.base import Solver
 from gemma_keras.solvers.replies import answers, judgements
 from gemma_keras.solvers.replies.plain import marked_answer
 from gemma_keras.solvers.self_consistency import sample
 from gemma_keras.solvers.steps import Settings, Steps, together
-from gemma_keras.solvers.trace import Backward, Candidate, Question, Recovery, Voted
+from gemma_keras.solvers.trace import Backward, Candidate, Question, Recovery
 
 
 class BackwardVerification(Solver):
@@ -25,16 +24,13 @@ class BackwardVerification(Solver):
 
     name = "backward_verification"
 
-    def __init__(self, model: LanguageModel, settings: Settings | None = None, *, sampled: Solver):
-        super().__init__(model, settings)
-        self._sampled = sampled
-
     def begin(self, question: Question) -> tuple[Backward, Steps]:
-        work = Backward(voted=Voted(solver=self._sampled.name, planned=self.settings.solver.samples))
-        return work, self._sample_and_verify(question, work)
+        voted, steps = sample(self.settings, self.sampled[0], question)
+        work = Backward(voted=voted)
+        return work, self._sample_and_verify(question, work, steps)
 
-    def _sample_and_verify(self, question: Question, work: Backward) -> Steps:
-        yield from sample(self.settings, self._sampled, question, work.voted)
+    def _sample_and_verify(self, question: Question, work: Backward, sampling: Steps) -> Steps:
+        yield from sampling
         votes = work.voted.votes()
         if len(votes) == 1:
             return

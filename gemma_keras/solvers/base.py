@@ -17,13 +17,17 @@ class Solver(abc.ABC):
     """A way to answer questions with a model.
 
     A subclass says with what work it begins, and how that is filled; `begin` is also how solvers use each other.
+
+    Args:
+        sampled: the solvers whose answers this one compares; none for most.
     """
 
     name: ClassVar[str]
 
-    def __init__(self, model: LanguageModel, settings: Settings | None = None):
+    def __init__(self, model: LanguageModel, settings: Settings | None = None, sampled: Sequence["Solver"] = ()):
         self.model = model
         self.settings = settings or Settings()
+        self.sampled = sampled
 
     @abc.abstractmethod
     def begin(self, question: Question) -> tuple[Work, Steps]:

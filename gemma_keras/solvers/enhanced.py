@@ -15,23 +15,21 @@ class EnhancedSolver(Solver):
     """
 
     name = "enhanced"
+    verify_steps = True
 
     def begin(self, question: Question) -> tuple[Enhanced, Steps]:
         work = Enhanced()
-        return work, _enhance(self.settings, self.settings.wording(question), work, verify_steps=True)
+        return work, _enhance(self.settings, self.settings.wording(question), work, self.verify_steps)
 
 
-class SimplifiedEnhanced(Solver):
+class SimplifiedEnhanced(EnhancedSolver):
     """Least to most, and its final answer verified and improved."""
 
     name = "simplified_enhanced"
-
-    def begin(self, question: Question) -> tuple[Enhanced, Steps]:
-        work = Enhanced()
-        return work, _enhance(self.settings, self.settings.wording(question), work, verify_steps=False)
+    verify_steps = False
 
 
-def _enhance(settings: Settings, question: str, work: Enhanced, *, verify_steps: bool) -> Steps:
+def _enhance(settings: Settings, question: str, work: Enhanced, verify_steps: bool) -> Steps:
     yield from least_to_most(settings, question, work.decomposed)
     if verify_steps:
         yield from together(_step_checks(settings, question, work))

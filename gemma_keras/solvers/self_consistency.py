@@ -1,9 +1,7 @@
 """Several answers to the same question, compared: self-consistency (arXiv 2203.11171), and escalation by it."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
-from gemma_keras.inference.language_model import LanguageModel
 from gemma_keras.solvers.base import Solver
 from gemma_keras.solvers.letters import chosen_letter
 from gemma_keras.solvers.replies import answers
@@ -19,13 +17,8 @@ class SelfConsistency(Solver):
 
     name = "self_consistency"
 
-    def __init__(self, model: LanguageModel, settings: Settings | None = None, *, sampled: Solver):
-        super().__init__(model, settings)
-        self._sampled = sampled
-
     def begin(self, question: Question) -> tuple[Voted, Steps]:
-        work = Voted(solver=self._sampled.name, planned=self.settings.solver.samples)
-        return work, sample(self.settings, self._sampled, question, work)
+        return sample(self.settings, self.sampled[0], question)
 
 
 class Escalation(Solver):
@@ -37,33 +30,33 @@ class Escalation(Solver):
 
     name = "escalation"
 
-    def __init__(self, model: LanguageModel, settings: Settings | None = None, *, pipeline: Sequence[Solver]):
-        super().__init__(model, settings)
-        self._pipeline = pipeline
-
     def begin(self, question: Question) -> tuple[Escalated, Steps]:
         work = Escalated(threshold=self.settings.solver.threshold)
         return work, self._escalate(question, work)
 
     def _escalate(self, question: Question, work: Escalated) -> Steps:
-        for solver in self._pipeline:
-            stage = Voted(solver=solver.name, planned=self.settings.solver.samples)
+        for solver in self.sampled:
+            stage, steps = sample(self.settings, solver, question)
             work.stages.append(stage)
             try:
-                yield from sample(self.settings, solver, question, stage)
+                yield from steps
             except SolverFailure:
-                if solver is self._pipeline[-1] and not work.answer:
+                if solver is self.sampled[-1] and not work.answer:
                     raise
             if stage.vote and stage.share >= work.threshold:
                 return
 
 
-def sample(settings: Settings, solver: Solver, question: Question, work: Voted) -> Steps:
-    """Fills `work` with as many answers as it plans, side by side.
+def sample(settings: Settings, solver: Solver, question: Question) -> tuple[Voted, Steps]:
+    """Work that is still empty, and the steps that fill it with `solver.samples` answers of a solver, side by side.
 
-    Raises:
-        SolverFailure: no sample has an answer.
+    The steps raise `SolverFailure` where no sample has an answer.
     """
+    work = Voted(solver=solver.name, planned=settings.solver.samples)
+    return work, _sample(settings, solver, question, work)
+
+
+def _sample(settings: Settings, solver: Solver, question: Question, work: Voted) -> Steps:
     asked = with_final_line(settings, question)
     parts = []
     for _ in range(work.planned):

@@ -5,8 +5,9 @@ the best answer so far at any moment, wherever a budget or a failure ends the wo
 it back.
 """
 
+import operator
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 
 @dataclass(slots=True, frozen=True)
@@ -48,13 +49,7 @@ class Cost:
         return self.prompt_tokens + self.new_tokens
 
     def __add__(self, other: "Cost") -> "Cost":
-        return Cost(
-            self.calls + other.calls,
-            self.prompt_tokens + other.prompt_tokens,
-            self.new_tokens + other.new_tokens,
-            self.cut + other.cut,
-            self.seconds + other.seconds,
-        )
+        return Cost(*map(operator.add, astuple(self), astuple(other)))
 
 
 @dataclass(slots=True, kw_only=True)

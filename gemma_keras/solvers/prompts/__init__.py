@@ -96,7 +96,8 @@ def builtin_prompts(language: str) -> Prompts:
     """The package's own prompts in Chinese ("zh") or English ("en")."""
     path = Path(__file__).with_name(f"{language}.toml")
     values = tomllib.loads(path.read_text(encoding="utf-8"))
-    return Prompts(**{name: _prompt(name, value, path.name) for name, value in values.items()})
+    prompts: dict[str, Any] = {name: _prompt(name, value, path.name) for name, value in values.items()}
+    return Prompts(**prompts)
 
 
 def load_prompts(language: str, path: str = "") -> Prompts:
@@ -117,7 +118,7 @@ def replacements(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
     Raises:
         UserError: as `load_prompts`.
     """
-    checked = {}
+    checked: dict[str, Any] = {}
     for name, value in values.items():
         where = f"the prompt {name!r} of {origin}"
         if name not in PLACEHOLDERS:
