@@ -70,9 +70,8 @@ def verdict(reply: str) -> Verdict:
     """
     parts = dict.fromkeys(_ASPECTS, "")
     labels = list(_LABEL.finditer(reply))
-    for label, following in zip(labels, [*labels[1:], None]):
-        aspect = next(name for name in _ASPECTS if label[name])
-        end = following.start() if following else len(reply)
+    for label, end in zip(labels, [*(following.start() for following in labels[1:]), len(reply)]):
+        aspect = str(label.lastgroup)
         parts[aspect] = parts[aspect] or _NEXT_ITEM.sub("", reply[label.end() : end]).strip(' \t\n|｜",{}')
     failed = any(_is_failed(parts[name]) for name in _ASPECTS[:3])
     if any(label["suggestions"] for label in labels):

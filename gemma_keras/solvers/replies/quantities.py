@@ -13,19 +13,7 @@ LONGEST_NUMBER = 40
 
 
 _DIGITS = r"\d{1,3}(?:,\d{3}){1,10}(?:\.\d{1,30})?|\d{1,40}(?:\.\d{1,30})?|\.\d{1,30}"
-_POWER = {
-    "百": 2,
-    "千": 3,
-    "万": 4,
-    "十万": 5,
-    "百万": 6,
-    "千万": 7,
-    "亿": 8,
-    "十亿": 9,
-    "百亿": 10,
-    "千亿": 11,
-    "万亿": 12,
-}
+_POWER = {scale: power for power, scale in enumerate("百 千 万 十万 百万 千万 亿 十亿 百亿 千亿 万亿".split(), 2)}
 _ARABIC = re.compile(
     rf"(?P<sign>(?<![0-9A-Za-z)\]])[-+] ?)?(?<![0-9A-Za-z.^,])(?P<digits>{_DIGITS})(?![,.]?\d)"
     r"(?:(?P<exponent>e[-+]?\d{1,2}(?!\w))|(?: ?[×x*·] ?10 ?\^ ?\{?(?P<power>-?\d{1,2})\}?)"
@@ -101,11 +89,6 @@ _FOLLOWING_UNIT = re.compile(rf" ?(?P<half>个半)?个? ?(?P<unit>{UNIT}){UNIT_E
 _PART_OF_FORMULA = re.compile(
     r"[A-Za-z√π^_]|(?<![A-Z]) (?:[a-zμ]{1,2}[A-Z][A-Za-z]?|[A-Z]{2}[A-Za-rt-z]?|Hz|Pa)(?![A-Za-z])"
 )
-_START = Found(0, 0, Quantity(Fraction(0)))
-
-
-def _end(text: str) -> Found:
-    return Found(len(text), len(text), Quantity(Fraction(0)))
 
 
 def _unit_after(text: str, at: int) -> str:
@@ -150,8 +133,8 @@ def quantity(text: str) -> Quantity | None:
     found = numbers(text)
     if not found:
         return _in_words(text)
-    around = "".join(text[one.end : other.start] for one, other in zip([_START, *found], [*found, _end(text)]))
-    if _FORMULA.search(around):
+    starts, ends = [*(one.start for one in found), len(text)], [0, *(one.end for one in found)]
+    if _FORMULA.search("".join(text[end:start] for end, start in zip(ends, starts))):
         return None
     return found[0].quantity._replace(senses=senses(text)) if len(found) == 1 else _compound(found, text)
 
@@ -192,22 +175,14 @@ def counted(text: str) -> Quantity | None:
 def _in_words(text: str) -> Quantity | None:
     chinese = _CHINESE.fullmatch(text.replace(" ", ""))
     if chinese:
-        value, unit = chinese_value(chinese), _unit_or_counter(chinese["tail"])
-        half = _FOLLOWING_UNIT.match(chinese["tail"])
-        value = value + Fraction(1, 2) if value is not None and half and half["half"] else value
-        return None if value is None or unit is None else Quantity(value, unit, senses(text))
+        value, tail = chinese_value(chinese), chinese["tail"]
+        unit = _FOLLOWING_UNIT.match(tail)
+        if value is None or not (unit or re.match(f"{_COUNTER}|$", tail)):
+            return None
+        half = Fraction(1, 2) if unit and unit["half"] else 0
+        return Quantity(value + half, _unit_after(tail, 0), senses(text))
     english = list(ENGLISH.finditer(text))
     return _english(english[0], text) if len(english) == 1 and len(text.split()) <= 6 else None
-
-
-def _unit_or_counter(tail: str) -> str | None:
-    """The unit of what follows a Chinese numeral: "" after a counter or nothing; None where it is another word."""
-    if not tail.strip():
-        return ""
-    unit = _unit_after(tail, 0)
-    if unit:
-        return unit
-    return "" if re.match(rf" ?{_COUNTER}", tail) else None
 
 
 def _english(found: re.Match[str], text: str) -> Quantity:

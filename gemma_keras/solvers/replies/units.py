@@ -1,5 +1,6 @@
 """Quantities, and the units that make them comparable."""
 
+import decimal
 import re
 from fractions import Fraction
 from typing import NamedTuple
@@ -54,20 +55,16 @@ class Quantity(NamedTuple):
         return " ".join(part for part in (_decimal(self.value), self.unit, sense) if part)
 
 
+_MOST_DIGITS = 400
+"""More than any number has that a reply gives in at most `quantities.LONGEST_NUMBER` characters."""
+
+
 def _decimal(value: Fraction) -> str:
     """The value in digits where it has a finite decimal form, else as a fraction."""
-    below = value.denominator
-    for prime in (2, 5):
-        while below % prime == 0:
-            below //= prime
-    if below != 1:
-        return str(value)
-    places = 0
-    while (value * 10**places).denominator != 1:
-        places += 1
-    digits = str(abs(value.numerator * 10**places // value.denominator)).rjust(places + 1, "0")
-    text = digits if not places else f"{digits[:-places]}.{digits[-places:]}"
-    return f"-{text}" if value < 0 else text
+    with decimal.localcontext(prec=_MOST_DIGITS) as context:
+        context.clear_flags()
+        digits = decimal.Decimal(value.numerator) / value.denominator
+        return str(value) if context.flags[decimal.Inexact] else f"{digits:f}"
 
 
 _WRITTEN = re.compile(r"(?P<value>-?[\d./]+)(?: (?P<unit>[^\s(]+))?(?: \((?P<senses>\S+)\))?")
