@@ -93,20 +93,15 @@ def _json_rows(text: str, origin: str) -> list[Given]:
     try:
         value = _DECODER.decode(text.strip())
     except (ValueError, RecursionError) as error:
-        lines = [
-            (f"line {number} of {origin}", line.strip("\ufeff \t\r")) for number, line in enumerate(text.split("\n"), 1)
-        ]
-        lines = [(where, line) for where, line in lines if line]
-        if len(lines) == 1 or not _parses(lines[0][1]):
+        rows = _json_lines(text, origin)
+        if len(rows) < 2:
             raise UserError(f"{origin} is no JSON ({error}); {FORM}.") from error
-        return [(where, _parsed(line, where)) for where, line in lines]
+        return rows
     entries = value
     if isinstance(value, dict):
         entries = [value] if is_question(value) else _only_list(value)
     if not isinstance(entries, list):
         raise UserError(f"{origin} is a {type(value).__name__}; {FORM}.")
-    if not entries:
-        raise UserError(f"{origin} holds no question; {FORM}.")
     if entries == [value]:
         return [(f"line 1 of {origin}", value)]
     return [(f"entry {number} of {origin}", entry) for number, entry in enumerate(entries, 1)]
@@ -121,19 +116,20 @@ def _only_list(value: dict[str, Any]) -> list[Any]:
     return objects if objects and all(isinstance(entry, dict) for entry in objects) else [value]
 
 
-def _parses(line: str) -> bool:
-    try:
-        _DECODER.decode(line)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _parsed(line: str, where: str) -> Any:
-    try:
-        return _DECODER.decode(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is no JSON ({error}); {FORM}.") from error
+def _json_lines(text: str, origin: str) -> list[Given]:
+    """One value a line; none where the first line is no JSON."""
+    rows: list[Given] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        line, where = line.strip("\ufeff \t\r"), f"line {number} of {origin}"
+        if not line:
+            continue
+        try:
+            rows.append((where, _DECODER.decode(line)))
+        except (ValueError, RecursionError) as error:
+            if not rows:
+                break
+            raise UserError(f"{where} is no JSON ({error}); {FORM}.") from error
+    return rows
 
 
 def _delimiter(text: str, suffix: str) -> str:

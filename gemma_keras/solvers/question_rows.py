@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.solvers.trace import Question
+from gemma_keras.solvers.trace import LETTERS, Question
 
-MOST_CHOICES = 10
 FORM = (
     'give objects such as {"question": "...", "choices": ["...", "..."], "answer": "A", "id": "..."}, or a table with the '
     "columns question, A, B, C, D, answer"
@@ -63,8 +62,10 @@ def to_questions(rows: Sequence[Given], origin: str) -> list[Asked]:
     if not rows:
         raise UserError(f"{origin} holds no question; {FORM}.")
     read = [_row(row, where) for where, row in rows]
-    letters = _letters([one for one in read if one.question.choices and one.answer], origin)
-    return [Asked(one.question, letters.get(id(one), "" if one.question.choices else one.answer)) for one in read]
+    expected = [_expected(one) for one in read]
+    numbered = [one for one, answer in zip(read, expected) if answer is None]
+    counted = iter(_counted(numbered, origin) if numbered else "")
+    return [Asked(one.question, next(counted) if answer is None else answer) for one, answer in zip(read, expected)]
 
 
 def cleaned(text: str) -> str:
@@ -78,8 +79,8 @@ def _row(row: Any, where: str) -> _Read:
     if not isinstance(row, dict):
         raise UserError(f"{where} is {json.dumps(row, ensure_ascii=False, default=str)[:40]}, no question; {FORM}.")
     labels, choices = _options(row, where)
-    if len(choices) > MOST_CHOICES:
-        raise UserError(f"{where} has {len(choices)} choices; give at most {MOST_CHOICES}.")
+    if len(choices) > len(LETTERS):
+        raise UserError(f"{where} has {len(choices)} choices; give at most {len(LETTERS)}.")
     question = _text(_value(row, QUESTION), "question", where)
     if not question.strip():
         keys = "" if is_question(row) else f" but {', '.join(map(str, row))[:100]}"
@@ -128,8 +129,8 @@ def _options(row: dict[str, Any], where: str) -> tuple[list[str], list[str]]:
     if not texts or len(listed) == 1 or (labels is not None and len(labels) != len(listed)):
         raise UserError(f"{where} has choices that are no list of two or more texts; {FORM}.")
     choices = [cleaned(str(choice)) for choice in listed]
-    letters = list("ABCDEFGHIJ"[: len(choices)])
-    return [_letter(str(label)) for label in labels] if labels is not None else letters, _without_letters(choices)
+    letters = LETTERS[: len(choices)] if labels is None else [_letter(str(label)) for label in labels]
+    return list(letters), _without_letters(choices)
 
 
 def _columns(row: dict[str, Any]) -> list[Any]:
@@ -160,10 +161,8 @@ def _from_json(text: str) -> Any:
 
 def _without_letters(choices: list[str]) -> list[str]:
     """The options without "A." or "(A)" before them, where all have their own."""
-    marked = list(zip("ABCDEFGHIJ", choices))
-    return (
-        [_after(letter, text) for letter, text in marked] if all(_after(*one) != one[1] for one in marked) else choices
-    )
+    bare = [_after(letter, text) for letter, text in zip(LETTERS, choices)]
+    return choices if any(after == text for after, text in zip(bare, choices)) else bare
 
 
 def _after(letter: str, text: str) -> str:
@@ -176,56 +175,44 @@ def _letter(text: str) -> str:
     return unicodedata.normalize("NFKC", text).strip().strip("().、。 ").upper()
 
 
-def _letters(known: Sequence[_Read], origin: str) -> dict[int, str]:
-    """The letters of the right options of questions, by the `id` of what was read."""
-    letters, numbered = {}, []
-    for one in known:
-        place = _named(one)
-        if place is None:
-            numbered.append(one)
-        else:
-            letters[id(one)] = one.question.letters[place]
-    if numbered:
-        letters |= dict(zip(map(id, numbered), _counted(numbered, origin)))
-    return letters
-
-
-def _named(one: _Read) -> int | None:
-    """The place of the option that an answer names by its letter or its text; None: the answer is a number."""
-    letter = _letter(one.answer)
-    if letter in one.labels:
-        return one.labels.index(letter)
+def _expected(one: _Read) -> str | None:
+    """The answer, of a question with options their letter, by which or by whose text it names one; None: it is a number."""
+    if not one.question.choices or not one.answer:
+        return one.answer
+    label = _letter(one.answer)
+    if label in one.labels:
+        return one.question.letters[one.labels.index(label)]
     if _INDEX.fullmatch(one.answer):
         return None
-    place = _place(one)
-    if place is None:
+    letter = _letter_of_text(one)
+    if not letter:
         raise UserError(
             f"{one.where} has the answer {one.answer!r}; for a question with choices give its letter, or the text of one."
         )
-    return place
+    return letter
 
 
-def _place(one: _Read) -> int | None:
-    """The place of the one option that has the answer's text."""
-    options = enumerate(zip(one.question.letters, one.question.choices))
-    places = [place for place, (letter, text) in options if text.strip() in (one.answer, _after(letter, one.answer))]
-    return places[0] if len(places) == 1 else None
+def _letter_of_text(one: _Read) -> str:
+    """The letter of the one option that has the answer's text; empty where none or several have it."""
+    options = zip(one.question.letters, one.question.choices)
+    found = [letter for letter, text in options if text.strip() in (one.answer, _after(letter, one.answer))]
+    return found[0] if len(found) == 1 else ""
 
 
 def _counted(numbered: Sequence[_Read], origin: str) -> str:
     """The letters that numbers stand for: texts of options, or indices from 0 or from 1, the same for all."""
-    read = [[_place(one), *(_at(one, int(float(one.answer)) - first) for first in (0, 1))] for one in numbered]
-    ways = [places for places in zip(*read) if None not in places]
-    if len(set(ways)) == 1:
-        return "".join(one.question.letters[place] for one, place in zip(numbered, ways[0]) if place is not None)
-    first = next((one for one, places in zip(numbered, read) if not any(p is not None for p in places)), numbered[0])
+    read = []
+    for one in numbered:
+        index = int(float(one.answer))
+        at = [one.question.letters[max(place, 0) : place + 1] for place in (index, index - 1)]
+        read.append([_letter_of_text(one), *at])
+    ways = {letters for letters in zip(*read) if all(letters)}
+    if len(ways) == 1:
+        return "".join(*ways)
+    first = next((one for one, letters in zip(numbered, read) if not any(letters)), numbered[0])
     why = (
         "may be texts of choices, or count them from 0 or from 1" if ways else "are neither texts nor places of choices"
     )
     raise UserError(
         f"{first.where} has the answer {first.answer!r}, and the numbers that {origin} gives as answers {why}; give letters."
     )
-
-
-def _at(one: _Read, place: int) -> int | None:
-    return place if 0 <= place < len(one.question.choices) else None

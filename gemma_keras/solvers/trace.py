@@ -9,6 +9,9 @@ import operator
 from collections import Counter
 from dataclasses import astuple, dataclass, field
 
+LETTERS = "ABCDEFGHIJ"
+"""Of options, of which a question has at most as many."""
+
 
 @dataclass(slots=True, frozen=True)
 class Question:
@@ -21,7 +24,7 @@ class Question:
     @property
     def letters(self) -> str:
         """Letters of the options."""
-        return "ABCDEFGHIJ"[: len(self.choices)]
+        return LETTERS[: len(self.choices)]
 
 
 @dataclass(slots=True)
