@@ -254,17 +254,17 @@ class Backward:
     candidates: list[Candidate] = field(default_factory=list)
 
     @property
-    def best(self) -> Candidate | None:
-        """The candidate with the highest score; of several, the one with most supporters, then the first."""
-        return max(self.candidates, key=lambda one: (one.score, one.supporters), default=None)
+    def best(self) -> Candidate | Voted:
+        """The candidate with the highest score (of several, the one with most supporters, then the first), or the samples."""
+        return max(self.candidates, key=lambda one: (one.score, one.supporters), default=self.voted)
 
     @property
     def vote(self) -> str:
-        return self.best.vote if self.best else self.voted.vote
+        return self.best.vote
 
     @property
     def answer(self) -> str:
-        return self.best.answer if self.best else self.voted.answer
+        return self.best.answer
 
 
 Work = Direct | Decomposed | Verified | Enhanced | Adapted | Voted | Escalated | Backward
