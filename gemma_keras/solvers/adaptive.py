@@ -26,14 +26,14 @@ class Adaptive(Solver):
         work.reply = yield from settings.ask(
             "complexity", settings.solver.judge_temperature, settings.constrained(scores.SCORE), question=question.text
         )
-        work.complexity = scores.complexity(work.reply)
-        solver = _suited(work.complexity)(self.model, settings)
+        work.complexity = scores.read_complexity(work.reply)
+        solver = _choose(work.complexity)(self.model, settings)
         work.solver = solver.name
         work.work, steps = solver.begin(question)
         yield from steps
 
 
-def _suited(complexity: float) -> type[Solver]:
+def _choose(complexity: float) -> type[Solver]:
     if complexity < SIMPLE:
         return Normal
     return LeastToMost if complexity < HARD else EnhancedSolver

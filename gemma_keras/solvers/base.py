@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from gemma_keras.inference.language_model import LanguageModel
 from gemma_keras.solvers import lockstep
-from gemma_keras.solvers.letters import VOTING, chosen_letter
+from gemma_keras.solvers.letters import VOTING, choose_letter
 from gemma_keras.solvers.steps import Settings, Steps
 from gemma_keras.solvers.trace import Question, Trace, Work
 
@@ -59,4 +59,4 @@ class Solver(abc.ABC):
         """The steps, and then the option that their answer chooses."""
         yield from steps
         if trace.question.choices and trace.work.answer and not isinstance(trace.work, VOTING):
-            trace.letter = yield from chosen_letter(self.settings, trace.question, trace.work.answer)
+            trace.letter = yield from choose_letter(self.settings, trace.question, trace.work.answer)

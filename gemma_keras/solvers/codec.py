@@ -37,7 +37,7 @@ def to_plain(value: Any) -> Any:
     """A trace, or a part of one, as dictionaries, lists and scalars."""
     if dataclasses.is_dataclass(value):
         fields = {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"kind": _kind(type(value)), **fields} if type(value) in _KINDS else fields
+        return {"kind": _name_kind(type(value)), **fields} if type(value) in _KINDS else fields
     return [to_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
@@ -50,14 +50,14 @@ def from_plain(values: Any) -> Trace:
     return _read(values, Trace, "trace")
 
 
-def _kind(part: Any) -> str:
+def _name_kind(part: Any) -> str:
     return part.__name__.lower()
 
 
 def _read(value: Any, expected: Any, path: str) -> Any:
     """`value` as the annotated type `expected`."""
     if isinstance(expected, types.UnionType):
-        options = {_kind(option): option for option in typing.get_args(expected) if option is not types.NoneType}
+        options = {_name_kind(option): option for option in typing.get_args(expected) if option is not types.NoneType}
         if value is None and types.NoneType in typing.get_args(expected):
             return None
         if len(options) > 1:
@@ -83,7 +83,7 @@ def _read_fields(value: Any, part: Any, path: str) -> Any:
     hints, has_kind = _hints(part), part in _KINDS
     names = {field.name for field in dataclasses.fields(part)} | ({"kind"} if has_kind else set())
     _require(value.keys() == names, ", ".join(value), f"an object of {', '.join(sorted(names))}", path)
-    _require(not has_kind or value["kind"] == _kind(part), value.get("kind"), _kind(part), f"{path}.kind")
+    _require(not has_kind or value["kind"] == _name_kind(part), value.get("kind"), _name_kind(part), f"{path}.kind")
     return part(**{name: _read(entry, hints[name], f"{path}.{name}") for name, entry in value.items() if name in hints})
 
 

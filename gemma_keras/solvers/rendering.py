@@ -110,7 +110,7 @@ class _Page:
     def _decomposed(self, work: Decomposed) -> list[str]:
         blocks = []
         for attempt in work.attempts[:-1] if work.steps else work.attempts:
-            blocks += [f"### {self._labels['attempt']}", _quoted(attempt)]
+            blocks += [f"### {self._labels['attempt']}", _quote(attempt)]
         for number, step in enumerate(work.steps, 1):
             blocks += [f"### {self._pair('step', step.question, number)}", step.first_answer or "—"]
             blocks += self._check(step.check) if step.check else []
@@ -126,7 +126,7 @@ class _Page:
         blocks = []
         for index, verdict in enumerate(check.verdicts):
             label = self._labels["accepted" if verdict.accepted else "criticised"]
-            blocks += [f"**{label}**", _quoted(verdict.text)]
+            blocks += [f"**{label}**", _quote(verdict.text)]
             if index < len(check.rewrites):
                 blocks += [f"**{self._labels['rewrite']}**", check.rewrites[index]]
         return blocks
@@ -142,7 +142,7 @@ class _Page:
 
     def _candidate(self, candidate: Candidate) -> list[str]:
         lines = [
-            f"- {_one_line(one.question)} — {one.expected} — {self._labels['recovered' if one.found else 'lost']}"
+            f"- {_join_lines(one.question)} — {one.expected} — {self._labels['recovered' if one.found else 'lost']}"
             for one in candidate.recoveries
         ]
         score = f"{self._labels['score']} {candidate.score}/{len(candidate.recoveries)}"
@@ -151,15 +151,15 @@ class _Page:
 
     def _pair(self, label: str, text: str, number: int | None = None) -> str:
         counted = f"{self._labels[label]} {number}" if number is not None else self._labels[label]
-        return f"{counted}{self._labels['colon']}{_one_line(text)}"
+        return f"{counted}{self._labels['colon']}{_join_lines(text)}"
 
     def _bold(self, label: str, text: str) -> str:
-        return f"**{self._labels[label]}**{self._labels['colon']}{_one_line(text)}"
+        return f"**{self._labels[label]}**{self._labels['colon']}{_join_lines(text)}"
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     return "\n".join(f"> {line}" for line in (text or "—").split("\n"))
 
 
-def _one_line(text: str) -> str:
+def _join_lines(text: str) -> str:
     return " ".join(text.split())

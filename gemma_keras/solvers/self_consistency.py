@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from gemma_keras.solvers.base import Solver
-from gemma_keras.solvers.letters import chosen_letter
+from gemma_keras.solvers.letters import choose_letter
 from gemma_keras.solvers.replies import answers
 from gemma_keras.solvers.steps import Settings, SolverFailure, Steps, together
 from gemma_keras.solvers.trace import Escalated, Question, Sample, Voted
@@ -12,13 +12,13 @@ from gemma_keras.solvers.trace import Escalated, Question, Sample, Voted
 class SelfConsistency(Solver):
     """Samples answers of another solver; the most frequent final answer counts.
 
-    Final answers are compared as `answers.final_answer` reads them; of a question with options, by their letters.
+    Final answers are compared as `answers.find_final_answer` reads them; of a question with options, by their letters.
     """
 
     name = "self_consistency"
 
     def begin(self, question: Question) -> tuple[Voted, Steps]:
-        return sample(self.settings, self.sampled[0], question)
+        return begin_samples(self.settings, self.sampled[0], question)
 
 
 class Escalation(Solver):
@@ -36,7 +36,7 @@ class Escalation(Solver):
 
     def _escalate(self, question: Question, work: Escalated) -> Steps:
         for solver in self.sampled:
-            stage, steps = sample(self.settings, solver, question)
+            stage, steps = begin_samples(self.settings, solver, question)
             work.stages.append(stage)
             try:
                 yield from steps
@@ -47,7 +47,7 @@ class Escalation(Solver):
                 return
 
 
-def sample(settings: Settings, solver: Solver, question: Question) -> tuple[Voted, Steps]:
+def begin_samples(settings: Settings, solver: Solver, question: Question) -> tuple[Voted, Steps]:
     """Work that is still empty, and the steps that fill it with `solver.samples` answers of a solver, side by side.
 
     The steps raise `SolverFailure` where no sample has an answer.
@@ -57,7 +57,7 @@ def sample(settings: Settings, solver: Solver, question: Question) -> tuple[Vote
 
 
 def _sample(settings: Settings, solver: Solver, question: Question, work: Voted) -> Steps:
-    asked = with_final_line(settings, question)
+    asked = add_final_line(settings, question)
     parts = []
     for _ in range(work.planned):
         part, steps = solver.begin(asked)
@@ -71,7 +71,7 @@ def _sample(settings: Settings, solver: Solver, question: Question, work: Voted)
         )
 
 
-def with_final_line(settings: Settings, question: Question) -> Question:
+def add_final_line(settings: Settings, question: Question) -> Question:
     """The question with the request for a final answer on a line of its own; that of options has it anyway."""
     if question.choices:
         return question
@@ -86,8 +86,8 @@ def _vote(settings: Settings, question: Question, work: Voted, one: Sample, step
         return
     answer = one.work.answer
     if question.choices:
-        one.vote = yield from chosen_letter(settings, question, answer)
+        one.vote = yield from choose_letter(settings, question, answer)
     else:
-        vote = answers.final_answer(answer)
+        vote = answers.find_final_answer(answer)
         # Of equal answers ("3 千克", "3000 克") the form that came first, so that they are counted together.
-        one.vote = next((other.vote for other in work.samples if answers.same(other.vote, vote)), vote)
+        one.vote = next((other.vote for other in work.samples if answers.are_same(other.vote, vote)), vote)

@@ -15,11 +15,11 @@ from gemma_keras.config.schema import Config, SamplingConfig, require
 from gemma_keras.config.serialization import to_dict
 from gemma_keras.data.pace import print_progress
 from gemma_keras.inference.language_model import Ask, LanguageModel, Reply
-from gemma_keras.solvers.analysis import Analysis, analyze, cost_table, interval, is_right, verification_line
+from gemma_keras.solvers.analysis import Analysis, analyze, bound_share, format_costs, format_verification, is_right
 from gemma_keras.solvers.codec import from_plain, to_plain
 from gemma_keras.solvers.prompts import load_prompts
 from gemma_keras.solvers.question_file import parse_questions, read_questions
-from gemma_keras.solvers.question_rows import Asked, cleaned
+from gemma_keras.solvers.question_rows import Asked, replace_surrogates
 from gemma_keras.solvers.registry import make_solver
 from gemma_keras.solvers.rendering import render
 from gemma_keras.solvers.steps import Settings
@@ -86,9 +86,9 @@ def _finish(config: Config, workdir: Path, ledger: "_Ledger") -> dict:
     analysis = analyze(traces)
     result: dict[str, Any] = {"solver": config.solver.name, **_summary(analysis), **_accuracy(traces, ledger.asked)}
     files.write_json(workdir / "result.json", result)
-    print(cost_table(analysis))
+    print(format_costs(analysis))
     if analysis.verification.checks:
-        print(verification_line(analysis.verification))
+        print(format_verification(analysis.verification))
     if analysis.failed or analysis.stopped:
         print(f"not finished: {analysis.failed} failed, {analysis.stopped} stopped at the end of a budget")
     if "right" in result:
@@ -116,7 +116,7 @@ def _accuracy(traces: Sequence[Trace], asked: Sequence[Asked]) -> dict[str, Any]
     if not known:
         return {}
     right = sum(is_right(trace, expected) for trace, expected in known)
-    return {"known": len(known), "right": right, "right_interval": list(interval(right, len(known)))}
+    return {"known": len(known), "right": right, "right_interval": list(bound_share(right, len(known)))}
 
 
 def _check_sampling(sampling: SamplingConfig) -> None:
@@ -160,7 +160,7 @@ def _questions(config: Config) -> list[Asked]:
         )
         for number, question in enumerate(config.questions, 1):
             require(question.strip() != "", f"question {number} is empty; give it a text.")
-        return [Asked(Question(cleaned(question))) for question in config.questions]
+        return [Asked(Question(replace_surrogates(question))) for question in config.questions]
     if config.solver.input:
         return read_questions(config.solver.input)
     if isinstance(sys.stdin, io.TextIOWrapper):

@@ -77,11 +77,11 @@ class Prompts:
     def messages(self, name: str, **values: str) -> list[Message]:
         """The messages of a prompt with its placeholders filled in."""
         prompt: list[Message] = getattr(self, name)
-        return [{"role": message["role"], "content": _filled(message["content"], values)} for message in prompt]
+        return [{"role": message["role"], "content": _fill(message["content"], values)} for message in prompt]
 
     def text(self, name: str, **values: str) -> str:
         """A piece with its placeholders filled in."""
-        return _filled(getattr(self, name), values).strip()
+        return _fill(getattr(self, name), values).strip()
 
     def to_json(self) -> str:
         """All prompts in the form of a file."""
@@ -92,11 +92,11 @@ PIECES = tuple(field.name for field in dataclasses.fields(Prompts) if field.type
 
 
 @functools.cache
-def builtin_prompts(language: str) -> Prompts:
+def load_builtin_prompts(language: str) -> Prompts:
     """The package's own prompts in Chinese ("zh") or English ("en")."""
     path = Path(__file__).with_name(f"{language}.toml")
     values = tomllib.loads(path.read_text(encoding="utf-8"))
-    prompts: dict[str, Any] = {name: _prompt(name, value, path.name) for name, value in values.items()}
+    prompts: dict[str, Any] = {name: _read_prompt(name, value, path.name) for name, value in values.items()}
     return Prompts(**prompts)
 
 
@@ -106,13 +106,13 @@ def load_prompts(language: str, path: str = "") -> Prompts:
     Raises:
         UserError: the file is missing or malformed, or a prompt lacks a placeholder or has one that it must not.
     """
-    prompts = builtin_prompts(language)
+    prompts = load_builtin_prompts(language)
     if not path:
         return prompts
-    return dataclasses.replace(prompts, **replacements(_read(Path(path)), path))
+    return dataclasses.replace(prompts, **check_prompts(_read_file(Path(path)), path))
 
 
-def replacements(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
+def check_prompts(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
     """Prompts by name, in the form of `Prompts`, from a file's contents.
 
     Raises:
@@ -123,25 +123,25 @@ def replacements(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
         where = f"the prompt {name!r} of {origin}"
         if name not in PLACEHOLDERS:
             raise UserError(f"{where} has no use; give one of {', '.join(PLACEHOLDERS)}.")
-        checked[name] = _prompt(name, value, where)
+        checked[name] = _read_prompt(name, value, where)
         _check_placeholders(checked[name], PLACEHOLDERS[name], where)
     return checked
 
 
-def _prompt(name: str, value: Any, where: str) -> str | list[Message]:
+def _read_prompt(name: str, value: Any, where: str) -> str | list[Message]:
     if name not in PIECES:
-        return _messages(value, where)
+        return _read_messages(value, where)
     if not isinstance(value, str):
         raise UserError(f"{where} is a {type(value).__name__}; give a text, which will stand inside others.")
     return value
 
 
-def _filled(text: str, values: Mapping[str, str]) -> str:
+def _fill(text: str, values: Mapping[str, str]) -> str:
     """All placeholders at once, so that a question which spells one is left alone."""
     return _PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), text)
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _read_file(path: Path) -> Mapping[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
@@ -157,7 +157,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     return values
 
 
-def _messages(value: Any, where: str) -> list[Message]:
+def _read_messages(value: Any, where: str) -> list[Message]:
     messages = [{"role": "user", "content": value}] if isinstance(value, str) else value
     form = "give a text, or a list of messages with role and content of which the last is the user's."
     if not isinstance(messages, list) or not messages:
@@ -171,13 +171,13 @@ def _messages(value: Any, where: str) -> list[Message]:
     return [dict(message) for message in messages]
 
 
-def _placeholders(prompt: str | list[Message]) -> frozenset[str]:
+def _find_placeholders(prompt: str | list[Message]) -> frozenset[str]:
     texts = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
     return frozenset(name for text in texts for name in _PLACEHOLDER.findall(text))
 
 
 def _check_placeholders(prompt: str | list[Message], expected: frozenset[str], where: str) -> None:
-    found = _placeholders(prompt)
+    found = _find_placeholders(prompt)
     for wrong, verb in ((expected - found, "lacks"), (found - expected, "must not have")):
         if wrong:
             names = ", ".join(f"{{{name}}}" for name in sorted(wrong))
@@ -186,5 +186,6 @@ def _check_placeholders(prompt: str | list[Message], expected: frozenset[str], w
 
 
 PLACEHOLDERS = {
-    field.name: _placeholders(getattr(builtin_prompts("zh"), field.name)) for field in dataclasses.fields(Prompts)
+    field.name: _find_placeholders(getattr(load_builtin_prompts("zh"), field.name))
+    for field in dataclasses.fields(Prompts)
 }
