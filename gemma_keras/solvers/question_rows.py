@@ -1,5 +1,6 @@
 """Rows of a file, as corpora and benchmarks have them, to questions with options and known answers."""
 
+import contextlib
 import json
 import re
 import unicodedata
@@ -112,8 +113,9 @@ def _read_text(value: Any, name: str, where: str) -> str:
 def _read_options(row: dict[str, Any], where: str) -> tuple[list[str], list[str]]:
     """Labels and texts of a row's options; none for an open question."""
     listed = _find_value(row, _CHOICES)
-    if isinstance(listed, str):
-        listed = _read_json(listed)
+    if isinstance(listed, str):  # JSON, as a table holds it; any other text is no list of options
+        with contextlib.suppress(ValueError, RecursionError):
+            listed = json.loads(listed)
     if listed is None or listed == []:
         listed = _read_columns(row)
     labels: Any = None
@@ -149,14 +151,6 @@ def _drop_empty_ends(listed: list[Any]) -> list[Any]:
     while filled and filled[-1] == "":
         filled.pop()
     return filled
-
-
-def _read_json(text: str) -> Any:
-    """A list or an object that a table holds as JSON; else the text, which is no list of options."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
 
 
 def _strip_letters(choices: list[str]) -> list[str]:
