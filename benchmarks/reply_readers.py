@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from absl import app, flags
 
-from gemma_keras.solvers.replies.plain import plain
+from gemma_keras.solvers.replies.plain import normalize
 from tests.solvers.shapes import READERS, SHAPES, reply
 
 LENGTH = flags.DEFINE_integer("length", 100_000, "characters of the shorter replies")
@@ -37,7 +37,7 @@ def main(_: list[str]) -> None:
 def _seconds(reader: Callable[[str], object], text: str) -> float:
     times = []
     for _ in range(ROUNDS.value):
-        plain.cache_clear()
+        normalize.cache_clear()
         start = time.process_time()
         reader(text)
         times.append(time.process_time() - start)

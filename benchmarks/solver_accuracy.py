@@ -56,7 +56,7 @@ def word_problems(root: Path, count: int):
 
 def measure(name: str, model, settings, asked: Sequence, folder: Path) -> str:
     """A solver's line of the table; its traces go to `folder`."""
-    from gemma_keras.solvers.analysis import analyze, interval, is_right
+    from gemma_keras.solvers.analysis import analyze, bound_share, is_right
     from gemma_keras.solvers.codec import to_plain
     from gemma_keras.solvers.registry import make_solver
     from gemma_keras.solvers.rendering import render
@@ -70,7 +70,7 @@ def measure(name: str, model, settings, asked: Sequence, folder: Path) -> str:
     lines = (json.dumps(to_plain(trace), ensure_ascii=False) for trace in traces)
     (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     right = sum(is_right(trace, one.expected) for trace, one in zip(traces, asked, strict=True))
-    low, high = interval(right, len(asked))
+    low, high = bound_share(right, len(asked))
     analysis = analyze(traces)
     count, cost = len(asked), analysis.cost
     return (

@@ -140,7 +140,7 @@ def compare(model, settings, questions: list[str]) -> dict[str, Any]:
 def main(argv: list[str]) -> None:
     runtime.configure()
     from gemma_keras.config.schema import SamplingConfig, SolverConfig
-    from gemma_keras.solvers.analysis import analyze, cost_table
+    from gemma_keras.solvers.analysis import analyze, format_costs
     from gemma_keras.solvers.registry import NAMES
     from gemma_keras.solvers.steps import Settings
 
@@ -167,7 +167,7 @@ def main(argv: list[str]) -> None:
         measure(name, model, settings, [questions])
         traces += measure(name, model, settings, [questions])["traces"]
     analysis = analyze(traces)
-    print(f"every solver on the {len(questions)} questions in one batch:\n{cost_table(analysis)}")
+    print(f"every solver on the {len(questions)} questions in one batch:\n{format_costs(analysis)}")
     if JSON.value:
         costs = {name: {"questions": count, "tokens": cost.tokens, "calls": cost.calls, "seconds": cost.seconds}
                  for name, (count, cost) in analysis.routes.items()}  # fmt: skip

@@ -1,12 +1,11 @@
 """Adaptive solving: the model scores how complex a question is, and the score chooses the solver."""
 
-from gemma_keras.inference.language_model import LanguageModel
 from gemma_keras.solvers.base import Solver
 from gemma_keras.solvers.enhanced import EnhancedSolver
 from gemma_keras.solvers.least_to_most import LeastToMost
 from gemma_keras.solvers.normal import Normal
 from gemma_keras.solvers.replies import scores
-from gemma_keras.solvers.steps import Settings, Steps
+from gemma_keras.solvers.steps import Steps
 from gemma_keras.solvers.trace import Adapted, Question
 
 SIMPLE, HARD = 0.3, 0.7
@@ -18,12 +17,6 @@ class Adaptive(Solver):
 
     name = "adaptive"
 
-    def __init__(self, model: LanguageModel, settings: Settings | None = None):
-        super().__init__(model, settings)
-        self._simple = Normal(model, self.settings)
-        self._medium = LeastToMost(model, self.settings)
-        self._hard = EnhancedSolver(model, self.settings)
-
     def begin(self, question: Question) -> tuple[Adapted, Steps]:
         work = Adapted()
         return work, self._score_and_solve(question, work)
@@ -33,13 +26,14 @@ class Adaptive(Solver):
         work.reply = yield from settings.ask(
             "complexity", settings.solver.judge_temperature, settings.constrained(scores.SCORE), question=question.text
         )
-        work.complexity = scores.complexity(work.reply)
-        solver = self._chosen(work.complexity)
+        work.complexity = scores.read_complexity(work.reply)
+        solver = _choose(work.complexity)(self.model, settings)
         work.solver = solver.name
         work.work, steps = solver.begin(question)
         yield from steps
 
-    def _chosen(self, complexity: float) -> Solver:
-        if complexity < SIMPLE:
-            return self._simple
-        return self._medium if complexity < HARD else self._hard
+
+def _choose(complexity: float) -> type[Solver]:
+    if complexity < SIMPLE:
+        return Normal
+    return LeastToMost if complexity < HARD else EnhancedSolver

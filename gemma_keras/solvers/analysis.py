@@ -53,22 +53,22 @@ def analyze(traces: Sequence[Trace]) -> Analysis:
         taken = route(trace.work, trace.solver)
         count, cost = analysis.routes.get(taken, (0, Cost()))
         analysis.routes[taken] = (count + 1, cost + trace.cost)
-        for check in checks_of(trace.work):
+        for check in find_checks(trace.work):
             _count(check, analysis.verification)
     return analysis
 
 
-def checks_of(part: Any) -> Iterator[Check]:
+def find_checks(part: Any) -> Iterator[Check]:
     """Every check within a trace or a part of one that came to a verdict."""
     if isinstance(part, Check):
         if part.verdicts:
             yield part
     elif isinstance(part, list):
         for item in part:
-            yield from checks_of(item)
+            yield from find_checks(item)
     elif dataclasses.is_dataclass(part):
         for entry in dataclasses.fields(part):
-            yield from checks_of(getattr(part, entry.name))
+            yield from find_checks(getattr(part, entry.name))
 
 
 def _count(check: Check, verification: Verification) -> None:
@@ -76,14 +76,14 @@ def _count(check: Check, verification: Verification) -> None:
     if check.rewrites:
         verification.rewritten += 1
         verification.accepted_after += check.verdicts[-1].accepted and len(check.verdicts) > len(check.rewrites)
-        verification.new_results += not answers.same(
-            answers.final_answer(check.original), answers.final_answer(check.answer)
+        verification.new_results += not answers.are_same(
+            answers.find_final_answer(check.original), answers.find_final_answer(check.answer)
         )
     else:
         verification.accepted += check.verdicts[0].accepted
 
 
-def cost_table(analysis: Analysis) -> str:
+def format_costs(analysis: Analysis) -> str:
     """A Markdown table of calls, tokens and seconds: in all, then a question's share, by route."""
     rows = sorted(analysis.routes.items())
     if len(rows) > 1:
@@ -98,7 +98,7 @@ def cost_table(analysis: Analysis) -> str:
     return "\n".join(lines)
 
 
-def verification_line(verification: Verification) -> str:
+def format_verification(verification: Verification) -> str:
     """One sentence on what verification changed."""
     return (
         f"verification: {verification.checks:,} answers judged, {verification.accepted:,} left as they were, "
@@ -116,10 +116,10 @@ def is_right(trace: Trace, expected: str) -> bool:
     return trace.letter == expected.strip() if trace.question.choices else answers.says(trace.answer, expected)
 
 
-def interval(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
+def bound_share(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
     """Wilson's interval for a share (z = 1.96: 95 %).
 
-    >>> [round(bound, 3) for bound in interval(5, 10)]
+    >>> [round(bound, 3) for bound in bound_share(5, 10)]
     [0.237, 0.763]
     """
     share = right / count

@@ -8,13 +8,12 @@ statement is right.
 
 import re
 
-from gemma_keras.inference.language_model import LanguageModel
 from gemma_keras.solvers.base import Solver
 from gemma_keras.solvers.replies import answers, judgements
-from gemma_keras.solvers.replies.plain import marked_answer
-from gemma_keras.solvers.self_consistency import sample
+from gemma_keras.solvers.replies.plain import find_marked_answer
+from gemma_keras.solvers.self_consistency import begin_samples
 from gemma_keras.solvers.steps import Settings, Steps, together
-from gemma_keras.solvers.trace import Backward, Candidate, Question, Recovery, Voted
+from gemma_keras.solvers.trace import Backward, Candidate, Question, Recovery
 
 
 class BackwardVerification(Solver):
@@ -25,16 +24,13 @@ class BackwardVerification(Solver):
 
     name = "backward_verification"
 
-    def __init__(self, model: LanguageModel, settings: Settings | None = None, *, sampled: Solver):
-        super().__init__(model, settings)
-        self._sampled = sampled
-
     def begin(self, question: Question) -> tuple[Backward, Steps]:
-        work = Backward(voted=Voted(solver=self._sampled.name, planned=self.settings.solver.samples))
-        return work, self._sample_and_verify(question, work)
+        voted, steps = begin_samples(self.settings, self.sampled[0], question)
+        work = Backward(voted=voted)
+        return work, self._sample_and_verify(question, work, steps)
 
-    def _sample_and_verify(self, question: Question, work: Backward) -> Steps:
-        yield from sample(self.settings, self._sampled, question, work.voted)
+    def _sample_and_verify(self, question: Question, work: Backward, sampling: Steps) -> Steps:
+        yield from sampling
         votes = work.voted.votes()
         if len(votes) == 1:
             return
@@ -47,20 +43,20 @@ class BackwardVerification(Solver):
 def _verify(settings: Settings, question: Question, candidate: Candidate) -> Steps:
     """States the conclusion, then looks for each masked condition `solver.checks` times, side by side."""
     candidate.statement = yield from settings.ask(
-        "statement", settings.solver.judge_temperature, question=question.text, answer=_conclusion(question, candidate)
+        "statement", settings.solver.judge_temperature, question=question.text, answer=_shorten(question, candidate)
     )
-    masked = masked_questions(question.text, settings.solver.conditions) or [(question.text, "")]
+    masked = mask_numbers(question.text, settings.solver.conditions) or [(question.text, "")]
     candidate.recoveries = [
         Recovery(question=text, expected=number) for text, number in masked for _ in range(settings.solver.checks)
     ]
     yield from together([_recover(settings, candidate.statement, one) for one in candidate.recoveries])
 
 
-def _conclusion(question: Question, candidate: Candidate) -> str:
+def _shorten(question: Question, candidate: Candidate) -> str:
     """The final answer of a candidate in short: the option that it chooses, what it marks, or all of it."""
     if question.choices:
         return question.choices[question.letters.index(candidate.vote)]
-    return marked_answer(candidate.answer) or candidate.answer
+    return find_marked_answer(candidate.answer) or candidate.answer
 
 
 def _recover(settings: Settings, statement: str, one: Recovery) -> Steps:
@@ -68,16 +64,16 @@ def _recover(settings: Settings, statement: str, one: Recovery) -> Steps:
     one.reply = yield from settings.ask(
         prompt, settings.sampling.temperature, question=one.question, statement=statement
     )
-    one.found = answers.says(one.reply, one.expected) if one.expected else judgements.affirmed(one.reply)
+    one.found = answers.says(one.reply, one.expected) if one.expected else judgements.affirms(one.reply)
 
 
 _MASKABLE = re.compile(r"(?<![\dA-Za-z.])\d+(?:,\d{3})*(?:\.\d+)?(?![\dA-Za-z])")
 
 
-def masked_questions(question: str, most: int) -> list[tuple[str, str]]:
+def mask_numbers(question: str, most: int) -> list[tuple[str, str]]:
     """The question with one of its numbers replaced by X, and that number; for the first `most` of them.
 
-    >>> masked_questions("有 20 本书，借走 6 本，还剩多少本？", 1)
+    >>> mask_numbers("有 20 本书，借走 6 本，还剩多少本？", 1)
     [('有 X 本书，借走 6 本，还剩多少本？', '20')]
     """
     found = list(_MASKABLE.finditer(question))[:most]

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from gemma_keras.inference.language_model import LanguageModel
 from gemma_keras.solvers import lockstep
-from gemma_keras.solvers.letters import VOTING, chosen_letter
+from gemma_keras.solvers.options import VOTING, choose_letter
 from gemma_keras.solvers.steps import Settings, Steps
 from gemma_keras.solvers.trace import Question, Trace, Work
 
@@ -17,13 +17,17 @@ class Solver(abc.ABC):
     """A way to answer questions with a model.
 
     A subclass says with what work it begins, and how that is filled; `begin` is also how solvers use each other.
+
+    Args:
+        sampled: the solvers whose answers this one compares; none for most.
     """
 
     name: ClassVar[str]
 
-    def __init__(self, model: LanguageModel, settings: Settings | None = None):
+    def __init__(self, model: LanguageModel, settings: Settings | None = None, sampled: Sequence["Solver"] = ()):
         self.model = model
         self.settings = settings or Settings()
+        self.sampled = sampled
 
     @abc.abstractmethod
     def begin(self, question: Question) -> tuple[Work, Steps]:
@@ -55,4 +59,4 @@ class Solver(abc.ABC):
         """The steps, and then the option that their answer chooses."""
         yield from steps
         if trace.question.choices and trace.work.answer and not isinstance(trace.work, VOTING):
-            trace.letter = yield from chosen_letter(self.settings, trace.question, trace.work.answer)
+            trace.letter = yield from choose_letter(self.settings, trace.question, trace.work.answer)

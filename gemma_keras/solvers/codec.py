@@ -8,9 +8,11 @@ import typing
 from typing import Any
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.solvers.trace import Trace
+from gemma_keras.solvers.trace import Trace, Work
 
 _FORM = "give what solvers.codec wrote"
+_KINDS = frozenset(typing.get_args(Work))
+_hints = functools.cache(typing.get_type_hints)
 
 
 def to_json(trace: Trace) -> str:
@@ -35,7 +37,7 @@ def to_plain(value: Any) -> Any:
     """A trace, or a part of one, as dictionaries, lists and scalars."""
     if dataclasses.is_dataclass(value):
         fields = {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"kind": _kind(type(value)), **fields} if type(value) in _kinds() else fields
+        return {"kind": _name_kind(type(value)), **fields} if type(value) in _KINDS else fields
     return [to_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
@@ -48,25 +50,21 @@ def from_plain(values: Any) -> Trace:
     return _read(values, Trace, "trace")
 
 
-def _kind(part: Any) -> str:
+def _name_kind(part: Any) -> str:
     return part.__name__.lower()
-
-
-@functools.cache
-def _kinds() -> frozenset[type]:
-    """The classes of the union `Work`."""
-    return frozenset(typing.get_args(typing.get_type_hints(Trace)["work"]))
-
-
-@functools.cache
-def _hints(part: type) -> dict[str, Any]:
-    return typing.get_type_hints(part)
 
 
 def _read(value: Any, expected: Any, path: str) -> Any:
     """`value` as the annotated type `expected`."""
-    if isinstance(expected, types.UnionType) or typing.get_origin(expected) is typing.Union:
-        return _read_one_of(value, typing.get_args(expected), path)
+    if isinstance(expected, types.UnionType):
+        options = {_name_kind(option): option for option in typing.get_args(expected) if option is not types.NoneType}
+        if value is None and types.NoneType in typing.get_args(expected):
+            return None
+        if len(options) > 1:
+            kind = str(value.get("kind")) if isinstance(value, dict) else ""
+            _require(kind in options, kind, f"one of {', '.join(options)}", f"{path}.kind")
+            return _read_fields(value, options[kind], path)
+        (expected,) = options.values()
     if dataclasses.is_dataclass(expected):
         return _read_fields(value, expected, path)
     origin = typing.get_origin(expected)
@@ -80,24 +78,12 @@ def _read(value: Any, expected: Any, path: str) -> Any:
     return value
 
 
-def _read_one_of(value: Any, options: tuple[Any, ...], path: str) -> Any:
-    if value is None and types.NoneType in options:
-        return None
-    classes = {_kind(option): option for option in options if dataclasses.is_dataclass(option)}
-    if len(classes) > 1:
-        kind = str(value.get("kind")) if isinstance(value, dict) else ""
-        _require(kind in classes, kind, f"one of {', '.join(classes)}", f"{path}.kind")
-        return _read_fields(value, classes[kind], path)
-    (option,) = (option for option in options if option is not types.NoneType)
-    return _read(value, option, path)
-
-
 def _read_fields(value: Any, part: Any, path: str) -> Any:
     _require(isinstance(value, dict), value, "an object", path)
-    hints, has_kind = _hints(part), part in _kinds()
+    hints, has_kind = _hints(part), part in _KINDS
     names = {field.name for field in dataclasses.fields(part)} | ({"kind"} if has_kind else set())
     _require(value.keys() == names, ", ".join(value), f"an object of {', '.join(sorted(names))}", path)
-    _require(not has_kind or value["kind"] == _kind(part), value.get("kind"), _kind(part), f"{path}.kind")
+    _require(not has_kind or value["kind"] == _name_kind(part), value.get("kind"), _name_kind(part), f"{path}.kind")
     return part(**{name: _read(entry, hints[name], f"{path}.{name}") for name, entry in value.items() if name in hints})
 
 

@@ -1,7 +1,7 @@
 """Least to most with verification: of every sub-answer and of the final answer, or of the final answer alone."""
 
 from gemma_keras.solvers.base import Solver
-from gemma_keras.solvers.least_to_most import least_to_most, listed, summary
+from gemma_keras.solvers.least_to_most import list_steps, solve_least_to_most, summarize
 from gemma_keras.solvers.self_verification import verify
 from gemma_keras.solvers.steps import Settings, Steps, together
 from gemma_keras.solvers.trace import Check, Enhanced, Question
@@ -15,39 +15,37 @@ class EnhancedSolver(Solver):
     """
 
     name = "enhanced"
+    verify_steps = True
 
     def begin(self, question: Question) -> tuple[Enhanced, Steps]:
         work = Enhanced()
-        return work, _enhance(self.settings, self.settings.wording(question), work, verify_steps=True)
+        return work, _enhance(self.settings, self.settings.wording(question), work, self.verify_steps)
 
 
-class SimplifiedEnhanced(Solver):
+class SimplifiedEnhanced(EnhancedSolver):
     """Least to most, and its final answer verified and improved."""
 
     name = "simplified_enhanced"
-
-    def begin(self, question: Question) -> tuple[Enhanced, Steps]:
-        work = Enhanced()
-        return work, _enhance(self.settings, self.settings.wording(question), work, verify_steps=False)
+    verify_steps = False
 
 
-def _enhance(settings: Settings, question: str, work: Enhanced, *, verify_steps: bool) -> Steps:
-    yield from least_to_most(settings, question, work.decomposed)
+def _enhance(settings: Settings, question: str, work: Enhanced, verify_steps: bool) -> Steps:
+    yield from solve_least_to_most(settings, question, work.decomposed)
     if verify_steps:
-        yield from together(_step_checks(settings, question, work))
+        yield from together(_begin_step_checks(settings, question, work))
         if any(step.check and step.check.rewrites for step in work.decomposed.steps):
-            work.rebuilt = yield from summary(settings, question, work.decomposed.steps)
+            work.rebuilt = yield from summarize(settings, question, work.decomposed.steps)
     work.check = Check(original=work.answer)
     yield from verify(settings, question, work.check)
 
 
-def _step_checks(settings: Settings, question: str, work: Enhanced) -> list[Steps]:
+def _begin_step_checks(settings: Settings, question: str, work: Enhanced) -> list[Steps]:
     """What verifies each step. The texts are made before the first of them changes an answer."""
     checks = []
     steps = work.decomposed.steps
     for number, step in enumerate(steps):
         asked = settings.prompts.text(
-            "step_in_context", question=question, sub_question=step.question, steps=listed(settings, steps[:number])
+            "step_in_context", question=question, sub_question=step.question, steps=list_steps(settings, steps[:number])
         )
         step.check = Check(original=step.first_answer)
         checks.append(verify(settings, asked, step.check))

@@ -19,29 +19,29 @@ class LeastToMost(Solver):
 
     def begin(self, question: Question) -> tuple[Decomposed, Steps]:
         work = Decomposed()
-        return work, least_to_most(self.settings, self.settings.wording(question), work)
+        return work, solve_least_to_most(self.settings, self.settings.wording(question), work)
 
 
-def least_to_most(settings: Settings, question: str, work: Decomposed) -> Steps:
+def solve_least_to_most(settings: Settings, question: str, work: Decomposed) -> Steps:
     """Fills `work`: decomposition, answers, summary."""
     yield from _decompose(settings, question, work)
     for number, step in enumerate(work.steps, 1):
-        earlier = listed(settings, work.steps[: number - 1])
+        earlier = list_steps(settings, work.steps[: number - 1])
         prompt = "next_step" if earlier else "first_step"
         step.first_answer = yield from settings.ask(
             prompt, settings.sampling.temperature, question=question, steps=earlier, number=str(number),
             sub_question=step.question,
         )  # fmt: skip
-    work.summary = yield from summary(settings, question, work.steps)
+    work.summary = yield from summarize(settings, question, work.steps)
 
 
-def summary(settings: Settings, question: str, steps: list[Step]) -> Asking:
+def summarize(settings: Settings, question: str, steps: list[Step]) -> Asking:
     """Asks for the answer that follows from the steps."""
-    shown = listed(settings, steps)
+    shown = list_steps(settings, steps)
     return (yield from settings.ask("summary", settings.solver.summary_temperature, question=question, steps=shown))
 
 
-def listed(settings: Settings, steps: list[Step]) -> str:
+def list_steps(settings: Settings, steps: list[Step]) -> str:
     """Sub-questions with their answers, as prompts show them."""
     return "\n\n".join(
         settings.prompts.text("step", number=str(number), sub_question=step.question, answer=step.answer)
@@ -51,11 +51,11 @@ def listed(settings: Settings, steps: list[Step]) -> str:
 
 def _decompose(settings: Settings, question: str, work: Decomposed) -> Steps:
     for prompt in (PLAN_PROMPTS[settings.solver.constrained], "plan_strictly"):
-        form = plans.plan_json if prompt == "plan_json" else plans.plan_list
+        form = plans.make_json_constraint if prompt == "plan_json" else plans.make_list_constraint
         constraint = settings.constrained(form(settings.solver.language))
         reply = yield from settings.ask(prompt, settings.solver.plan_temperature, constraint, question=question)
         work.attempts.append(reply)
-        work.steps = [Step(question=text) for text in plans.sub_questions(reply)]
+        work.steps = [Step(question=text) for text in plans.read_sub_questions(reply)]
         if work.steps:
             return
     raise SolverFailure(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import SolverConfig, require
 from gemma_keras.inference.language_model import Ask, LanguageModel, Reply
-from gemma_keras.solvers.letters import letter_so_far
+from gemma_keras.solvers.options import read_letter_so_far
 from gemma_keras.solvers.steps import Settings, SolverFailure, Steps
 from gemma_keras.solvers.trace import Question, Trace
 
@@ -68,7 +68,7 @@ def run(
 def _finished(one: _Underway) -> Trace:
     trace = one.trace
     trace.answer = trace.work.answer
-    trace.letter = trace.letter or letter_so_far(trace.question, trace.work)
+    trace.letter = trace.letter or read_letter_so_far(trace.question, trace.work)
     trace.elapsed = time.monotonic() - one.started
     return trace
 

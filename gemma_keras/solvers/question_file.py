@@ -36,7 +36,7 @@ def read_questions(path: str) -> list[Asked]:
     origin = f"solver.input={path}"
     suffix = suffix_of(Path(path))
     if suffix == ".parquet" and Path(path).is_file():
-        return to_questions(list(_parquet_rows(path, origin)), origin)
+        return to_questions(list(_read_parquet(path, origin)), origin)
     stream = _File(Path(path))
     content = b"".join(stream)
     if stream.damage:
@@ -65,10 +65,10 @@ def parse_questions(text: str, origin: str, suffix: str = "") -> list[Asked]:
     if not text.strip():
         raise UserError(f"{origin} holds no question; write one a line, or {FORM}.")
     if suffix in _JSON or (suffix not in _DELIMITERS and _is_json(text)):
-        return to_questions(_json_rows(text, origin), origin)
-    delimiter = _delimiter(text, suffix)
+        return to_questions(_read_json(text, origin), origin)
+    delimiter = _find_delimiter(text, suffix)
     if delimiter:
-        return to_questions(list(_table_rows(text, delimiter, origin)), origin)
+        return to_questions(list(_read_table(text, delimiter, origin)), origin)
     if suffix in _DELIMITERS:
         header = text.strip().splitlines()[0][:100]
         raise UserError(f"{origin} has no column called question, but begins with {header!r}; {FORM}.")
@@ -88,31 +88,26 @@ def _is_json(text: str) -> bool:
     return not start[end:].partition("\n")[0].strip() or (isinstance(first, dict) and is_question(first))
 
 
-def _json_rows(text: str, origin: str) -> list[Given]:
+def _read_json(text: str, origin: str) -> list[Given]:
     """The entries of a list, of the only list of an object, or of an object of objects; or one value a line."""
     try:
         value = _DECODER.decode(text.strip())
     except (ValueError, RecursionError) as error:
-        lines = [
-            (f"line {number} of {origin}", line.strip("\ufeff \t\r")) for number, line in enumerate(text.split("\n"), 1)
-        ]
-        lines = [(where, line) for where, line in lines if line]
-        if len(lines) == 1 or not _parses(lines[0][1]):
+        rows = _read_json_lines(text, origin)
+        if len(rows) < 2:
             raise UserError(f"{origin} is no JSON ({error}); {FORM}.") from error
-        return [(where, _parsed(line, where)) for where, line in lines]
+        return rows
     entries = value
     if isinstance(value, dict):
-        entries = [value] if is_question(value) else _only_list(value)
+        entries = [value] if is_question(value) else _find_list(value)
     if not isinstance(entries, list):
         raise UserError(f"{origin} is a {type(value).__name__}; {FORM}.")
-    if not entries:
-        raise UserError(f"{origin} holds no question; {FORM}.")
     if entries == [value]:
         return [(f"line 1 of {origin}", value)]
     return [(f"entry {number} of {origin}", entry) for number, entry in enumerate(entries, 1)]
 
 
-def _only_list(value: dict[str, Any]) -> list[Any]:
+def _find_list(value: dict[str, Any]) -> list[Any]:
     """What an object that is no question itself holds of them: its only list, or its objects; else the object."""
     lists = [entry for entry in value.values() if isinstance(entry, list)]
     if len(lists) == 1:
@@ -121,22 +116,23 @@ def _only_list(value: dict[str, Any]) -> list[Any]:
     return objects if objects and all(isinstance(entry, dict) for entry in objects) else [value]
 
 
-def _parses(line: str) -> bool:
-    try:
-        _DECODER.decode(line)
-    except (ValueError, RecursionError):
-        return False
-    return True
+def _read_json_lines(text: str, origin: str) -> list[Given]:
+    """One value a line; none where the first line is no JSON."""
+    rows: list[Given] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        line, where = line.strip("\ufeff \t\r"), f"line {number} of {origin}"
+        if not line:
+            continue
+        try:
+            rows.append((where, _DECODER.decode(line)))
+        except (ValueError, RecursionError) as error:
+            if not rows:
+                break
+            raise UserError(f"{where} is no JSON ({error}); {FORM}.") from error
+    return rows
 
 
-def _parsed(line: str, where: str) -> Any:
-    try:
-        return _DECODER.decode(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is no JSON ({error}); {FORM}.") from error
-
-
-def _delimiter(text: str, suffix: str) -> str:
+def _find_delimiter(text: str, suffix: str) -> str:
     """What separates the columns of a table, which one of them has to be called question; empty: it is none."""
     header = text.lstrip("\r\n").splitlines()[0]
     for delimiter in _DELIMITERS.get(suffix, ("\t", ",", ";")):
@@ -146,7 +142,7 @@ def _delimiter(text: str, suffix: str) -> str:
     return ""
 
 
-def _table_rows(text: str, delimiter: str, origin: str) -> Iterator[Given]:
+def _read_table(text: str, delimiter: str, origin: str) -> Iterator[Given]:
     """Rows by the names of their columns; in a table with tabs quotes are characters like others."""
     reader = csv.reader(
         io.StringIO(text, newline=""),
@@ -170,7 +166,7 @@ def _table_rows(text: str, delimiter: str, origin: str) -> Iterator[Given]:
         raise UserError(f"line {reader.line_num} of {origin} is no row of a table ({error}); {FORM}.") from error
 
 
-def _parquet_rows(path: str, origin: str) -> Iterator[Given]:
+def _read_parquet(path: str, origin: str) -> Iterator[Given]:
     for number, row, reason in read_file(Path(path)):
         if row is None:
             raise UserError(f"{origin} cannot be read ({reason}); give a file of questions.")

@@ -1,5 +1,6 @@
 """Rows of a file, as corpora and benchmarks have them, to questions with options and known answers."""
 
+import contextlib
 import json
 import re
 import unicodedata
@@ -8,9 +9,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.solvers.trace import Question
+from gemma_keras.solvers.trace import LETTERS, Question
 
-MOST_CHOICES = 10
 FORM = (
     'give objects such as {"question": "...", "choices": ["...", "..."], "answer": "A", "id": "..."}, or a table with the '
     "columns question, A, B, C, D, answer"
@@ -62,34 +62,36 @@ def to_questions(rows: Sequence[Given], origin: str) -> list[Asked]:
     """
     if not rows:
         raise UserError(f"{origin} holds no question; {FORM}.")
-    read = [_row(row, where) for where, row in rows]
-    letters = _letters([one for one in read if one.question.choices and one.answer], origin)
-    return [Asked(one.question, letters.get(id(one), "" if one.question.choices else one.answer)) for one in read]
+    read = [_read_row(row, where) for where, row in rows]
+    expected = [_read_expected(one) for one in read]
+    numbered = [one for one, answer in zip(read, expected) if answer is None]
+    counted = iter(_read_numbers(numbered, origin) if numbered else "")
+    return [Asked(one.question, next(counted) if answer is None else answer) for one, answer in zip(read, expected)]
 
 
-def cleaned(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """The text with "?" for half a surrogate pair, which is no text: JSON can spell it, and a command line's bytes, too."""
     return text.encode("utf-8", "replace").decode()
 
 
-def _row(row: Any, where: str) -> _Read:
+def _read_row(row: Any, where: str) -> _Read:
     if isinstance(row, str):
         row = {"question": row}
     if not isinstance(row, dict):
         raise UserError(f"{where} is {json.dumps(row, ensure_ascii=False, default=str)[:40]}, no question; {FORM}.")
-    labels, choices = _options(row, where)
-    if len(choices) > MOST_CHOICES:
-        raise UserError(f"{where} has {len(choices)} choices; give at most {MOST_CHOICES}.")
-    question = _text(_value(row, QUESTION), "question", where)
+    labels, choices = _read_options(row, where)
+    if len(choices) > len(LETTERS):
+        raise UserError(f"{where} has {len(choices)} choices; give at most {len(LETTERS)}.")
+    question = _read_text(_find_value(row, QUESTION), "question", where)
     if not question.strip():
         keys = "" if is_question(row) else f" but {', '.join(map(str, row))[:100]}"
         raise UserError(f"{where} has no question{keys}; {FORM}.")
-    answer = _text(_value(row, _ANSWER), "answer", where).strip()
-    identifier = _text(_value(row, _ID), "id", where)
+    answer = _read_text(_find_value(row, _ANSWER), "answer", where).strip()
+    identifier = _read_text(_find_value(row, _ID), "id", where)
     return _Read(where, Question(question, tuple(choices), identifier), labels, answer)
 
 
-def _value(row: dict[str, Any], names: Sequence[str]) -> Any:
+def _find_value(row: dict[str, Any], names: Sequence[str]) -> Any:
     """What stands under the first of these names that the row has something under."""
     found = {str(name).strip().lower(): value for name, value in reversed(row.items()) if not _is_missing(value)}
     return next((found[name] for name in names if name in found), None)
@@ -99,50 +101,51 @@ def _is_missing(value: Any) -> bool:
     return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
-def _text(value: Any, name: str, where: str) -> str:
+def _read_text(value: Any, name: str, where: str) -> str:
     """A text or number of a row; empty where it is missing."""
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise UserError(f"{where} has a {type(value).__name__} as its {name}; {FORM}.")
-    return cleaned(str(value))
+    return replace_surrogates(str(value))
 
 
-def _options(row: dict[str, Any], where: str) -> tuple[list[str], list[str]]:
+def _read_options(row: dict[str, Any], where: str) -> tuple[list[str], list[str]]:
     """Labels and texts of a row's options; none for an open question."""
-    listed = _value(row, _CHOICES)
-    if isinstance(listed, str):
-        listed = _from_json(listed)
+    listed = _find_value(row, _CHOICES)
+    if isinstance(listed, str):  # JSON, as a table holds it; any other text is no list of options
+        with contextlib.suppress(ValueError, RecursionError):
+            listed = json.loads(listed)
     if listed is None or listed == []:
-        listed = _columns(row)
+        listed = _read_columns(row)
     labels: Any = None
     if isinstance(listed, dict) and {"text", "label"} <= listed.keys():
         labels, listed = listed["label"], listed["text"]
     elif isinstance(listed, dict):
         ordered = sorted(listed.items()) if all(len(str(key).strip()) == 1 for key in listed) else list(listed.items())
-        listed = _filled([value for _, value in ordered])
+        listed = _drop_empty_ends([value for _, value in ordered])
         labels = [key for key, _ in ordered][: len(listed)]
     texts = isinstance(listed, list) and all(
         isinstance(choice, (str, int, float)) and not isinstance(choice, bool) for choice in listed
     )
     if not texts or len(listed) == 1 or (labels is not None and len(labels) != len(listed)):
         raise UserError(f"{where} has choices that are no list of two or more texts; {FORM}.")
-    choices = [cleaned(str(choice)) for choice in listed]
-    letters = list("ABCDEFGHIJ"[: len(choices)])
-    return [_letter(str(label)) for label in labels] if labels is not None else letters, _without_letters(choices)
+    choices = [replace_surrogates(str(choice)) for choice in listed]
+    letters = LETTERS[: len(choices)] if labels is None else [_normalize_letter(str(label)) for label in labels]
+    return list(letters), _strip_letters(choices)
 
 
-def _columns(row: dict[str, Any]) -> list[Any]:
+def _read_columns(row: dict[str, Any]) -> list[Any]:
     """The options that stand in columns of their own."""
     found = {}
     for name, value in row.items():
         letter = _OPTION.fullmatch(str(name).strip())
         if letter:
             found[(letter[1] or letter[2]).upper()] = value
-    return _filled([found[letter] for letter in sorted(found)])
+    return _drop_empty_ends([found[letter] for letter in sorted(found)])
 
 
-def _filled(listed: list[Any]) -> list[Any]:
+def _drop_empty_ends(listed: list[Any]) -> list[Any]:
     """The options without empty places at the end; one in between keeps the letters of those after it."""
     filled = ["" if _is_missing(value) else value for value in listed]
     while filled and filled[-1] == "":
@@ -150,82 +153,60 @@ def _filled(listed: list[Any]) -> list[Any]:
     return filled
 
 
-def _from_json(text: str) -> Any:
-    """A list or an object that a table holds as JSON; else the text, which is no list of options."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-
-
-def _without_letters(choices: list[str]) -> list[str]:
+def _strip_letters(choices: list[str]) -> list[str]:
     """The options without "A." or "(A)" before them, where all have their own."""
-    marked = list(zip("ABCDEFGHIJ", choices))
-    return (
-        [_after(letter, text) for letter, text in marked] if all(_after(*one) != one[1] for one in marked) else choices
-    )
+    bare = [_strip_letter(letter, text) for letter, text in zip(LETTERS, choices)]
+    return choices if any(after == text for after, text in zip(bare, choices)) else bare
 
 
-def _after(letter: str, text: str) -> str:
+def _strip_letter(letter: str, text: str) -> str:
     """What follows "A." or "(A)" in a text that begins so; else the text."""
     return re.sub(rf"^\s*(?:{letter}[.．]|[(（]{letter}[)）])\s*(?=\S)", "", text)
 
 
-def _letter(text: str) -> str:
+def _normalize_letter(text: str) -> str:
     """A letter as answers give it: "b", "Ｂ", "(B)", "B." and "B" are one."""
     return unicodedata.normalize("NFKC", text).strip().strip("().、。 ").upper()
 
 
-def _letters(known: Sequence[_Read], origin: str) -> dict[int, str]:
-    """The letters of the right options of questions, by the `id` of what was read."""
-    letters, numbered = {}, []
-    for one in known:
-        place = _named(one)
-        if place is None:
-            numbered.append(one)
-        else:
-            letters[id(one)] = one.question.letters[place]
-    if numbered:
-        letters |= dict(zip(map(id, numbered), _counted(numbered, origin)))
-    return letters
-
-
-def _named(one: _Read) -> int | None:
-    """The place of the option that an answer names by its letter or its text; None: the answer is a number."""
-    letter = _letter(one.answer)
-    if letter in one.labels:
-        return one.labels.index(letter)
+def _read_expected(one: _Read) -> str | None:
+    """The answer, of a question with options their letter, by which or by whose text it names one; None: it is a number."""
+    if not one.question.choices or not one.answer:
+        return one.answer
+    label = _normalize_letter(one.answer)
+    if label in one.labels:
+        return one.question.letters[one.labels.index(label)]
     if _INDEX.fullmatch(one.answer):
         return None
-    place = _place(one)
-    if place is None:
+    letter = _find_letter_of_text(one)
+    if not letter:
         raise UserError(
             f"{one.where} has the answer {one.answer!r}; for a question with choices give its letter, or the text of one."
         )
-    return place
+    return letter
 
 
-def _place(one: _Read) -> int | None:
-    """The place of the one option that has the answer's text."""
-    options = enumerate(zip(one.question.letters, one.question.choices))
-    places = [place for place, (letter, text) in options if text.strip() in (one.answer, _after(letter, one.answer))]
-    return places[0] if len(places) == 1 else None
+def _find_letter_of_text(one: _Read) -> str:
+    """The letter of the one option that has the answer's text; empty where none or several have it."""
+    options = zip(one.question.letters, one.question.choices)
+    found = [letter for letter, text in options if text.strip() in (one.answer, _strip_letter(letter, one.answer))]
+    return found[0] if len(found) == 1 else ""
 
 
-def _counted(numbered: Sequence[_Read], origin: str) -> str:
+def _read_numbers(numbered: Sequence[_Read], origin: str) -> str:
     """The letters that numbers stand for: texts of options, or indices from 0 or from 1, the same for all."""
-    read = [[_place(one), *(_at(one, int(float(one.answer)) - first) for first in (0, 1))] for one in numbered]
-    ways = [places for places in zip(*read) if None not in places]
-    if len(set(ways)) == 1:
-        return "".join(one.question.letters[place] for one, place in zip(numbered, ways[0]) if place is not None)
-    first = next((one for one, places in zip(numbered, read) if not any(p is not None for p in places)), numbered[0])
+    read = []
+    for one in numbered:
+        index = int(float(one.answer))
+        at = [one.question.letters[max(place, 0) : place + 1] for place in (index, index - 1)]
+        read.append([_find_letter_of_text(one), *at])
+    ways = {letters for letters in zip(*read) if all(letters)}
+    if len(ways) == 1:
+        return "".join(*ways)
+    first = next((one for one, letters in zip(numbered, read) if not any(letters)), numbered[0])
     why = (
         "may be texts of choices, or count them from 0 or from 1" if ways else "are neither texts nor places of choices"
     )
     raise UserError(
         f"{first.where} has the answer {first.answer!r}, and the numbers that {origin} gives as answers {why}; give letters."
     )
-
-
-def _at(one: _Read, place: int) -> int | None:
-    return place if 0 <= place < len(one.question.choices) else None

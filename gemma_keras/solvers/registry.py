@@ -16,7 +16,8 @@ SINGLE = {
     solver.name: solver
     for solver in (Normal, LeastToMost, SelfVerification, EnhancedSolver, SimplifiedEnhanced, Adaptive)
 }
-NAMES = (*SINGLE, SelfConsistency.name, Escalation.name, BackwardVerification.name)
+COMPARING = {solver.name: solver for solver in (SelfConsistency, Escalation, BackwardVerification)}
+NAMES = (*SINGLE, *COMPARING)
 
 
 def make_solver(name: str, model: LanguageModel, settings: Settings | None = None) -> Solver:
@@ -26,19 +27,12 @@ def make_solver(name: str, model: LanguageModel, settings: Settings | None = Non
         UserError: there is none, or it is asked to sample one that compares answers itself.
     """
     settings = settings or Settings()
-    if name == SelfConsistency.name:
-        return SelfConsistency(model, settings, sampled=_single(settings.solver.sampled, model, settings))
-    if name == BackwardVerification.name:
-        return BackwardVerification(model, settings, sampled=_single(settings.solver.sampled, model, settings))
-    if name == Escalation.name:
-        pipeline = [_single(each, model, settings) for each in settings.solver.pipeline]
-        return Escalation(model, settings, pipeline=pipeline)
-    if name not in NAMES:
+    if name in SINGLE:
+        return SINGLE[name](model, settings)
+    if name not in COMPARING:
         raise UserError(f"no solver is called {name!r}; choose one of {', '.join(NAMES)}.")
-    return _single(name, model, settings)
-
-
-def _single(name: str, model: LanguageModel, settings: Settings) -> Solver:
-    if name not in SINGLE:
-        raise UserError(f"answers of the solver {name!r} cannot be sampled; choose one of {', '.join(SINGLE)}.")
-    return SINGLE[name](model, settings)
+    sampled = settings.solver.pipeline if name == Escalation.name else (settings.solver.sampled,)
+    for each in sampled:
+        if each not in SINGLE:
+            raise UserError(f"answers of the solver {each!r} cannot be sampled; choose one of {', '.join(SINGLE)}.")
+    return COMPARING[name](model, settings, [SINGLE[each](model, settings) for each in sampled])

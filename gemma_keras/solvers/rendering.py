@@ -1,91 +1,62 @@
 """A trace as a page to read: Markdown, in Chinese or English."""
 
+import dataclasses
+
 from gemma_keras.solvers.trace import (
     Adapted,
     Backward,
     Candidate,
     Check,
-    Cost,
     Decomposed,
     Enhanced,
     Escalated,
     Trace,
-    Verdict,
     Verified,
     Voted,
     Work,
     route,
 )
 
-_CHINESE = {
-    "question": "问题",
-    "solver": "求解方式",
-    "complexity": "复杂度",
-    "attempt": "没有读出子问题的一次拆解",
-    "step": "子问题",
-    "draft": "初步回答",
-    "summary": "汇总",
-    "rebuilt": "根据改进后的步骤重新汇总",
-    "accepted": "审阅：无需修改",
-    "criticised": "审阅：需要修改",
-    "rewrite": "改写",
-    "checked": "对最终回答的审阅",
-    "samples": "抽样",
-    "vote": "结论",
-    "failed": "失败",
-    "majority": "多数结论",
-    "share": "占比",
-    "candidate": "候选答案",
-    "statement": "结论陈述",
-    "recovered": "还原成功",
-    "lost": "还原失败",
-    "score": "得分",
-    "answer": "答案",
-    "letter": "选项",
-    "failure": "未能完成",
-    "stopped": "预算用尽而停止",
-    "calls": "次数",
-    "tokens": "token 数",
-    "seconds": "时间",
-    "cost": "调用 {calls} 次，输入 {prompt:,} 个 token，输出 {new:,} 个 token，{seconds:.1f} 秒",
-    "cut": "，其中 {cut} 个回答因达到长度上限被截断",
-    "colon": "：",
+_LABELS = {
+    "question": ("问题", "Question"),
+    "solver": ("求解方式", "Solver"),
+    "complexity": ("复杂度", "Complexity"),
+    "attempt": ("没有读出子问题的一次拆解", "A decomposition without sub-questions"),
+    "step": ("子问题", "Sub-question"),
+    "draft": ("初步回答", "First answer"),
+    "summary": ("汇总", "Summary"),
+    "rebuilt": ("根据改进后的步骤重新汇总", "Summary of the improved steps"),
+    "accepted": ("审阅：无需修改", "Verdict: nothing to change"),
+    "criticised": ("审阅：需要修改", "Verdict: to be changed"),
+    "rewrite": ("改写", "Rewritten"),
+    "checked": ("对最终回答的审阅", "Verdicts on the final answer"),
+    "samples": ("抽样", "Samples"),
+    "vote": ("结论", "conclusion"),
+    "failed": ("失败", "failed"),
+    "majority": ("多数结论", "Majority"),
+    "share": ("占比", "share"),
+    "candidate": ("候选答案", "Candidate"),
+    "statement": ("结论陈述", "Statement"),
+    "recovered": ("还原成功", "recovered"),
+    "lost": ("还原失败", "not recovered"),
+    "score": ("得分", "score"),
+    "answer": ("答案", "Answer"),
+    "letter": ("选项", "Option"),
+    "failure": ("未能完成", "Not finished"),
+    "stopped": ("预算用尽而停止", "Stopped at the end of the budget of"),
+    "calls": ("次数", "calls"),
+    "tokens": ("token 数", "tokens"),
+    "seconds": ("时间", "seconds"),
+    "cost": (
+        "调用 {calls} 次，输入 {prompt_tokens:,} 个 token，输出 {new_tokens:,} 个 token，{seconds:.1f} 秒",
+        "{calls} calls, {prompt_tokens:,} tokens of prompts, {new_tokens:,} of answers, {seconds:.1f} s",
+    ),
+    "cut": ("，其中 {cut} 个回答因达到长度上限被截断", "; {cut} answers were cut off at the greatest length"),
+    "colon": ("：", ": "),
 }
-_ENGLISH = {
-    "question": "Question",
-    "solver": "Solver",
-    "complexity": "Complexity",
-    "attempt": "A decomposition without sub-questions",
-    "step": "Sub-question",
-    "draft": "First answer",
-    "summary": "Summary",
-    "rebuilt": "Summary of the improved steps",
-    "accepted": "Verdict: nothing to change",
-    "criticised": "Verdict: to be changed",
-    "rewrite": "Rewritten",
-    "checked": "Verdicts on the final answer",
-    "samples": "Samples",
-    "vote": "conclusion",
-    "failed": "failed",
-    "majority": "Majority",
-    "share": "share",
-    "candidate": "Candidate",
-    "statement": "Statement",
-    "recovered": "recovered",
-    "lost": "not recovered",
-    "score": "score",
-    "answer": "Answer",
-    "letter": "Option",
-    "failure": "Not finished",
-    "stopped": "Stopped at the end of the budget of",
-    "calls": "calls",
-    "tokens": "tokens",
-    "seconds": "seconds",
-    "cost": "{calls} calls, {prompt:,} tokens of prompts, {new:,} of answers, {seconds:.1f} s",
-    "cut": "; {cut} answers were cut off at the greatest length",
-    "colon": ": ",
+LABELS = {
+    language: {name: texts[index] for name, texts in _LABELS.items()} for index, language in enumerate(("zh", "en"))
 }
-LABELS = {"zh": _CHINESE, "en": _ENGLISH}
 
 
 def render(trace: Trace, language: str = "zh") -> str:
@@ -101,25 +72,20 @@ class _Page:
 
     def blocks(self, trace: Trace) -> list[str]:
         question = trace.question
-        options = "\n".join(f"- {letter}. {choice}" for letter, choice in zip(question.letters, question.choices))
-        blocks = [f"## {self._pair('question', question.text)}", *([options] if options else [])]
-        blocks.append(self._bold("solver", route(trace.work, trace.solver)))
-        blocks += self._work(trace.work)
+        blocks = [f"## {self._pair('question', question.text)}"]
+        if question.choices:
+            options = zip(question.letters, question.choices)
+            blocks.append("\n".join(f"- {letter}. {choice}" for letter, choice in options))
+        blocks += [self._bold("solver", route(trace.work, trace.solver)), *self._work(trace.work)]
         if trace.failure:
             blocks.append(self._bold("failure", trace.failure))
         if trace.stopped:
             blocks.append(self._bold("stopped", self._labels[trace.stopped]))
-        blocks.append(f"### {self._labels['answer']}")
-        blocks.append(trace.answer or "—")
+        blocks += [f"### {self._labels['answer']}", trace.answer or "—"]
         if trace.letter:
             blocks.append(self._bold("letter", trace.letter))
-        return [*blocks, f"*{self.cost(trace.cost)}*"]
-
-    def cost(self, cost: Cost) -> str:
-        text = self._labels["cost"].format(
-            calls=cost.calls, prompt=cost.prompt_tokens, new=cost.new_tokens, seconds=cost.seconds
-        )
-        return text + (self._labels["cut"].format(cut=cost.cut) if cost.cut else "")
+        cost = self._labels["cost"] + (self._labels["cut"] if trace.cost.cut else "")
+        return [*blocks, f"*{cost.format(**dataclasses.asdict(trace.cost))}*"]
 
     def _work(self, work: Work) -> list[str]:
         """The steps between question and answer; none for a single answer."""
@@ -143,9 +109,8 @@ class _Page:
 
     def _decomposed(self, work: Decomposed) -> list[str]:
         blocks = []
-        unread = work.attempts[:-1] if work.steps else work.attempts
-        for attempt in unread:
-            blocks += [f"### {self._labels['attempt']}", _quoted(attempt)]
+        for attempt in work.attempts[:-1] if work.steps else work.attempts:
+            blocks += [f"### {self._labels['attempt']}", _quote(attempt)]
         for number, step in enumerate(work.steps, 1):
             blocks += [f"### {self._pair('step', step.question, number)}", step.first_answer or "—"]
             blocks += self._check(step.check) if step.check else []
@@ -160,14 +125,11 @@ class _Page:
     def _check(self, check: Check) -> list[str]:
         blocks = []
         for index, verdict in enumerate(check.verdicts):
-            blocks.append(self._verdict(verdict))
+            label = self._labels["accepted" if verdict.accepted else "criticised"]
+            blocks += [f"**{label}**", _quote(verdict.text)]
             if index < len(check.rewrites):
                 blocks += [f"**{self._labels['rewrite']}**", check.rewrites[index]]
         return blocks
-
-    def _verdict(self, verdict: Verdict) -> str:
-        label = self._labels["accepted" if verdict.accepted else "criticised"]
-        return f"**{label}**\n\n{_quoted(verdict.text)}"
 
     def _voted(self, work: Voted) -> list[str]:
         lines = []
@@ -180,7 +142,7 @@ class _Page:
 
     def _candidate(self, candidate: Candidate) -> list[str]:
         lines = [
-            f"- {_one_line(one.question)} — {one.expected} — {self._labels['recovered' if one.found else 'lost']}"
+            f"- {_join_lines(one.question)} — {one.expected} — {self._labels['recovered' if one.found else 'lost']}"
             for one in candidate.recoveries
         ]
         score = f"{self._labels['score']} {candidate.score}/{len(candidate.recoveries)}"
@@ -189,15 +151,15 @@ class _Page:
 
     def _pair(self, label: str, text: str, number: int | None = None) -> str:
         counted = f"{self._labels[label]} {number}" if number is not None else self._labels[label]
-        return f"{counted}{self._labels['colon']}{_one_line(text)}"
+        return f"{counted}{self._labels['colon']}{_join_lines(text)}"
 
     def _bold(self, label: str, text: str) -> str:
-        return f"**{self._labels[label]}**{self._labels['colon']}{_one_line(text)}"
+        return f"**{self._labels[label]}**{self._labels['colon']}{_join_lines(text)}"
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     return "\n".join(f"> {line}" for line in (text or "—").split("\n"))
 
 
-def _one_line(text: str) -> str:
+def _join_lines(text: str) -> str:
     return " ".join(text.split())

@@ -1,11 +1,9 @@
 """Several answers to the same question, compared: self-consistency (arXiv 2203.11171), and escalation by it."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
-from gemma_keras.inference.language_model import LanguageModel
 from gemma_keras.solvers.base import Solver
-from gemma_keras.solvers.letters import chosen_letter
+from gemma_keras.solvers.options import choose_letter
 from gemma_keras.solvers.replies import answers
 from gemma_keras.solvers.steps import Settings, SolverFailure, Steps, together
 from gemma_keras.solvers.trace import Escalated, Question, Sample, Voted
@@ -14,18 +12,13 @@ from gemma_keras.solvers.trace import Escalated, Question, Sample, Voted
 class SelfConsistency(Solver):
     """Samples answers of another solver; the most frequent final answer counts.
 
-    Final answers are compared as `answers.final_answer` reads them; of a question with options, by their letters.
+    Final answers are compared as `answers.find_final_answer` reads them; of a question with options, by their letters.
     """
 
     name = "self_consistency"
 
-    def __init__(self, model: LanguageModel, settings: Settings | None = None, *, sampled: Solver):
-        super().__init__(model, settings)
-        self._sampled = sampled
-
     def begin(self, question: Question) -> tuple[Voted, Steps]:
-        work = Voted(solver=self._sampled.name, planned=self.settings.solver.samples)
-        return work, sample(self.settings, self._sampled, question, work)
+        return begin_samples(self.settings, self.sampled[0], question)
 
 
 class Escalation(Solver):
@@ -37,34 +30,34 @@ class Escalation(Solver):
 
     name = "escalation"
 
-    def __init__(self, model: LanguageModel, settings: Settings | None = None, *, pipeline: Sequence[Solver]):
-        super().__init__(model, settings)
-        self._pipeline = pipeline
-
     def begin(self, question: Question) -> tuple[Escalated, Steps]:
         work = Escalated(threshold=self.settings.solver.threshold)
         return work, self._escalate(question, work)
 
     def _escalate(self, question: Question, work: Escalated) -> Steps:
-        for solver in self._pipeline:
-            stage = Voted(solver=solver.name, planned=self.settings.solver.samples)
+        for solver in self.sampled:
+            stage, steps = begin_samples(self.settings, solver, question)
             work.stages.append(stage)
             try:
-                yield from sample(self.settings, solver, question, stage)
+                yield from steps
             except SolverFailure:
-                if solver is self._pipeline[-1] and not work.answer:
+                if solver is self.sampled[-1] and not work.answer:
                     raise
             if stage.vote and stage.share >= work.threshold:
                 return
 
 
-def sample(settings: Settings, solver: Solver, question: Question, work: Voted) -> Steps:
-    """Fills `work` with as many answers as it plans, side by side.
+def begin_samples(settings: Settings, solver: Solver, question: Question) -> tuple[Voted, Steps]:
+    """Work that is still empty, and the steps that fill it with `solver.samples` answers of a solver, side by side.
 
-    Raises:
-        SolverFailure: no sample has an answer.
+    The steps raise `SolverFailure` where no sample has an answer.
     """
-    asked = with_final_line(settings, question)
+    work = Voted(solver=solver.name, planned=settings.solver.samples)
+    return work, _sample(settings, solver, question, work)
+
+
+def _sample(settings: Settings, solver: Solver, question: Question, work: Voted) -> Steps:
+    asked = add_final_line(settings, question)
     parts = []
     for _ in range(work.planned):
         part, steps = solver.begin(asked)
@@ -78,7 +71,7 @@ def sample(settings: Settings, solver: Solver, question: Question, work: Voted) 
         )
 
 
-def with_final_line(settings: Settings, question: Question) -> Question:
+def add_final_line(settings: Settings, question: Question) -> Question:
     """The question with the request for a final answer on a line of its own; that of options has it anyway."""
     if question.choices:
         return question
@@ -93,8 +86,8 @@ def _vote(settings: Settings, question: Question, work: Voted, one: Sample, step
         return
     answer = one.work.answer
     if question.choices:
-        one.vote = yield from chosen_letter(settings, question, answer)
+        one.vote = yield from choose_letter(settings, question, answer)
     else:
-        vote = answers.final_answer(answer)
+        vote = answers.find_final_answer(answer)
         # Of equal answers ("3 千克", "3000 克") the form that came first, so that they are counted together.
-        one.vote = next((other.vote for other in work.samples if answers.same(other.vote, vote)), vote)
+        one.vote = next((other.vote for other in work.samples if answers.are_same(other.vote, vote)), vote)

@@ -32,7 +32,7 @@ def verify(settings: Settings, question: str, check: Check) -> Steps:
         reply = yield from settings.ask(
             "judge", settings.solver.judge_temperature, question=question, answer=check.answer
         )
-        verdict = judgements.verdict(reply)
+        verdict = judgements.read_verdict(reply)
         check.verdicts.append(verdict)
         if verdict.accepted or len(check.rewrites) == settings.solver.rewrites:
             return

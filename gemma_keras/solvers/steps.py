@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from gemma_keras.config.schema import SamplingConfig, SolverConfig
 from gemma_keras.inference.constraints import Constraint
 from gemma_keras.inference.language_model import Ask, Reply
-from gemma_keras.solvers.prompts import Prompts, builtin_prompts
+from gemma_keras.solvers.prompts import Prompts, load_builtin_prompts
 from gemma_keras.solvers.trace import Question
 
 Steps = Generator[list[Ask], list[Reply], None]
@@ -31,7 +31,7 @@ class Settings:
 
     solver: SolverConfig = field(default_factory=SolverConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    prompts: Prompts = field(default_factory=lambda: builtin_prompts("zh"))
+    prompts: Prompts = field(default_factory=lambda: load_builtin_prompts("zh"))
 
     def wording(self, question: Question) -> str:
         """The question as prompts show it, with its options."""

@@ -5,8 +5,12 @@ the best answer so far at any moment, wherever a budget or a failure ends the wo
 it back.
 """
 
+import operator
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
+
+LETTERS = "ABCDEFGHIJ"
+"""Of options, of which a question has at most as many."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -20,7 +24,7 @@ class Question:
     @property
     def letters(self) -> str:
         """Letters of the options."""
-        return "ABCDEFGHIJ"[: len(self.choices)]
+        return LETTERS[: len(self.choices)]
 
 
 @dataclass(slots=True)
@@ -48,13 +52,7 @@ class Cost:
         return self.prompt_tokens + self.new_tokens
 
     def __add__(self, other: "Cost") -> "Cost":
-        return Cost(
-            self.calls + other.calls,
-            self.prompt_tokens + other.prompt_tokens,
-            self.new_tokens + other.new_tokens,
-            self.cut + other.cut,
-            self.seconds + other.seconds,
-        )
+        return Cost(*map(operator.add, astuple(self), astuple(other)))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -256,17 +254,17 @@ class Backward:
     candidates: list[Candidate] = field(default_factory=list)
 
     @property
-    def best(self) -> Candidate | None:
-        """The candidate with the highest score; of several, the one with most supporters, then the first."""
-        return max(self.candidates, key=lambda one: (one.score, one.supporters), default=None)
+    def best(self) -> Candidate | Voted:
+        """The candidate with the highest score (of several, the one with most supporters, then the first), or the samples."""
+        return max(self.candidates, key=lambda one: (one.score, one.supporters), default=self.voted)
 
     @property
     def vote(self) -> str:
-        return self.best.vote if self.best else self.voted.vote
+        return self.best.vote
 
     @property
     def answer(self) -> str:
-        return self.best.answer if self.best else self.voted.answer
+        return self.best.answer
 
 
 Work = Direct | Decomposed | Verified | Enhanced | Adapted | Voted | Escalated | Backward

@@ -28,24 +28,17 @@ def run(config: Config, workdir: Path) -> dict:
     questions = list(_questions(resolve_data(config.data)))
     require(bool(questions), "data.corpora hold no multiple-choice question; name ceval or cmmlu.")
     replies = _replies(config, workdir, questions)
-    pairs, subjects, dropped = [], [], Counter[str]()
+    pairs: list[dict[str, Any]] = []
+    dropped = Counter[str]()
     for question in questions:
         try:
             pair = letter_pair(question, replies[question.id])
         except SkippedRow as rule:
             dropped[str(rule)] += 1
             continue
-        subjects.append(question.subject)
-        pairs.append(
-            {
-                "prompt": pair.prompt,
-                "chosen": pair.chosen,
-                "rejected": pair.rejected,
-                "subject": question.subject,
-                "id": question.id,
-            }
-        )
-    held_out = stratified_split(subjects, VALIDATION_SHARE, config.data.seed).tolist() if pairs else []
+        texts = {"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
+        pairs.append(texts | {"subject": question.subject, "id": question.id})
+    held_out = stratified_split([pair["subject"] for pair in pairs], VALIDATION_SHARE, config.data.seed).tolist()
     files.write_json(workdir / "train.json", [pair for pair, out in zip(pairs, held_out) if not out])
     files.write_json(workdir / "valid.json", [pair for pair, out in zip(pairs, held_out) if out])
     letters = [extract_letter(replies[question.id]) for question in questions]

@@ -1,26 +1,25 @@
 """Questions in, answers and traces out: `answers.jsonl`, `traces.jsonl`, `traces.md`, `prompts.json`, `result.json`."""
 
-import contextlib
 import dataclasses
 import io
 import json
 import reprlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import Config, SamplingConfig, require
 from gemma_keras.config.serialization import to_dict
 from gemma_keras.data.pace import print_progress
 from gemma_keras.inference.language_model import Ask, LanguageModel, Reply
-from gemma_keras.solvers.analysis import Analysis, analyze, cost_table, interval, is_right, verification_line
+from gemma_keras.solvers.analysis import Analysis, analyze, bound_share, format_costs, format_verification, is_right
 from gemma_keras.solvers.codec import from_plain, to_plain
 from gemma_keras.solvers.prompts import load_prompts
 from gemma_keras.solvers.question_file import parse_questions, read_questions
-from gemma_keras.solvers.question_rows import Asked, cleaned
+from gemma_keras.solvers.question_rows import Asked, replace_surrogates
 from gemma_keras.solvers.registry import make_solver
 from gemma_keras.solvers.rendering import render
 from gemma_keras.solvers.steps import Settings
@@ -61,12 +60,12 @@ def run(config: Config, workdir: Path) -> dict:
     if left:
         model = _Watched(load_chat_model(config, workdir), ledger)
         solver = make_solver(config.solver.name, model, settings)
+        ledger.rewrite()  # without a line that was cut off, even where it is the only one
         try:
-            with ledger.writing():
-                solver.solve(
-                    [asked[number].question for number in left],
-                    lambda index, trace: _done(ledger, left[index], trace, config),
-                )
+            solver.solve(
+                [asked[number].question for number in left],
+                lambda index, trace: _done(ledger, left[index], trace, config),
+            )
         except KeyboardInterrupt:
             print_progress(f"{len(ledger.traces)} of {len(asked)} questions are answered in {workdir}")
             raise
@@ -87,9 +86,9 @@ def _finish(config: Config, workdir: Path, ledger: "_Ledger") -> dict:
     analysis = analyze(traces)
     result: dict[str, Any] = {"solver": config.solver.name, **_summary(analysis), **_accuracy(traces, ledger.asked)}
     files.write_json(workdir / "result.json", result)
-    print(cost_table(analysis))
+    print(format_costs(analysis))
     if analysis.verification.checks:
-        print(verification_line(analysis.verification))
+        print(format_verification(analysis.verification))
     if analysis.failed or analysis.stopped:
         print(f"not finished: {analysis.failed} failed, {analysis.stopped} stopped at the end of a budget")
     if "right" in result:
@@ -117,7 +116,7 @@ def _accuracy(traces: Sequence[Trace], asked: Sequence[Asked]) -> dict[str, Any]
     if not known:
         return {}
     right = sum(is_right(trace, expected) for trace, expected in known)
-    return {"known": len(known), "right": right, "right_interval": list(interval(right, len(known)))}
+    return {"known": len(known), "right": right, "right_interval": list(bound_share(right, len(known)))}
 
 
 def _check_sampling(sampling: SamplingConfig) -> None:
@@ -161,7 +160,7 @@ def _questions(config: Config) -> list[Asked]:
         )
         for number, question in enumerate(config.questions, 1):
             require(question.strip() != "", f"question {number} is empty; give it a text.")
-        return [Asked(Question(cleaned(question))) for question in config.questions]
+        return [Asked(Question(replace_surrogates(question))) for question in config.questions]
     if config.solver.input:
         return read_questions(config.solver.input)
     if isinstance(sys.stdin, io.TextIOWrapper):
@@ -177,13 +176,13 @@ class _Ledger:
     def __init__(self, workdir: Path, asked: Sequence[Asked], language: str):
         self.asked, self.traces = asked, dict[int, Trace]()
         self._workdir, self._language = workdir, language
-        self._traces_path, self._answers_path = workdir / "traces.jsonl", workdir / "answers.jsonl"
-        self._open_files: list[TextIO] = []
+        self._paths = (workdir / "traces.jsonl", workdir / "answers.jsonl")
         self._read()
 
     def _read(self) -> None:
         """Takes over what an earlier run wrote; a line that was cut off by an interruption counts for nothing."""
-        text = self._traces_path.read_text(encoding="utf-8", errors="replace") if self._traces_path.exists() else ""
+        path = self._paths[0]
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
         for line_number, line in enumerate(text.split("\n")[:-1], 1):
             try:
                 row = json.loads(line)
@@ -192,7 +191,7 @@ class _Ledger:
             except (ValueError, LookupError, TypeError, RecursionError) as error:
                 what = str(error).removesuffix(".")
                 raise UserError(
-                    f"line {line_number} of {self._traces_path} is damaged ({what}); delete it, or give another --workdir."
+                    f"line {line_number} of {path} is damaged ({what}); delete it, or give another --workdir."
                 ) from error
             self._check_same(number, trace)
             self.traces[number] = trace
@@ -204,33 +203,25 @@ class _Ledger:
                 "is another one now; give the same questions (more may follow them), or another --workdir."
             )
 
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """Keeps the files open for `add`."""
-        self._rewrite()  # without a line that was cut off, even where it is the only one
-        with contextlib.ExitStack() as stack:
-            paths = (self._traces_path, self._answers_path)
-            self._open_files = [stack.enter_context(path.open("a", encoding="utf-8")) for path in paths]
-            yield
-
     def add(self, number: int, trace: Trace) -> None:
         """Writes one question's lines."""
         self.traces[number] = trace
-        for file, line in zip(self._open_files, self._lines(number)):
-            file.write(line)
-            file.flush()
+        for path, line in zip(self._paths, self._lines(number)):
+            with path.open("a", encoding="utf-8") as file:
+                file.write(line)
 
     def sort(self) -> list[Trace]:
         """Writes everything anew, in the order of the questions, the page among it; returns the traces in that order."""
-        self._rewrite()
+        self.rewrite()
         traces = [self.traces[number] for number in sorted(self.traces)]
         page = "\n".join(render(trace, self._language) for trace in traces)
         (self._workdir / "traces.md").write_text(page, encoding="utf-8")
         return traces
 
-    def _rewrite(self) -> None:
+    def rewrite(self) -> None:
+        """Writes the lines of all traces anew, in the order of the questions."""
         lines = [self._lines(number) for number in sorted(self.traces)]
-        for column, path in enumerate((self._traces_path, self._answers_path)):
+        for column, path in enumerate(self._paths):
             temporary = path.with_name(f".{path.name}.tmp")
             temporary.write_text("".join(row[column] for row in lines), encoding="utf-8")
             temporary.replace(path)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from gemma_keras.solvers.replies import answers, judgements, plain, plans, scores
-from gemma_keras.solvers.replies.letters import option
+from gemma_keras.solvers.replies.letters import find_option
 
 REPEATED = (
     " ", "\n", "\u3000", "1\n", "1. a\n", "答案", "答案 ", "答案：", "Answer: ", "结果是", "#### ", "*", "**", "# ",
@@ -16,16 +16,16 @@ REPEATED = (
 SHAPES = [(unit, ("x", "", "。答案：A", "\n建议：无")[number % 4]) for number, unit in enumerate(REPEATED)]
 
 READERS: dict[str, Callable[[str], object]] = {
-    "plain": plain.plain,
-    "marked_answer": plain.marked_answer,
-    "sub_questions": plans.sub_questions,
-    "option": lambda reply: option(reply, "ABCD"),
-    "complexity": scores.complexity,
-    "verdict": judgements.verdict,
-    "affirmed": judgements.affirmed,
-    "final_answer": answers.final_answer,
+    "plain": plain.normalize,
+    "marked_answer": plain.find_marked_answer,
+    "sub_questions": plans.read_sub_questions,
+    "option": lambda reply: find_option(reply, "ABCD"),
+    "complexity": scores.read_complexity,
+    "verdict": judgements.read_verdict,
+    "affirmed": judgements.affirms,
+    "final_answer": answers.find_final_answer,
     "says": lambda reply: answers.says(reply, "甲乙"),
-    "expected_answer": answers.expected_answer,
+    "expected_answer": answers.normalize_expected,
 }
 
 

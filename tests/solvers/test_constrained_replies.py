@@ -8,7 +8,7 @@ from gemma_keras.inference.constraints import Choice
 from gemma_keras.inference.language_model import Ask
 from gemma_keras.models.forward import build_backbone, initial_params
 from gemma_keras.solvers.replies import plans, scores
-from gemma_keras.solvers.replies.letters import option
+from gemma_keras.solvers.replies.letters import find_option
 from gemma_keras.text.templates import TEMPLATES
 from tests.models.conftest import small
 
@@ -43,16 +43,16 @@ def replies(model, count, constraint, max_new_tokens) -> list[str]:
 @pytest.mark.parametrize("form", ["list zh", "list en", "json zh"])
 def test_decompositions_are_read_whole(form, count, model):
     kind, language = form.split()
-    constraint = plans.plan_list(language) if kind == "list" else plans.plan_json(language)
+    constraint = plans.make_list_constraint(language) if kind == "list" else plans.make_json_constraint(language)
     found = replies(model, count, constraint, 200)
     for text in found:
-        assert 3 <= len(plans.sub_questions(text)) <= plans.MOST_SUB_QUESTIONS, text
+        assert 3 <= len(plans.read_sub_questions(text)) <= plans.MOST_SUB_QUESTIONS, text
     assert len(set(found)) > count / 2
 
 
 @pytest.mark.parametrize("count", COUNTS)
 def test_letters_and_scores_are_read(count, model):
     letters = replies(model, count, LETTERS, 4)
-    assert [option(text, "ABCD") for text in letters] == letters and 1 < len(set(letters)) <= 4
+    assert [find_option(text, "ABCD") for text in letters] == letters and 1 < len(set(letters)) <= 4
     numbers = replies(model, count, scores.SCORE, 8)
-    assert all(f"{scores.complexity(text):.1f}" == text for text in numbers) and len(set(numbers)) > 2
+    assert all(f"{scores.read_complexity(text):.1f}" == text for text in numbers) and len(set(numbers)) > 2

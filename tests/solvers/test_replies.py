@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gemma_keras.inference.constraints import Grammars
-from gemma_keras.solvers.backward_verification import masked_questions
+from gemma_keras.solvers.backward_verification import mask_numbers
 from gemma_keras.solvers.replies import (
     answers,
     judgements,
@@ -24,9 +24,9 @@ from gemma_keras.solvers.replies import (
     times,
     units,
 )
-from gemma_keras.solvers.replies.judgements import affirmed, verdict
-from gemma_keras.solvers.replies.letters import option
-from gemma_keras.solvers.replies.scores import SCORE, complexity
+from gemma_keras.solvers.replies.judgements import affirms, read_verdict
+from gemma_keras.solvers.replies.letters import find_option
+from gemma_keras.solvers.replies.scores import SCORE, read_complexity
 from tests.solvers.shapes import READERS, SHAPES, reply
 
 TABLES = Path(__file__).parent / "replies"
@@ -44,15 +44,15 @@ def read(row: dict) -> str | float | bool:
     """What the reader of a row's kind finds in its reply."""
     match row["kind"]:
         case "letter":
-            return option(row["reply"], row["letters"])
+            return find_option(row["reply"], row["letters"])
         case "complexity":
-            return round(complexity(row["reply"]), 9)
+            return round(read_complexity(row["reply"]), 9)
         case "verdict":
-            return "accept" if verdict(row["reply"]).accepted else "rewrite"
+            return "accept" if read_verdict(row["reply"]).accepted else "rewrite"
         case "affirmed":
-            return affirmed(row["reply"])
+            return affirms(row["reply"])
         case "equal":
-            return answers.same(answers.final_answer(row["one"]), answers.final_answer(row["other"]))
+            return answers.are_same(answers.find_final_answer(row["one"]), answers.find_final_answer(row["other"]))
         case "right":
             return answers.says(row["reply"], row["answer"])
     raise AssertionError(row)
@@ -91,7 +91,7 @@ def test_tables_of_replies(table):
     ],
 )
 def test_sub_questions(reply, found):
-    assert plans.sub_questions(reply) == found
+    assert plans.read_sub_questions(reply) == found
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_sub_questions(reply, found):
     ],
 )
 def test_complexity(reply, value):
-    assert complexity(reply) == value
+    assert read_complexity(reply) == value
 
 
 @pytest.mark.parametrize(
@@ -135,12 +135,12 @@ def test_complexity(reply, value):
     ],
 )
 def test_whether_a_verdict_asks_for_nothing(reply, accepted):
-    review = verdict(reply)
+    review = read_verdict(reply)
     assert review.accepted is accepted and review.text == reply
 
 
 def test_parts_of_a_verdict():
-    review = verdict("先看：\n准确性：不通过\n3 + 4 应为 7\n完整性：通过\n逻辑性: 通过\n修改建议：改正\n并写单位")
+    review = read_verdict("先看：\n准确性：不通过\n3 + 4 应为 7\n完整性：通过\n逻辑性: 通过\n修改建议：改正\n并写单位")
     assert (review.accuracy, review.completeness, review.logic) == ("不通过\n3 + 4 应为 7", "通过", "通过")
     assert review.suggestions == "改正\n并写单位"
 
@@ -166,12 +166,12 @@ def test_parts_of_a_verdict():
     ],
 )
 def test_votes(one, other, same):
-    assert answers.same(answers.final_answer(one), answers.final_answer(other)) is same
+    assert answers.are_same(answers.find_final_answer(one), answers.find_final_answer(other)) is same
 
 
 def test_nothing_is_no_vote():
-    assert answers.final_answer("") == answers.final_answer("。。。") == ""
-    assert not answers.same("", "")
+    assert answers.find_final_answer("") == answers.find_final_answer("。。。") == ""
+    assert not answers.are_same("", "")
 
 
 @pytest.mark.parametrize(
@@ -187,17 +187,17 @@ def test_nothing_is_no_vote():
     ],
 )
 def test_options(reply, letter):
-    assert option(reply, "ABCD") == letter
+    assert find_option(reply, "ABCD") == letter
 
 
 def test_masked_questions():
     question = "小明有 1,200 元，花了 3.5 元买 A4 纸，又买 2 支笔，剩多少？"
-    assert masked_questions(question, 9) == [
+    assert mask_numbers(question, 9) == [
         (question.replace("1,200", "X"), "1,200"),
         (question.replace("3.5", "X"), "3.5"),
         (question.replace("2 支", "X 支"), "2"),
     ]
-    assert masked_questions("为什么？", 9) == []
+    assert mask_numbers("为什么？", 9) == []
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_masked_questions():
      ("True", True), ("", False)],
 )  # fmt: skip
 def test_affirmations(reply, right):
-    assert affirmed(reply) is right
+    assert affirms(reply) is right
 
 
 @pytest.mark.parametrize("language", ["zh", "en"])
@@ -214,14 +214,14 @@ def test_whatever_matches_a_constraint_is_read(tokenizer, language):
     """Random texts that the constraints allow, token by token, within a budget that is often short."""
     rng = random.Random(0)
     grammars = Grammars(tokenizer, [tokenizer.eos_id])
-    forms = (plans.plan_list(language), plans.plan_json(language), SCORE)
+    forms = (plans.make_list_constraint(language), plans.make_json_constraint(language), SCORE)
     for form in forms:
         for _ in range(3):
             text = drawn(grammars, form, tokenizer, rng)
             if form is SCORE:
-                assert complexity(text) == float(text)
+                assert read_complexity(text) == float(text)
                 continue
-            plan = plans.sub_questions(text)
+            plan = plans.read_sub_questions(text)
             assert 1 <= len(plan) <= 5, text
             listed = (
                 json.loads(text)["sub_questions"] if text.startswith("{") else re.findall(r"^\d\. (.*)$", text, re.M)
@@ -245,7 +245,7 @@ def drawn(grammars, form, tokenizer, rng) -> str:
 
 def test_latex_that_nests_too_deep_or_lacks_arguments_is_read_as_it_stands(caplog):
     for text in ("_{" * 140, "\\sqrt" * 50, "\\frac{1}", "\\frac", "\\binom"):
-        assert isinstance(answers.final_answer(f"答案：{text}"), str)
+        assert isinstance(answers.find_final_answer(f"答案：{text}"), str)
     assert not caplog.records
 
 

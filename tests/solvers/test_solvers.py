@@ -64,8 +64,8 @@ def test_more_than_five_sub_questions_are_cut():
     ("form", "letter", "plan", "constraint"),
     [
         ("no", "P", PLAN, None),
-        ("list", "P", PLAN, plans.plan_list("zh")),
-        ("json", "PJ", '{"sub_questions": ["a", "b", "c"]}', plans.plan_json("zh")),
+        ("list", "P", PLAN, plans.make_list_constraint("zh")),
+        ("json", "PJ", '{"sub_questions": ["a", "b", "c"]}', plans.make_json_constraint("zh")),
     ],
 )
 def test_decompositions_under_a_constraint(form, letter, plan, constraint):
@@ -77,7 +77,10 @@ def test_decompositions_under_a_constraint(form, letter, plan, constraint):
 
 def test_the_stricter_words_ask_for_a_list_whatever_the_form():
     _, model = solve("least_to_most", {"PJ": "?", "PS": PLAN, "F": "1", "N": "n", "S": "总"}, constrained="json")
-    assert [ask.constraint for ask in model.asks[:2]] == [plans.plan_json("zh"), plans.plan_list("zh")]
+    assert [ask.constraint for ask in model.asks[:2]] == [
+        plans.make_json_constraint("zh"),
+        plans.make_list_constraint("zh"),
+    ]
 
 
 def test_a_verdict_that_asks_for_nothing_leaves_the_answer():

@@ -6,7 +6,7 @@ import pytest
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.validation import SOLVERS
-from gemma_keras.solvers.analysis import analyze, checks_of, cost_table, interval, is_right, verification_line
+from gemma_keras.solvers.analysis import analyze, bound_share, find_checks, format_costs, format_verification, is_right
 from gemma_keras.solvers.codec import from_json, from_plain, to_json, to_plain
 from gemma_keras.solvers.registry import make_solver
 from gemma_keras.solvers.rendering import LABELS, render
@@ -129,8 +129,8 @@ def test_what_verification_changed():
     changes = analysis.verification
     assert (changes.checks, changes.accepted, changes.rewritten) == (2, 1, 1)
     assert changes.accepted_after + changes.new_results == 1 or changes.new_results == 1
-    assert len(list(checks_of(both[0]))) == 1
-    assert "2 answers judged, 1 left as they were, 1 rewritten" in verification_line(changes)
+    assert len(list(find_checks(both[0]))) == 1
+    assert "2 answers judged, 1 left as they were, 1 rewritten" in format_verification(changes)
 
 
 def test_costs_by_the_solver_that_was_chosen():
@@ -141,10 +141,10 @@ def test_costs_by_the_solver_that_was_chosen():
         "adaptive/normal": 1,
     }
     assert sum((cost for _, cost in analysis.routes.values()), Cost()) == analysis.cost
-    rows = cost_table(analysis).split("\n")
+    rows = format_costs(analysis).split("\n")
     assert [row.split(" | ")[0] for row in rows[2:]] == ["| adaptive/enhanced", "| adaptive/normal", "| all"]
     assert rows[3].startswith("| adaptive/normal | 1 | 2 | 26 | ")
-    assert len(cost_table(analyze(traces("normal")[:1])).split("\n")) == 3
+    assert len(format_costs(analyze(traces("normal")[:1])).split("\n")) == 3
 
 
 def test_failures_and_ends_of_budgets_are_counted():
@@ -189,5 +189,5 @@ def test_right_answers_of_several_numbers(answer, expected, right):
 
 
 def test_intervals_stay_within_0_and_1():
-    assert interval(0, 5)[0] == 0.0 and 0.4 < interval(0, 5)[1] < 0.5
-    assert interval(5, 5)[1] == pytest.approx(1.0)
+    assert bound_share(0, 5)[0] == 0.0 and 0.4 < bound_share(0, 5)[1] < 0.5
+    assert bound_share(5, 5)[1] == pytest.approx(1.0)

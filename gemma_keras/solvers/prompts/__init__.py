@@ -1,7 +1,7 @@
 """Prompts of the solvers: what they ask for, with `{placeholders}`, in Chinese or English or from a file.
 
-A file holds, in TOML or JSON, prompts by their names in `Prompts`; those that it leaves out stay as they are. A prompt
-is a text (one message of the user) or a list of messages:
+The package's own are `zh.toml` and `en.toml`. A file of the same form, in TOML or JSON, holds prompts by their names in
+`Prompts`; those that it leaves out stay as they are. A prompt is a text (one message of the user) or a list of messages:
 
     judge = "问题：{question} ..."
 
@@ -9,12 +9,13 @@ is a text (one message of the user) or a list of messages:
     role = "system"
     content = "..."
 
-Each must have the placeholders that `PLACEHOLDERS` lists, and no others. Any other brace stands for itself. What the
+Each must have the placeholders of the package's own, and no others. Any other brace stands for itself. What the
 answers must look like (a numbered list, four lines of a verdict, "答案：" or "Answer:" before a result) is read by
 `solvers.replies` and cannot be changed here.
 """
 
 import dataclasses
+import functools
 import json
 import re
 import tomllib
@@ -76,46 +77,27 @@ class Prompts:
     def messages(self, name: str, **values: str) -> list[Message]:
         """The messages of a prompt with its placeholders filled in."""
         prompt: list[Message] = getattr(self, name)
-        return [{"role": message["role"], "content": _filled(message["content"], values)} for message in prompt]
+        return [{"role": message["role"], "content": _fill(message["content"], values)} for message in prompt]
 
     def text(self, name: str, **values: str) -> str:
         """A piece with its placeholders filled in."""
-        return _filled(getattr(self, name), values).strip()
+        return _fill(getattr(self, name), values).strip()
 
     def to_json(self) -> str:
         """All prompts in the form of a file."""
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=2)
 
 
-PLACEHOLDERS: dict[str, frozenset[str]] = {
-    name: frozenset(names.split())
-    for name, names in {
-        "answer": "question",
-        "plan": "question",
-        "plan_strictly": "question",
-        "plan_json": "question",
-        "first_step": "question sub_question",
-        "next_step": "question steps number sub_question",
-        "summary": "question steps",
-        "judge": "question answer",
-        "rewrite": "question answer verdict",
-        "complexity": "question",
-        "letter": "question answer letters",
-        "statement": "question answer",
-        "masked": "question statement",
-        "verdict": "question statement",
-        "step": "number sub_question answer",
-        "step_in_context": "question steps sub_question",
-        "options": "question options",
-        "final_line": "question",
-    }.items()
-}
-PIECES = ("step", "step_in_context", "options", "final_line")
+PIECES = tuple(field.name for field in dataclasses.fields(Prompts) if field.type is str)
 
 
-def builtin_prompts(language: str) -> Prompts:
+@functools.cache
+def load_builtin_prompts(language: str) -> Prompts:
     """The package's own prompts in Chinese ("zh") or English ("en")."""
-    return _builtin()[language]
+    path = Path(__file__).with_name(f"{language}.toml")
+    values = tomllib.loads(path.read_text(encoding="utf-8"))
+    prompts: dict[str, Any] = {name: _read_prompt(name, value, path.name) for name, value in values.items()}
+    return Prompts(**prompts)
 
 
 def load_prompts(language: str, path: str = "") -> Prompts:
@@ -124,13 +106,13 @@ def load_prompts(language: str, path: str = "") -> Prompts:
     Raises:
         UserError: the file is missing or malformed, or a prompt lacks a placeholder or has one that it must not.
     """
-    prompts = builtin_prompts(language)
+    prompts = load_builtin_prompts(language)
     if not path:
         return prompts
-    return dataclasses.replace(prompts, **replacements(_read(Path(path)), path))
+    return dataclasses.replace(prompts, **check_prompts(_read_file(Path(path)), path))
 
 
-def replacements(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
+def check_prompts(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
     """Prompts by name, in the form of `Prompts`, from a file's contents.
 
     Raises:
@@ -141,29 +123,25 @@ def replacements(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
         where = f"the prompt {name!r} of {origin}"
         if name not in PLACEHOLDERS:
             raise UserError(f"{where} has no use; give one of {', '.join(PLACEHOLDERS)}.")
-        if name in PIECES:
-            if not isinstance(value, str):
-                raise UserError(f"{where} is a {type(value).__name__}; give a text, which will stand inside others.")
-            checked[name] = value
-        else:
-            checked[name] = _messages(value, where)
+        checked[name] = _read_prompt(name, value, where)
         _check_placeholders(checked[name], PLACEHOLDERS[name], where)
     return checked
 
 
-def _builtin() -> dict[str, Prompts]:
-    from gemma_keras.solvers.prompts.chinese import CHINESE  # these modules build on this one
-    from gemma_keras.solvers.prompts.english import ENGLISH
+def _read_prompt(name: str, value: Any, where: str) -> str | list[Message]:
+    if name not in PIECES:
+        return _read_messages(value, where)
+    if not isinstance(value, str):
+        raise UserError(f"{where} is a {type(value).__name__}; give a text, which will stand inside others.")
+    return value
 
-    return {"zh": CHINESE, "en": ENGLISH}
 
-
-def _filled(text: str, values: Mapping[str, str]) -> str:
+def _fill(text: str, values: Mapping[str, str]) -> str:
     """All placeholders at once, so that a question which spells one is left alone."""
     return _PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), text)
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _read_file(path: Path) -> Mapping[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
@@ -179,7 +157,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     return values
 
 
-def _messages(value: Any, where: str) -> list[Message]:
+def _read_messages(value: Any, where: str) -> list[Message]:
     messages = [{"role": "user", "content": value}] if isinstance(value, str) else value
     form = "give a text, or a list of messages with role and content of which the last is the user's."
     if not isinstance(messages, list) or not messages:
@@ -193,11 +171,21 @@ def _messages(value: Any, where: str) -> list[Message]:
     return [dict(message) for message in messages]
 
 
-def _check_placeholders(prompt: str | list[Message], expected: frozenset[str], where: str) -> None:
+def _find_placeholders(prompt: str | list[Message]) -> frozenset[str]:
     texts = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
-    found = frozenset(name for text in texts for name in _PLACEHOLDER.findall(text))
+    return frozenset(name for text in texts for name in _PLACEHOLDER.findall(text))
+
+
+def _check_placeholders(prompt: str | list[Message], expected: frozenset[str], where: str) -> None:
+    found = _find_placeholders(prompt)
     for wrong, verb in ((expected - found, "lacks"), (found - expected, "must not have")):
         if wrong:
             names = ", ".join(f"{{{name}}}" for name in sorted(wrong))
             needed = ", ".join(f"{{{name}}}" for name in sorted(expected))
             raise UserError(f"{where} {verb} {names}; it takes just {needed}.")
+
+
+PLACEHOLDERS = {
+    field.name: _find_placeholders(getattr(load_builtin_prompts("zh"), field.name))
+    for field in dataclasses.fields(Prompts)
+}

@@ -10,52 +10,51 @@ import re
 from gemma_keras.solvers.replies import quantities, units
 from gemma_keras.solvers.replies.plain import (
     LONGEST_ANSWER,
-    corrected,
-    marked_answer,
-    plain,
-    stated_answer,
-    trimmed,
-    without_dangling_mark,
-    without_latex,
+    convert_latex,
+    drop_dangling_mark,
+    find_marked_answer,
+    find_stated_answer,
+    normalize,
+    skip_to_correction,
+    trim,
 )
-from gemma_keras.solvers.replies.times import DAY, WEEKDAY, normal_times
+from gemma_keras.solvers.replies.times import DAY, WEEKDAY, normalize_times
 
 
-def final_answer(reply: str) -> str:
+def find_final_answer(reply: str) -> str:
     """A reply's final answer in one form; empty where there is none.
 
-    >>> final_answer("答案：1,200 元"), final_answer("所以 x 大于 3。"), final_answer(r"\\boxed{42}\\n以上共 3 步。")
-    ('1200 元', 'x>3', '42')
+    >>> [find_final_answer(reply) for reply in ("答案：1,200 元", "所以 x 大于 3。", r"\\boxed{42}\\n以上共 3 步。")]
+    ['1200 元', 'x>3', '42']
     """
-    text = without_dangling_mark(plain(reply))
-    later = corrected(text)
+    text = drop_dangling_mark(normalize(reply))
+    later = skip_to_correction(text)
     if later != text and re.search(r"\d", later) and "boxed" not in later:
-        return _form(_without_reasons(marked)) if (marked := marked_answer(later)) else _said(_conclusion(later))
-    marked = marked_answer(reply)
-    if marked:
-        return _form(_without_reasons(marked))
-    return _said(_without_reasons(stated_answer(reply) or _conclusion(text)))
+        marked, sentence = find_marked_answer(later), _find_conclusion(later)
+    else:
+        marked, sentence = find_marked_answer(reply), _drop_reasons(find_stated_answer(reply) or _find_conclusion(text))
+    return _normalize_answer(_drop_reasons(marked)) if marked else _read_sentence(sentence)
 
 
-def expected_answer(text: str) -> str:
+def normalize_expected(text: str) -> str:
     """The form of a known answer: what it marks, else its last line, of an equation its result.
 
-    >>> expected_answer("x=60*15=900"), expected_answer("3:4")
+    >>> normalize_expected("x=60*15=900"), normalize_expected("3:4")
     ('900', '3:4')
     """
     last = text.strip().rpartition("\n")[2]
-    return final_answer(text if marked_answer(text) else f"答案：{last}")
+    return find_final_answer(text if find_marked_answer(text) else f"答案：{last}")
 
 
-def same(one: str, other: str) -> bool:
-    """Whether two answers in the form of `final_answer` are the same; empty ones are none.
+def are_same(one: str, other: str) -> bool:
+    """Whether two answers in the form of `find_final_answer` are the same; empty ones are none.
 
-    >>> same("1200 元", "1200"), same("3 千克", "3000 克"), same("3 千克", "3 克"), same("x>3", "x<3")
+    >>> are_same("1200 元", "1200"), are_same("3 千克", "3000 克"), are_same("3 千克", "3 克"), are_same("x>3", "x<3")
     (True, True, False, False)
     """
-    first, second = units.written(one), units.written(other)
+    first, second = units.parse_quantity(one), units.parse_quantity(other)
     if first and second:
-        return units.equal(first, second)
+        return units.are_equal(first, second)
     return bool(one) and one == other
 
 
@@ -65,10 +64,11 @@ def says(reply: str, answer: str) -> bool:
     >>> says("一共 900 元。", "x=60*15=900"), says("乙队先完成。", "乙队"), says("不是乙队。", "乙队")
     (True, True, False)
     """
-    found, expected = final_answer(reply), expected_answer(answer)
-    if same(found, expected) or not re.fullmatch(r"[^\W\d_]{2,}", expected):
-        return same(found, expected)
-    sentence = normal_times(marked_answer(reply) or stated_answer(reply) or _conclusion(plain(reply))).casefold()
+    found, expected = find_final_answer(reply), normalize_expected(answer)
+    if are_same(found, expected) or not re.fullmatch(r"[^\W\d_]{2,}", expected):
+        return are_same(found, expected)
+    sentence = find_marked_answer(reply) or find_stated_answer(reply) or _find_conclusion(normalize(reply))
+    sentence = normalize_times(sentence).casefold()
     return bool(re.search(rf"(?<!不)(?<!不是)(?<!并非)(?<!not )(?<![a-z]){re.escape(expected)}(?![a-z])", sentence))
 
 
@@ -81,7 +81,7 @@ _REASON = re.compile(
 )
 
 
-def _without_reasons(text: str) -> str:
+def _drop_reasons(text: str) -> str:
     """The first sentence of what follows a mark, without what explains it."""
     found = next((found for found in _REASON.finditer(text) if found.start()), None)
     return text[: found.start()] if found else text
@@ -96,7 +96,7 @@ _SENTENCES = re.compile(r"[。!?;\n]+|\. (?=\D)|\.$")
 _REMARK = re.compile(r"\d ?(?:个?步骤?|种方法|steps?\b)")
 
 
-def _conclusion(text: str) -> str:
+def _find_conclusion(text: str) -> str:
     """The last sentence that says it concludes, from there on; else the last with a number; else the last."""
     text = text.replace("i.e.", " so ")
     sentences = [sentence.strip() for sentence in _SENTENCES.split(text) if sentence.strip()]
@@ -124,9 +124,9 @@ _LISTED = re.compile(
 )
 
 
-def _said(text: str) -> str:
+def _read_sentence(text: str) -> str:
     """The answer of a sentence: yes or no where it begins so, the formula that it ends with, its only or last quantity."""
-    text = trimmed(normal_times(_relations(without_latex(text[-LONGEST_ANSWER:]))), " .,。")
+    text = trim(normalize_times(_write_relations(convert_latex(text[-LONGEST_ANSWER:]))), " .,。")
     text = _NOTE.sub("", text)
     if _REFUSED.search(text):
         return ""
@@ -137,7 +137,7 @@ def _said(text: str) -> str:
         return decided[0].casefold()
     expressions = [found[0].strip(" ,.:") for found in _EXPRESSION.finditer(text) if re.search(r"\d", found[0])]
     if expressions and text.endswith(expressions[-1]) and _STRUCTURE.search(expressions[-1]):
-        return _form(expressions[-1])
+        return _normalize_answer(expressions[-1])
     ratios = _RATIOS.findall(text)
     if len(ratios) == 1 and not re.search(r"\d", text[text.index(ratios[0]) + len(ratios[0]) :]):
         return ratios[0]
@@ -146,15 +146,15 @@ def _said(text: str) -> str:
         return dates[0][0]
     listed = _LISTED.search(text)
     if listed:
-        return _form(listed[0])
-    amount = quantities.quantity(text) or quantities.last(text) or quantities.counted(text)
+        return _normalize_answer(listed[0])
+    amount = quantities.read_quantity(text) or quantities.find_last(text) or quantities.find_counted(text)
     if amount is not None:
         return str(amount)
     days = [found[0] for found in WEEKDAY.finditer(text)]
-    return days[0] if len(days) == 1 else _form(text[_named_at(text) :].removesuffix("的"))
+    return days[0] if len(days) == 1 else _normalize_answer(text[_find_predicate(text) :].removesuffix("的"))
 
 
-def _named_at(text: str) -> int:
+def _find_predicate(text: str) -> int:
     """Where the predicate of a short sentence begins ("那个人是李白"); 0 where it has none that could be an answer."""
     ends = [
         found.end()
@@ -173,7 +173,7 @@ _RELATIONS = [
 ]
 
 
-def _relations(text: str) -> str:
+def _write_relations(text: str) -> str:
     """Relations in words as signs."""
     for words, sign in _RELATIONS:
         text = re.sub(rf" ?(?:{words}) ?", sign, text, flags=re.IGNORECASE)
@@ -189,41 +189,41 @@ _TURNS = str.maketrans("<>≤≥", "><≥≤")
 _SPELT = [("或者", "或"), ("且", "和"), ("÷", "/"), ("、", ","), ("·", "*"), ("×", "*")]
 
 
-def _form(text: str) -> str:
+def _normalize_answer(text: str) -> str:
     """One form of the text of an answer."""
     if len(text) > LONGEST_ANSWER:
         return re.sub(r"\s", "", text).casefold()
     text = _SET.sub(r"\1", text)
-    text = _unwrapped(_LEADING.sub("", trimmed(_relations(without_latex(text)), _AROUND)))
-    text = _RANGE.sub("-", _RATIO.sub(":", normal_times(text)))
-    unknowns = _unknowns(text)
+    text = _unwrap(_LEADING.sub("", trim(_write_relations(convert_latex(text)), _AROUND)))
+    text = _RANGE.sub("-", _RATIO.sub(":", normalize_times(text)))
+    unknowns = _read_unknowns(text)
     if unknowns:
         return unknowns
     decided = _DECIDED.match(text)
     if decided:
         return decided[0].casefold()
-    text = _result(text)
-    amount = quantities.quantity(text)
+    text = _take_result(text)
+    amount = quantities.read_quantity(text)
     if amount is not None:
         return str(amount)
     text = re.sub(r"\bor\b", "或", re.sub(r"\band\b", "和", text.casefold()))
     text = re.sub(r"√ ?\((\d+|\w)\)(?!\w)", r"√\1", text)
     for spelling, sign in _SPELT:
         text = text.replace(spelling, sign)
-    text = trimmed(_BLANKS.sub("", text), _AROUND)
-    return _chain(_SETS.sub(_sorted, text))
+    text = trim(_BLANKS.sub("", text), _AROUND)
+    return _order_relations(_SETS.sub(_sort_set, text))
 
 
 _BLANKS = re.compile(r"(?<!\d) | (?!\d)|\n|\t")  # 1 2 is no 12
 _SETS = re.compile(r"\{([^{}<>=|:]*,[^{}<>=|:]*)\}")
 
 
-def _sorted(found: re.Match[str]) -> str:
+def _sort_set(found: re.Match[str]) -> str:
     """A set with its members in one order."""
     return f"{{{','.join(sorted(found[1].split(',')))}}}"
 
 
-def _chain(text: str) -> str:
+def _order_relations(text: str) -> str:
     """Relations with the unknown first (x>3), and several of them or those of two unknowns in rising order (1<x<3, a<b)."""
     first, *rest = re.split(r"([<>≤≥])", text)
     signs, last = rest[::2], rest[-1:]
@@ -235,7 +235,7 @@ def _chain(text: str) -> str:
     return "".join(reversed([first, *rest])).translate(_TURNS) if turns else text
 
 
-def _unwrapped(text: str) -> str:
+def _unwrap(text: str) -> str:
     """The text without brackets around all of it, unless they hold several things (a point, an interval)."""
     inner = text[1:-1]
     wrapped = text[:1] + text[-1:] in ("()", "[]", "{}", "【】") and not re.search(r"[()\[\],;]", inner)
@@ -247,28 +247,28 @@ _EITHER = re.compile(r" ?(?:或者?|\bor\b) ?", re.IGNORECASE)
 _EACH = re.compile(r" ?(?:[,;、和且]|\band\b) ?", re.IGNORECASE)
 
 
-def _unknowns(text: str) -> str:
+def _read_unknowns(text: str) -> str:
     """Several values of unknowns, sorted, since their order does not count; "" where the text is something else.
 
-    >>> _unknowns("x=4 或 x=-3"), _unknowns("y=2, x=1"), _unknowns("3 和 4")
+    >>> _read_unknowns("x=4 或 x=-3"), _read_unknowns("y=2, x=1"), _read_unknowns("3 和 4")
     ('-3或4', 'x=1,y=2', '')
     """
     text = re.sub(r"^(?:[A-Za-z] ?= ?)?± ?(.+)$", r"\1 或 -\1", text)
-    either = _EITHER.split(text)
+    either = [item.rpartition("=")[2] if _NAMED.fullmatch(item) else item for item in _EITHER.split(text)]
     if len(either) > 1:
-        values = [quantities.quantity(item.rpartition("=")[2] if _NAMED.fullmatch(item) else item) for item in either]
+        values = [quantities.read_quantity(item) for item in either]
         if None not in values:
             return "或".join(sorted(map(str, values)))
     items = [item for item in map(_NAMED.fullmatch, _EACH.split(text)) if item]
     if len(items) < 2 or len(items) < len(_EACH.split(text)):
         return ""
-    forms = [(item["name"], _form(item["value"])) for item in items]
+    forms = [(item["name"], _normalize_answer(item["value"])) for item in items]
     if len({name[0] for name, _ in forms}) == 1:
         return "或".join(sorted(form for _, form in forms))
     return ",".join(sorted(f"{name}={form}" for name, form in forms))
 
 
-def _result(text: str) -> str:
+def _take_result(text: str) -> str:
     """What stands after the last sign of an equation; the text itself where it is none."""
     _, sign, after = text.rpartition("=")
     return after.strip() if sign and after.strip() and not re.search(r"[<>≤≥≠]", text) else text

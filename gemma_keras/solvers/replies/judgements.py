@@ -2,7 +2,7 @@
 
 import re
 
-from gemma_keras.solvers.replies.plain import marked_answer, plain
+from gemma_keras.solvers.replies.plain import find_marked_answer, normalize
 from gemma_keras.solvers.trace import Verdict
 
 _ASPECTS = ("accuracy", "completeness", "logic", "suggestions")
@@ -62,7 +62,7 @@ _POOR = re.compile(
 _PASSED = re.compile(r"\W{0,8}(?:通过|合格|pass)", re.IGNORECASE)
 
 
-def verdict(reply: str) -> Verdict:
+def read_verdict(reply: str) -> Verdict:
     """A review by its aspects. It asks for nothing where no aspect is failed and nothing is to change.
 
     Of a review in other words than those it was asked for, all clauses are looked at. An empty one asks for nothing; one
@@ -70,15 +70,14 @@ def verdict(reply: str) -> Verdict:
     """
     parts = dict.fromkeys(_ASPECTS, "")
     labels = list(_LABEL.finditer(reply))
-    for label, following in zip(labels, [*labels[1:], None]):
-        aspect = next(name for name in _ASPECTS if label[name])
-        end = following.start() if following else len(reply)
+    for label, end in zip(labels, [*(following.start() for following in labels[1:]), len(reply)]):
+        aspect = str(label.lastgroup)
         parts[aspect] = parts[aspect] or _NEXT_ITEM.sub("", reply[label.end() : end]).strip(' \t\n|｜",{}')
     failed = any(_is_failed(parts[name]) for name in _ASPECTS[:3])
     if any(label["suggestions"] for label in labels):
-        asks = _asks(parts["suggestions"], unknown=True)
+        asks = _asks_for_change(parts["suggestions"], unknown=True)
     else:
-        asks = _asks(reply, unknown=not labels)
+        asks = _asks_for_change(reply, unknown=not labels)
     return Verdict(text=reply, accepted=not failed and not asks, **parts)
 
 
@@ -87,9 +86,9 @@ def _is_failed(aspect: str) -> bool:
     return bool(_POOR.match(aspect) or (_FAILED.search(aspect) and not _PASSED.match(aspect)))
 
 
-def _asks(text: str, unknown: bool) -> bool:
+def _asks_for_change(text: str, unknown: bool) -> bool:
     """Whether any clause of a text asks for a change; `unknown`: of clauses of which none says yes or no."""
-    said = [words[0] for clause in _CLAUSES.split(plain(text)) if (words := _WORDS.search(clause))]
+    said = [words[0] for clause in _CLAUSES.split(normalize(text)) if (words := _WORDS.search(clause))]
     clauses = [clause for clause in said if not _COURTESY.search(clause)]
     content = not clauses
     for clause in clauses:
@@ -137,22 +136,22 @@ _SUPPOSITIONS = re.compile(
 _SENTENCES = re.compile(r"[。!?;\n]+|\.(?= |$)")
 
 
-def affirmed(reply: str) -> bool:
+def affirms(reply: str) -> bool:
     """Whether a reply says that a conclusion is right, by its marked answer, else by what it says of the conclusion last.
 
-    >>> affirmed("没有错误，是正确的"), affirmed("答案：正确"), affirmed("结论不一定正确"), affirmed("无法判断对错")
+    >>> affirms("没有错误，是正确的"), affirms("答案：正确"), affirms("结论不一定正确"), affirms("无法判断对错")
     (True, True, False, False)
     """
-    marked = marked_answer(reply)
-    text = _SUPPOSITIONS.sub("", _QUESTIONS.sub("", marked or plain(reply)))  # neither says what is so
+    marked = find_marked_answer(reply)
+    text = _SUPPOSITIONS.sub("", _QUESTIONS.sub("", marked or normalize(reply)))  # neither says what is so
     said = [sentence for sentence in _SENTENCES.split(text) if sentence.strip()]
     sentences = said[:1] if marked else said
-    judged = [(sentence, right) for sentence in sentences if (right := _judged(sentence)) is not None]
+    judged = [(sentence, right) for sentence in sentences if (right := _judge_sentence(sentence)) is not None]
     about = [right for sentence, right in judged if _SUBJECT.search(sentence)]
     return (about or [right for _, right in judged] or [False])[-1]
 
 
-def _judged(sentence: str) -> bool | None:
+def _judge_sentence(sentence: str) -> bool | None:
     """Whether a sentence says right or wrong; what cannot be judged counts as wrong, None: neither."""
     if _UNSURE.search(sentence):
         return False

@@ -42,43 +42,43 @@ def latex_to_text(text: str) -> str:
     return _READER.latex_to_text(text, latex_context=_MACROS)
 
 
-def _part(text: str, plain: str | re.Pattern[str]) -> str:
+def _bracket(text: str, plain: str | re.Pattern[str]) -> str:
     """A part of a formula, in brackets unless it is as plain as that."""
     text = text.strip()
     return text if re.fullmatch(plain, text) else f"({text})"
 
 
-def _arguments(node: Any, reader: Any) -> list[str]:
+def _read_arguments(node: Any, reader: Any) -> list[str]:
     """The texts of a macro's arguments; "" for one that is missing."""
     given = node.nodeargd.argnlist if node.nodeargd else []
     return [reader.nodelist_to_text([one]) if one else "" for one in given]
 
 
-def _fraction(node: Any, l2tobj: Any) -> str:
+def _write_fraction(node: Any, l2tobj: Any) -> str:
     """A blank before a fraction keeps 3\\frac{1}{2} from being 31/2."""
-    above, below = [*_arguments(node, l2tobj), "", ""][:2]
-    return f" {_part(above, _PLAIN_PART)}/{_part(below, _PLAIN_DIVISOR)} " if above and below else "\\frac"
+    above, below = [*_read_arguments(node, l2tobj), "", ""][:2]
+    return f" {_bracket(above, _PLAIN_PART)}/{_bracket(below, _PLAIN_DIVISOR)} " if above and below else "\\frac"
 
 
-def _root(node: Any, l2tobj: Any) -> str:
-    index, radicand = [*_arguments(node, l2tobj), "", ""][:2]
+def _write_root(node: Any, l2tobj: Any) -> str:
+    index, radicand = [*_read_arguments(node, l2tobj), "", ""][:2]
     index = index.strip("[]")
     return f"√{f'[{index}]' if index else ''}({radicand.strip()})"
 
 
-def _exponent(node: Any, l2tobj: Any) -> str:
-    return _part("".join(_arguments(node, l2tobj)), r"-?\d+|.")
+def _write_exponent(node: Any, l2tobj: Any) -> str:
+    return _bracket("".join(_read_arguments(node, l2tobj)), r"-?\d+|.")
 
 
-def _binomial(node: Any, l2tobj: Any) -> str:
-    return f"C({','.join(_arguments(node, l2tobj))})"
+def _write_binomial(node: Any, l2tobj: Any) -> str:
+    return f"C({','.join(_read_arguments(node, l2tobj))})"
 
 
-def _unknown(node: Any) -> str:
+def _keep_unknown(node: Any) -> str:
     return f"\\{node.macroname} "
 
 
-def _macros() -> LatexContextDb:
+def _make_parser_context() -> LatexContextDb:
     """What is parsed: pylatexenc's own macros, and those with arguments that it does not know."""
     macros = [std_macro(name, False, 2) for name in (*_FRACTIONS, *_BINOMIALS)] + [
         std_macro(name, False, 1) for name in ("pmod", "exponent")
@@ -88,18 +88,18 @@ def _macros() -> LatexContextDb:
     return context
 
 
-def _context() -> LatexContextDb:
+def _make_text_context() -> LatexContextDb:
     context = get_default_latex_context_db()
     macros = [MacroTextSpec(name, sign) for name, sign in _SIGNS.items()]
-    macros += [MacroTextSpec(name, _fraction) for name in _FRACTIONS]
-    macros += [MacroTextSpec(name, _binomial) for name in _BINOMIALS]
-    macros += [MacroTextSpec("sqrt", _root), MacroTextSpec("exponent", _exponent)]
+    macros += [MacroTextSpec(name, _write_fraction) for name in _FRACTIONS]
+    macros += [MacroTextSpec(name, _write_binomial) for name in _BINOMIALS]
+    macros += [MacroTextSpec("sqrt", _write_root), MacroTextSpec("exponent", _write_exponent)]
     macros += [MacroTextSpec(name, "", discard=False) for name in _STYLES]
     environments = [EnvironmentTextSpec(name, "%s") for name in ("cases", "aligned", "align", "align*", "gathered")]
     context.add_context_category("answers", macros=macros, environments=environments, prepend=True)
-    context.set_unknown_macro_spec(MacroTextSpec("", _unknown))
+    context.set_unknown_macro_spec(MacroTextSpec("", _keep_unknown))
     return context
 
 
-_MACROS = _macros()
-_READER = LatexNodes2Text(latex_context=_context(), math_mode="text")
+_MACROS = _make_parser_context()
+_READER = LatexNodes2Text(latex_context=_make_text_context(), math_mode="text")

@@ -8,7 +8,7 @@ of its own. Mentions of any other kind (维生素A, type B, "rules out A") count
 import functools
 import re
 
-from gemma_keras.solvers.replies.plain import corrected, last_boxed, plain
+from gemma_keras.solvers.replies.plain import find_last_boxed, normalize, skip_to_correction
 
 _LATEX = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mathsf|boldsymbol|bm|quad|qquad|left|right|[()\[\] ,;])|[{}$]")
 
@@ -60,29 +60,29 @@ _SUPPOSED = re.compile(
 )
 
 
-def option(reply: str, letters: str) -> str:
+def find_option(reply: str, letters: str) -> str:
     """The one of `letters` that a reply chooses; empty where it chooses none, or several.
 
-    >>> option("A 不对，应选 B。答案：B", "ABCD"), option("维生素A缺乏导致夜盲症，所以选ｃ", "ABCD"), option("A 或 B", "AB")
-    ('B', 'C', '')
+    >>> [find_option(reply, "ABCD") for reply in ("A 不对，应选 B。答案：B", "维生素A缺乏导致夜盲症，所以选ｃ", "A 或 B")]
+    ['B', 'C', '']
     """
-    patterns = _patterns(letters)
-    boxed, rest = last_boxed(reply)
-    text = plain(_LATEX.sub("", rest))
-    for part in dict.fromkeys((corrected(text), text)):
+    patterns = _compile_patterns(letters)
+    boxed, rest = find_last_boxed(reply)
+    text = normalize(_LATEX.sub("", rest))
+    for part in dict.fromkeys((skip_to_correction(text), text)):
         stated = patterns.meant(patterns.stated, part)
         if stated:
-            return _only(stated[-1])
+            return _read_letter(stated[-1])
         if boxed and part is text:
-            return _bare(plain(_LATEX.sub("", boxed)), patterns)
-        chosen = [found for found in patterns.meant(patterns.chosen, part) if not _asked(part, found)]
+            return _find_bare_letter(normalize(_LATEX.sub("", boxed)), patterns)
+        chosen = [found for found in patterns.meant(patterns.chosen, part) if not _is_in_question(part, found)]
         if chosen:
-            return _only(chosen[-1])
+            return _read_letter(chosen[-1])
     for pattern in (patterns.right, patterns.last):
-        judged = {_only(found) for found in patterns.meant(pattern, text)}
+        judged = {_read_letter(found) for found in patterns.meant(pattern, text)}
         if judged:
             return judged.pop() if len(judged) == 1 else ""
-    return _bare(text, patterns)
+    return _find_bare_letter(text, patterns)
 
 
 class _Patterns:
@@ -118,23 +118,23 @@ class _Patterns:
 
 
 @functools.lru_cache(maxsize=32)
-def _patterns(letters: str) -> _Patterns:
+def _compile_patterns(letters: str) -> _Patterns:
     return _Patterns(letters)
 
 
-def _only(found: re.Match[str]) -> str:
+def _read_letter(found: re.Match[str]) -> str:
     """The letter of a match; empty where it names two."""
     named = {letter.upper() for letter in found.groups() if letter}
     return named.pop() if len(named) == 1 else ""
 
 
-def _asked(text: str, found: re.Match[str]) -> bool:
+def _is_in_question(text: str, found: re.Match[str]) -> bool:
     """Whether a match stands in a question."""
     end = re.search(r"[。!?;\n]|\. ", text[found.end() : found.end() + 40])
     return end is not None and end[0] == "?"
 
 
-def _bare(text: str, patterns: _Patterns) -> str:
+def _find_bare_letter(text: str, patterns: _Patterns) -> str:
     """The letter that is all of a text, or opens its first or its last line, where no other letter opens a line."""
     alone = patterns.alone.fullmatch(text)
     if alone:

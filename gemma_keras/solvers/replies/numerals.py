@@ -11,7 +11,7 @@ CHINESE = (
     rf"|(?P<below>{NUMERAL})分之(?P<above>{NUMERAL})|(?P<tenths>[一二三四五六七八九])成(?P<half>半)?|(?P<halves>半|一半)"
     rf"|(?P<whole>{NUMERAL}))"
 )
-"""Pattern of a number, for `chinese_value`."""
+"""Pattern of a number, for `read_chinese`."""
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 _ONES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
@@ -26,34 +26,34 @@ ENGLISH = re.compile(
 )
 
 
-def chinese_value(found: re.Match[str]) -> Fraction | None:
+def read_chinese(found: re.Match[str]) -> Fraction | None:
     """The value of a match of `CHINESE`; None where its characters are no number."""
-    value = _unsigned(found)
+    value = _read_unsigned(found)
     return -value if value is not None and found["sign"] else value
 
 
-def _unsigned(found: re.Match[str]) -> Fraction | None:
+def _read_unsigned(found: re.Match[str]) -> Fraction | None:
     if found["halves"]:
         return Fraction(1, 2)
     if found["tenths"]:
-        return Fraction(numeral(found["tenths"]) or 0) / 10 + (Fraction(1, 20) if found["half"] else 0)
+        return Fraction(read_numeral(found["tenths"]) or 0) / 10 + (Fraction(1, 20) if found["half"] else 0)
     if found["percent"]:
-        share = numeral(found["percent"])
+        share = read_numeral(found["percent"])
         return share / 100 if share is not None else None
     if found["integer"]:
-        share = _share(found["over"], found["beneath"])
-        return share + (numeral(found["integer"]) or 0) if share is not None else None
+        share = _divide(found["over"], found["beneath"])
+        return share + (read_numeral(found["integer"]) or 0) if share is not None else None
     if found["below"]:
-        return _share(found["above"], found["below"])
-    return numeral(found["whole"])
+        return _divide(found["above"], found["below"])
+    return read_numeral(found["whole"])
 
 
-def _share(above: str, below: str) -> Fraction | None:
-    parts, whole = numeral(above), numeral(below)
+def _divide(above: str, below: str) -> Fraction | None:
+    parts, whole = read_numeral(above), read_numeral(below)
     return parts / whole if parts is not None and whole else None
 
 
-def numeral(text: str) -> Fraction | None:
+def read_numeral(text: str) -> Fraction | None:
     """The value of a Chinese numeral, which may have Arabic digits before its units of ten; None where it is none."""
     try:
         return Fraction(str(cn2an.cn2an(text, "smart"))).limit_denominator(10**9)
@@ -61,7 +61,7 @@ def numeral(text: str) -> Fraction | None:
         return None
 
 
-def english_value(found: re.Match[str]) -> int:
+def read_english(found: re.Match[str]) -> int:
     """The value of a match of `ENGLISH`."""
     first, ones, more, units = (
         _WORDS[word.lower()] if word else 0 for word in found.group("tens", "ones", "more", "units")

@@ -36,10 +36,10 @@ _ORNAMENT = re.compile(r"^(?:#{1,3} |[-*•] (?!\d))", re.MULTILINE)
 
 
 @functools.lru_cache(maxsize=16)  # several readers look at a reply, some of them several times
-def plain(text: str) -> str:
+def normalize(text: str) -> str:
     """The text with blanks, signs, widths, emphasis and raised digits in one form, and no empty lines.
 
-    >>> plain("**答案**：　−５×１０² ")
+    >>> normalize("**答案**：　−５×１０² ")
     '答案: -5×10^2'
     """
     text = text.replace("\r", "\n").translate(_SAME)
@@ -54,17 +54,17 @@ def plain(text: str) -> str:
 _IS_LATEX = re.compile(r"[\\$]|\{,\}|[\^_]\{")
 
 
-def without_latex(text: str) -> str:
+def convert_latex(text: str) -> str:
     """A short text with its LaTeX as Unicode; as it is where it is none, or too long for an answer.
 
-    >>> without_latex(r"$9{,}500$"), without_latex(r"\\text{x} \\geq \\frac{1}{2}")
+    >>> convert_latex(r"$9{,}500$"), convert_latex(r"\\text{x} \\geq \\frac{1}{2}")
     ('9,500', 'x ≥ 1/2')
     """
     if len(text) > LONGEST_ANSWER or not _IS_LATEX.search(text):
         return text
     money = re.sub(r"(?<![\\\d])\$(?=\d[\d,.{}]*(?:[^$\d]|$))(?![^$]*\$)", r"\\$", text)  # a lone dollar is money
     try:
-        return plain(latex_to_text(money))
+        return normalize(latex_to_text(money))
     except (ValueError, IndexError, RecursionError, TypeError):  # pylatexenc makes a TypeError of some recursions
         return text
 
@@ -72,10 +72,10 @@ def without_latex(text: str) -> str:
 _BOXED = re.compile(r"\\(?:boxed|fbox) ?\{")
 
 
-def last_boxed(reply: str) -> tuple[str, str]:
+def find_last_boxed(reply: str) -> tuple[str, str]:
     r"""What the last `\boxed{...}` of a reply holds, and the text after it; ("", reply) without one.
 
-    >>> last_boxed(r"So \boxed{\frac{1}{2}}. Done.")
+    >>> find_last_boxed(r"So \boxed{\frac{1}{2}}. Done.")
     ('\\frac{1}{2}', '. Done.')
     """
     start = max(reply.rfind("\\boxed"), reply.rfind("\\fbox"))
@@ -95,7 +95,7 @@ _CORRECTION = re.compile(
 )
 
 
-def corrected(text: str) -> str:
+def skip_to_correction(text: str) -> str:
     """What follows the last words of a text in `plain` form by which its writer corrects himself; all of it without any."""
     ends = [found.end() for found in _CORRECTION.finditer(text)]
     return text[ends[-1] :] if ends else text
@@ -115,7 +115,7 @@ _WEAK = re.compile(
 _DANGLING = re.compile(rf"[^\n,。!?;.]{{0,24}}(?:{_STRONG.pattern}|{_WEAK.pattern})[ *]?$", re.IGNORECASE)
 
 
-def without_dangling_mark(text: str) -> str:
+def drop_dangling_mark(text: str) -> str:
     """A text in `plain` form without a mark at its end that no answer follows, as in a reply that was cut off."""
     start = max(0, len(text) - LONGEST_MARK)
     found = _DANGLING.search(text, start)
@@ -123,7 +123,7 @@ def without_dangling_mark(text: str) -> str:
     return text[: found.start()] if found and not is_answer else text
 
 
-def trimmed(text: str, around: str) -> str:
+def trim(text: str, around: str) -> str:
     """The text without these characters around it, but with the point of .5 and the sign of n!."""
     bare = text.strip(around)
     start = len(text) - len(text.lstrip(around))
@@ -132,25 +132,25 @@ def trimmed(text: str, around: str) -> str:
     return f"{bare}!" if text[start:].startswith(f"{bare}!") and re.search(r"(?:^|\W)[A-Za-z]$|\)$", bare) else bare
 
 
-def marked_answer(reply: str) -> str:
+def find_marked_answer(reply: str) -> str:
     """What stands after the last "答案：" or "Answer:" of a reply, or in its last LaTeX box; empty without such a mark.
 
-    >>> marked_answer("答案：12。不对。\\n**答案**：13 个。"), marked_answer("一共 13 个。")
+    >>> find_marked_answer("答案：12。不对。\\n**答案**：13 个。"), find_marked_answer("一共 13 个。")
     ('13 个', '')
     """
-    boxed, rest = last_boxed(reply)
-    return _after_last(_STRONG, plain(rest)) or without_latex(plain(boxed))
+    boxed, rest = find_last_boxed(reply)
+    return _read_after_last(_STRONG, normalize(rest)) or convert_latex(normalize(boxed))
 
 
-def stated_answer(reply: str) -> str:
+def find_stated_answer(reply: str) -> str:
     """What stands after the last "答：" or "结果是" of a reply: marks of an answer that is often a whole sentence."""
-    return _after_last(_WEAK, plain(reply))
+    return _read_after_last(_WEAK, normalize(reply))
 
 
-def _after_last(mark: re.Pattern[str], text: str) -> str:
+def _read_after_last(mark: re.Pattern[str], text: str) -> str:
     """The rest of the line, or the line, that follows the last mark which is followed by anything."""
     for end in reversed([found.end() for found in mark.finditer(text)]):
-        line = trimmed(text[end : end + 4 * LONGEST_ANSWER].strip(" \n\t*").split("\n", 1)[0], " *。.!")
+        line = trim(text[end : end + 4 * LONGEST_ANSWER].strip(" \n\t*").split("\n", 1)[0], " *。.!")
         if line:
-            return without_latex(line)
+            return convert_latex(line)
     return ""

@@ -1,6 +1,6 @@
 """Plans: the sub-questions of a reply, and the constraints under which a reply can have no other form.
 
-Whatever matches `plan_list` or `plan_json` is read by `sub_questions`.
+Whatever matches `make_list_constraint` or `make_json_constraint` is read by `read_sub_questions`.
 """
 
 import json
@@ -16,13 +16,13 @@ LONGEST_SUB_QUESTION = {"zh": 60, "en": 80}
 _FIRST = "[0-9A-Za-z\u4e00-\u9fa5]"  # of a sub-question, so that it is no blank or mark alone
 
 
-def plan_list(language: str) -> Regex:
+def make_list_constraint(language: str) -> Regex:
     """A numbered list of 3 to 5 sub-questions, each of at least 4 characters."""
     line = f"{_FIRST}[^\\n\\r]{{3,{LONGEST_SUB_QUESTION[language] - 1}}}"
     return Regex(rf"1\. {line}\n2\. {line}\n3\. {line}(\n4\. {line}(\n5\. {line})?)?")
 
 
-def plan_json(language: str) -> JsonSchema:
+def make_json_constraint(language: str) -> JsonSchema:
     """The same as an object with the list `sub_questions`."""
     line = f"^{_FIRST}.{{3,{LONGEST_SUB_QUESTION[language] - 1}}}$"
     items = {"type": "array", "items": {"type": "string", "pattern": line}, "minItems": 3, "maxItems": 5}
@@ -39,30 +39,30 @@ _ITEM = re.compile(
 _CIRCLED = re.compile(r"(?P<number>[①-⑨]) ?(?P<text>.*)")
 
 
-def sub_questions(reply: str) -> list[str]:
-    """The items of the first numbered list in a reply, or of the object that `plan_json` describes; five at most.
+def read_sub_questions(reply: str) -> list[str]:
+    """The items of the first numbered list in a reply, or of the object that `make_json_constraint` describes; five at most.
 
     The numbers must rise: where they start again, the model has gone on to another question.
 
-    >>> sub_questions("好的：\\n1. 一共多少？\\n2、剩下多少？")
+    >>> read_sub_questions("好的：\\n1. 一共多少？\\n2、剩下多少？")
     ['一共多少？', '剩下多少？']
     """
-    found = _json_questions(reply)
+    found = _read_json(reply)
     if not found:
         last = 0
         for line in reply.split("\n"):
-            number, text = _item(line)
+            number, text = _read_item(line)
             if number is None:
                 continue
             if number <= last:
                 break
             last = number
             found.append(text)
-    kept = [text for text in dict.fromkeys(map(_cleaned, found)) if text]
+    kept = [text for text in dict.fromkeys(map(_clean, found)) if text]
     return kept[:MOST_SUB_QUESTIONS]
 
 
-def _item(line: str) -> tuple[int | None, str]:
+def _read_item(line: str) -> tuple[int | None, str]:
     """Number and text of a line of a numbered list."""
     line = " ".join(line.split())  # runs of blanks would make the patterns backtrack
     circled = _CIRCLED.fullmatch(line)
@@ -74,7 +74,7 @@ def _item(line: str) -> tuple[int | None, str]:
     return _CHINESE_DIGITS.get(item["number"]) or int(item["number"]), item["text"]
 
 
-def _json_questions(reply: str) -> list[str]:
+def _read_json(reply: str) -> list[str]:
     start, end = reply.find("{"), reply.rfind("}")
     if not 0 <= start < end:
         return []
@@ -85,6 +85,6 @@ def _json_questions(reply: str) -> list[str]:
     return [text for text in listed if isinstance(text, str)] if isinstance(listed, list) else []
 
 
-def _cleaned(text: str) -> str:
+def _clean(text: str) -> str:
     # Half a surrogate pair, which JSON can spell, is no text.
     return text.encode("utf-8", "ignore").decode().strip().strip("*").strip()

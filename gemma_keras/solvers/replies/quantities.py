@@ -4,8 +4,8 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from gemma_keras.solvers.replies.numerals import CHINESE, ENGLISH, NUMERAL, chinese_value, english_value, numeral
-from gemma_keras.solvers.replies.senses import senses
+from gemma_keras.solvers.replies.numerals import CHINESE, ENGLISH, NUMERAL, read_chinese, read_english, read_numeral
+from gemma_keras.solvers.replies.senses import find_senses
 from gemma_keras.solvers.replies.units import SCALES, UNIT, UNIT_END, Quantity
 
 LONGEST_NUMBER = 40
@@ -13,19 +13,7 @@ LONGEST_NUMBER = 40
 
 
 _DIGITS = r"\d{1,3}(?:,\d{3}){1,10}(?:\.\d{1,30})?|\d{1,40}(?:\.\d{1,30})?|\.\d{1,30}"
-_POWER = {
-    "百": 2,
-    "千": 3,
-    "万": 4,
-    "十万": 5,
-    "百万": 6,
-    "千万": 7,
-    "亿": 8,
-    "十亿": 9,
-    "百亿": 10,
-    "千亿": 11,
-    "万亿": 12,
-}
+_POWER = {scale: power for power, scale in enumerate("百 千 万 十万 百万 千万 亿 十亿 百亿 千亿 万亿".split(), 2)}
 _ARABIC = re.compile(
     rf"(?P<sign>(?<![0-9A-Za-z)\]])[-+] ?)?(?<![0-9A-Za-z.^,])(?P<digits>{_DIGITS})(?![,.]?\d)"
     r"(?:(?P<exponent>e[-+]?\d{1,2}(?!\w))|(?: ?[×x*·] ?10 ?\^ ?\{?(?P<power>-?\d{1,2})\}?)"
@@ -52,16 +40,16 @@ class Found(NamedTuple):
     quantity: Quantity
 
 
-def numbers(text: str) -> list[Found]:
+def find_numbers(text: str) -> list[Found]:
     """The numbers of a text in `plain` form that are written in digits, each with the unit that follows it.
 
-    >>> [str(found.quantity) for found in numbers("3万元, -5 与 2 1/2 千克, 50%")]
+    >>> [str(found.quantity) for found in find_numbers("3万元, -5 与 2 1/2 千克, 50%")]
     ['30000 元', '-5', '2.5 千克', '0.5']
     """
-    return [found for match in _ARABIC.finditer(text) if (found := _arabic(match, text))]
+    return [found for match in _ARABIC.finditer(text) if (found := _read_arabic(match, text))]
 
 
-def _arabic(match: re.Match[str], text: str) -> Found | None:
+def _read_arabic(match: re.Match[str], text: str) -> Found | None:
     if len(match[0]) > LONGEST_NUMBER:
         return None
     value = Fraction(match["digits"].replace(",", ""))
@@ -78,7 +66,7 @@ def _arabic(match: re.Match[str], text: str) -> Found | None:
         value += Fraction(above, below)
     elif match["scale"]:
         value *= 10 ** _POWER[match["scale"]]
-        value += numeral(match["rest"] or "0") or 0
+        value += read_numeral(match["rest"] or "0") or 0
     if match["percent"]:
         value /= 100
     sign = -1 if match["sign"] and match["sign"][0] == "-" else 1
@@ -101,14 +89,9 @@ _FOLLOWING_UNIT = re.compile(rf" ?(?P<half>个半)?个? ?(?P<unit>{UNIT}){UNIT_E
 _PART_OF_FORMULA = re.compile(
     r"[A-Za-z√π^_]|(?<![A-Z]) (?:[a-zμ]{1,2}[A-Z][A-Za-z]?|[A-Z]{2}[A-Za-rt-z]?|Hz|Pa)(?![A-Za-z])"
 )
-_START = Found(0, 0, Quantity(Fraction(0)))
 
 
-def _end(text: str) -> Found:
-    return Found(len(text), len(text), Quantity(Fraction(0)))
-
-
-def _unit_after(text: str, at: int) -> str:
+def _find_unit(text: str, at: int) -> str:
     found = _FOLLOWING_UNIT.match(text, at)
     return found["unit"].lower() if found else ""
 
@@ -122,41 +105,41 @@ _FORMULA = re.compile(
 _NEGATIVE = re.compile(r"(?:负|零下|\bminus|\bnegative) ?(?=[\d.])", re.IGNORECASE)
 
 
-def last(text: str) -> Quantity | None:
+def find_last(text: str) -> Quantity | None:
     """The last number in digits of a text, in the sense that the words since the number before give it."""
-    found = numbers(signed(text))
+    found = find_numbers(write_signs(text))
     if not found:
         return None
-    return found[-1].quantity._replace(senses=senses(signed(text)[found[-2].end if len(found) > 1 else 0 :]))
+    return found[-1].quantity._replace(senses=find_senses(write_signs(text)[found[-2].end if len(found) > 1 else 0 :]))
 
 
-def signed(text: str) -> str:
+def write_signs(text: str) -> str:
     """The text with a sign where a number is negative by a word: 负5, 零下 5, minus 5."""
     return _NEGATIVE.sub("-", text)
 
 
-def quantity(text: str) -> Quantity | None:
+def read_quantity(text: str) -> Quantity | None:
     """A text in `plain` form as one quantity: one number in digits, or nothing but a number in words.
 
     Quantities of several units of one kind (3元5角, 1小时30分钟) are one. None where there is no number or are several, and
     for relations and formulas.
 
-    >>> str(quantity("十二个")), str(quantity("3元5角")), str(quantity("约 1.2e5 人")), quantity("x>3"), quantity("1.5和2")
-    ('12', '3.5 元', '120000', None, None)
+    >>> [str(read_quantity(text)) for text in ("十二个", "3元5角", "约 1.2e5 人", "x>3", "1.5和2")]
+    ['12', '3.5 元', '120000', 'None', 'None']
     """
     if len(text) > LONGEST_NUMBER * 4:
         return None
-    text = signed(text)
-    found = numbers(text)
+    text = write_signs(text)
+    found = find_numbers(text)
     if not found:
-        return _in_words(text)
-    around = "".join(text[one.end : other.start] for one, other in zip([_START, *found], [*found, _end(text)]))
-    if _FORMULA.search(around):
+        return _read_words(text)
+    starts, ends = [*(one.start for one in found), len(text)], [0, *(one.end for one in found)]
+    if _FORMULA.search("".join(text[end:start] for end, start in zip(ends, starts))):
         return None
-    return found[0].quantity._replace(senses=senses(text)) if len(found) == 1 else _compound(found, text)
+    return found[0].quantity._replace(senses=find_senses(text)) if len(found) == 1 else _add_compound(found, text)
 
 
-def _compound(found: list[Found], text: str) -> Quantity | None:
+def _add_compound(found: list[Found], text: str) -> Quantity | None:
     """The sum of quantities that follow each other immediately in falling units of one dimension."""
     first = found[0].quantity
     dimension, scale = SCALES.get(first.unit, ("", Fraction(0)))
@@ -179,38 +162,30 @@ _LAST = {("yuan", ""): Fraction(1, 10), ("yuan", "分"): Fraction(1, 100), ("tim
 _COUNTED = re.compile(rf"(?<!第)(?P<numeral>{NUMERAL}) ?(?P<tail>(?:{UNIT}){UNIT_END}|{_COUNTER})")
 
 
-def counted(text: str) -> Quantity | None:
+def find_counted(text: str) -> Quantity | None:
     """The last number in words of a sentence that counts or measures something: 甲做十六个零件, she has six marbles."""
     for found in reversed(list(_COUNTED.finditer(text))):
-        value = numeral(found["numeral"]) if found["numeral"] not in ("一", "零") else None  # 一个, 零件
+        value = read_numeral(found["numeral"]) if found["numeral"] not in ("一", "零") else None  # 一个, 零件
         if value is not None:
-            return Quantity(value, _unit_after(found["tail"], 0))
+            return Quantity(value, _find_unit(found["tail"], 0))
     english = [found for found in ENGLISH.finditer(text) if found[0].lower() != "one"]
-    return _english(english[-1], text) if english else None
+    return _read_english(english[-1], text) if english else None
 
 
-def _in_words(text: str) -> Quantity | None:
+def _read_words(text: str) -> Quantity | None:
     chinese = _CHINESE.fullmatch(text.replace(" ", ""))
     if chinese:
-        value, unit = chinese_value(chinese), _unit_or_counter(chinese["tail"])
-        half = _FOLLOWING_UNIT.match(chinese["tail"])
-        value = value + Fraction(1, 2) if value is not None and half and half["half"] else value
-        return None if value is None or unit is None else Quantity(value, unit, senses(text))
+        value, tail = read_chinese(chinese), chinese["tail"]
+        unit = _FOLLOWING_UNIT.match(tail)
+        if value is None or not (unit or re.match(f"{_COUNTER}|$", tail)):
+            return None
+        half = Fraction(1, 2) if unit and unit["half"] else 0
+        return Quantity(value + half, _find_unit(tail, 0), find_senses(text))
     english = list(ENGLISH.finditer(text))
-    return _english(english[0], text) if len(english) == 1 and len(text.split()) <= 6 else None
+    return _read_english(english[0], text) if len(english) == 1 and len(text.split()) <= 6 else None
 
 
-def _unit_or_counter(tail: str) -> str | None:
-    """The unit of what follows a Chinese numeral: "" after a counter or nothing; None where it is another word."""
-    if not tail.strip():
-        return ""
-    unit = _unit_after(tail, 0)
-    if unit:
-        return unit
-    return "" if re.match(rf" ?{_COUNTER}", tail) else None
-
-
-def _english(found: re.Match[str], text: str) -> Quantity:
+def _read_english(found: re.Match[str], text: str) -> Quantity:
     negative = re.search(r"\b(?:minus|negative) $", text[: found.start()], re.IGNORECASE)
-    value = english_value(found)
-    return Quantity(Fraction(-value if negative else value), _unit_after(text, found.end()))
+    value = read_english(found)
+    return Quantity(Fraction(-value if negative else value), _find_unit(text, found.end()))

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 from gemma_keras.inference.constraints import Regex
 from gemma_keras.solvers.replies import quantities
-from gemma_keras.solvers.replies.plain import last_boxed, plain, without_latex
+from gemma_keras.solvers.replies.plain import convert_latex, find_last_boxed, normalize
 
 SCORE = Regex(r"0\.[0-9]|1\.0")
 UNKNOWN_COMPLEXITY = 0.5
@@ -53,17 +53,17 @@ _TENTHS = re.compile(rf"[{_CHINESE[:-1]}]成半?")
 _WORDED = re.compile(rf"(?:百分之|零点)[零{_CHINESE}百]{{1,8}}|[{_CHINESE}]分之[{_CHINESE}]")
 
 
-def complexity(reply: str) -> float:
+def read_complexity(reply: str) -> float:
     """The score that a reply gives, held to [0, 1]; 0.5 where there is none.
 
     Percentages and fractions count as such, as do scores of another scale that is named (8/10, 80 分). Counts ("2 步") and
     scales that are said again ("0 到 1 之间") are no scores.
 
-    >>> complexity("复杂度：0.8"), complexity("8（满分 10）"), complexity("在 0 到 1 之间，为 0.2"), complexity("很难")
-    (0.8, 0.8, 0.2, 0.5)
+    >>> [read_complexity(reply) for reply in ("复杂度：0.8", "8（满分 10）", "在 0 到 1 之间，为 0.2", "很难")]
+    [0.8, 0.8, 0.2, 0.5]
     """
-    boxed, rest = last_boxed(reply)
-    text = _in_digits(_TAG.sub(" ", without_latex(plain(boxed or rest))))
+    boxed, rest = find_last_boxed(reply)
+    text = _write_digits(_TAG.sub(" ", convert_latex(normalize(boxed or rest))))
     full = _FULL.search(text)
     scale = int(full[1] or full[2] or full[4] or _FULLS[full[3]]) if full else 0
     text = re.sub(r"[$\"`*]", "", _FULL.sub(_OUT_OF, text))
@@ -71,25 +71,25 @@ def complexity(reply: str) -> float:
     scaled: list[tuple[int, Fraction]] = []
     others: list[tuple[int, Fraction]] = []
     for found in _SCORE.finditer(_RANGE.sub(lambda span: "\x00" * len(span[0]), text)):
-        value = _score(found, scale)
+        value = _read_score(found, scale)
         if value is None:
             continue
         explicit = found["percent"] or found["below"] or found["full"]
         is_marked = _MARK.search(text[max(0, found.start() - 40) : found.start()])
         (marked if is_marked else scaled if explicit else others).append((found.start(), value))
     if marked or scaled:
-        return _held((marked or scaled)[-1][1])
-    worded = _in_words(text)
+        return _clamp((marked or scaled)[-1][1])
+    worded = _read_words(text)
     if worded is not None:
-        return _held(worded)
+        return _clamp(worded)
     head = len(text) - len(text.lstrip(" (:"))
     opening = [value for start, value in others if start <= head]
     within = [value for _, value in others if 0 <= value <= 1]
     chosen = opening or within[-1:]
-    return _held(chosen[0]) if chosen else UNKNOWN_COMPLEXITY
+    return _clamp(chosen[0]) if chosen else UNKNOWN_COMPLEXITY
 
 
-def _in_digits(text: str) -> str:
+def _write_digits(text: str) -> str:
     """The words for digits that belong to a score: four out of ten, zero point three, 三颗星."""
     text = _ENGLISH.sub(lambda word: str(_DIGITS[word[0].lower()]), text)
     text = re.sub(r"\bzero point (?=\d)", "0.", text, flags=re.IGNORECASE)
@@ -97,7 +97,7 @@ def _in_digits(text: str) -> str:
     return re.sub(rf"[{_CHINESE}](?= ?(?:颗|星|分[^之钟]))", lambda digit: str(_CHINESE.index(digit[0]) + 1), text)
 
 
-def _score(found: re.Match[str], scale: int) -> Fraction | None:
+def _read_score(found: re.Match[str], scale: int) -> Fraction | None:
     """The share of its scale that a number stands for; None where it counts something else."""
     value = Fraction(found["digits"])
     if found["percent"]:
@@ -113,11 +113,11 @@ def _score(found: re.Match[str], scale: int) -> Fraction | None:
     return -value if found["sign"] else value
 
 
-def _in_words(text: str) -> Fraction | None:
+def _read_words(text: str) -> Fraction | None:
     worded = _TENTHS.search(text) or _WORDED.search(text)
-    amount = quantities.quantity(worded[0]) if worded else None
+    amount = quantities.read_quantity(worded[0]) if worded else None
     return amount.value if amount else None
 
 
-def _held(value: Fraction) -> float:
+def _clamp(value: Fraction) -> float:
     return float(min(max(value, Fraction(0)), Fraction(1)))

@@ -29,17 +29,17 @@ _PATTERNS = [{name: re.compile(words, re.IGNORECASE) for name, words in group.it
 _GROUP = {name: number for number, group in enumerate(_OPPOSED) for name in group}
 
 
-def senses(text: str) -> tuple[str, ...]:
+def find_senses(text: str) -> tuple[str, ...]:
     """The names of the senses in which a short text gives its number; of opposed ones that it has both, none.
 
-    >>> senses("亏损了 5 元"), senses("at least 5"), senses("先增加 3，后减少"), senses("5")
+    >>> find_senses("亏损了 5 元"), find_senses("at least 5"), find_senses("先增加 3，后减少"), find_senses("5")
     (('亏',), ('至少',), (), ())
     """
     found = [[name for name, words in group.items() if words.search(text)] for group in _PATTERNS]
     return tuple(names[0] for names in found if len(names) == 1)
 
 
-def opposed(ones: tuple[str, ...], others: tuple[str, ...]) -> bool:
+def are_opposed(ones: tuple[str, ...], others: tuple[str, ...]) -> bool:
     """Whether two answers exclude each other; most senses that one of them leaves out are the other's."""
     if _ALONE & (set(ones) ^ set(others)):
         return True

@@ -22,29 +22,29 @@ WEEKDAY = re.compile(
 )
 
 DAY = re.compile(r"(?<!\d)(?:\d{4}-\d\d-\d\d|\d{1,2}月\d{1,2}日)(?!\d)")
-"""A day as `normal_times` gives it, with its year or without."""
+"""A day as `normalize_times` gives it, with its year or without."""
 
 
-def normal_times(text: str) -> str:
+def normalize_times(text: str) -> str:
     """Dates as 2023-05-01, times of day as 15:30, and days of the week by one name."""
-    text = _DATE.sub(lambda date: _iso(date[1], date[2], date[3]), text)
-    text = _ENGLISH_DATE.sub(
-        lambda date: _iso(date["year"], _month(date["month"] or date["then"]), date["day"] or date["first"]), text
-    )
+    text = _DATE.sub(lambda date: _format_iso(date[1], date[2], date[3]), text)
+    text = _ENGLISH_DATE.sub(_format_english_date, text)
     text = _MONTH_AND_DAY.sub(r"\1月\2日", text)
-    text = _CLOCK.sub(_time_of_day, text)
+    text = _CLOCK.sub(_format_time_of_day, text)
     return WEEKDAY.sub(lambda day: f"星期{day[1].replace('天', '日')}" if day[1] else day[2].lower(), text)
 
 
-def _iso(year: str, month: int | str, day: str) -> str:
+def _format_iso(year: str, month: int | str, day: str) -> str:
     return f"{year}-{int(month):02}-{int(day):02}"
 
 
-def _month(name: str) -> int:
-    return [month[:3] for month in _MONTHS].index(name[:3].lower()) + 1
+def _format_english_date(date: re.Match[str]) -> str:
+    name = (date["month"] or date["then"])[:3].lower()
+    month = [month[:3] for month in _MONTHS].index(name) + 1
+    return _format_iso(date["year"], month, date["day"] or date["first"])
 
 
-def _time_of_day(found: re.Match[str]) -> str:
+def _format_time_of_day(found: re.Match[str]) -> str:
     """A match of `_CLOCK` by 24 hours; as it is where it may be another number."""
     minute = found["minute"] or found["minutes"] or ("30" if found["half"] else "")
     part, half_day = found["noon"], (found["half_day"] or "").lower()

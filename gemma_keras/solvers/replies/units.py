@@ -1,10 +1,11 @@
 """Quantities, and the units that make them comparable."""
 
+import decimal
 import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from gemma_keras.solvers.replies.senses import are_senses, opposed
+from gemma_keras.solvers.replies.senses import are_opposed, are_senses
 
 _UNITS: dict[str, dict[str, int | str]] = {
     "length": {"km 千米 公里 kilometers kilometres kilometer kilometre": 1000, "m 米 公尺 meters metres meter metre": 1,
@@ -51,29 +52,25 @@ class Quantity(NamedTuple):
 
     def __str__(self) -> str:
         sense = f"({'、'.join(self.senses)})" if self.senses else ""
-        return " ".join(part for part in (_decimal(self.value), self.unit, sense) if part)
+        return " ".join(part for part in (_write_decimal(self.value), self.unit, sense) if part)
 
 
-def _decimal(value: Fraction) -> str:
+_MOST_DIGITS = 400
+"""More than any number has that a reply gives in at most `quantities.LONGEST_NUMBER` characters."""
+
+
+def _write_decimal(value: Fraction) -> str:
     """The value in digits where it has a finite decimal form, else as a fraction."""
-    below = value.denominator
-    for prime in (2, 5):
-        while below % prime == 0:
-            below //= prime
-    if below != 1:
-        return str(value)
-    places = 0
-    while (value * 10**places).denominator != 1:
-        places += 1
-    digits = str(abs(value.numerator * 10**places // value.denominator)).rjust(places + 1, "0")
-    text = digits if not places else f"{digits[:-places]}.{digits[-places:]}"
-    return f"-{text}" if value < 0 else text
+    with decimal.localcontext(prec=_MOST_DIGITS) as context:
+        context.clear_flags()
+        digits = decimal.Decimal(value.numerator) / value.denominator
+        return str(value) if context.flags[decimal.Inexact] else f"{digits:f}"
 
 
 _WRITTEN = re.compile(r"(?P<value>-?[\d./]+)(?: (?P<unit>[^\s(]+))?(?: \((?P<senses>\S+)\))?")
 
 
-def written(text: str) -> Quantity | None:
+def parse_quantity(text: str) -> Quantity | None:
     """The quantity that `str` of one gave; None for another text."""
     found = _WRITTEN.fullmatch(text)
     if found is None or (found["unit"] and found["unit"] not in SCALES):
@@ -85,12 +82,12 @@ def written(text: str) -> Quantity | None:
         return None
 
 
-def equal(one: Quantity, other: Quantity) -> bool:
+def are_equal(one: Quantity, other: Quantity) -> bool:
     """Whether two quantities are the same, in whatever units of one dimension.
 
     A unit or sense that one of them leaves out is the other's.
     """
-    if opposed(one.senses, other.senses):
+    if are_opposed(one.senses, other.senses):
         return False
     if not one.unit or not other.unit:
         return one.value == other.value
