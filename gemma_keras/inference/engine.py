@@ -118,22 +118,19 @@ class Engine:
 
     def generate_each(self, requests: Sequence[Request]) -> list[list[FinishedSequence] | UserError]:
         """As `generate`, but a request with a mistake has the error in its place; no other one suffers."""
-        members: list[list[ActiveSequence] | UserError] = []
+        members: list[list[ActiveSequence]] = []
         for number, request in enumerate(requests):
             try:
                 members.append(self._prepared(request, number))
             except UserError as error:
-                members.append(error)
-        self._finish([member for member in members if not isinstance(member, UserError)], all_or_nothing=False)
+                members.append([ActiveSequence(request, number, seed=0, error=error)])
+        self._finish([member for member in members if not member[0].done], all_or_nothing=False)
         answers: list[list[FinishedSequence] | UserError] = []
         for member in members:
-            errors = [member] if isinstance(member, UserError) else [s.error for s in member if s.error is not None]
-            if not isinstance(member, UserError) and not errors:
-                answers.append([s.completion for s in member if s.completion is not None])
-            elif isinstance(errors[0], UserError):
-                answers.append(errors[0])
-            else:
-                raise errors[0]
+            failed = next((sequence.error for sequence in member if sequence.error is not None), None)
+            if failed is not None and not isinstance(failed, UserError):
+                raise failed
+            answers.append(failed or [s.completion for s in member if s.completion is not None])
         return answers
 
     def score(
@@ -238,16 +235,13 @@ class Engine:
                 progress += runner.step(self.params, self.prefixes, steps)
         return progress
 
-    def _check(self, request: Request, number: int) -> None:
+    def _prepared(self, request: Request, number: int, *, streamed: bool = False) -> list[ActiveSequence]:
+        """The samples of a request that has no mistake."""
         architecture = self.backbone.architecture
         check_request(request, number, architecture.vocabulary_size, architecture.max_position)
         needs = request.constraint is not None or request.stop_strings is not None
         if needs and self.tokenizer is None:
             raise UserError("stop strings and constraints need a tokenizer; give one to the engine.")
-
-    def _prepared(self, request: Request, number: int, *, streamed: bool = False) -> list[ActiveSequence]:
-        """The samples of a request that has no mistake."""
-        self._check(request, number)
         return [self._sequence(request, number, sample, streamed) for sample in range(request.samples)]
 
     def _sequence(self, request: Request, number: int, sample: int, streamed: bool) -> ActiveSequence:
