@@ -153,14 +153,9 @@ class Engine:
         Raises:
             UserError: an impossible request (`check_score`), or logits that are not finite.
         """
-        members = [[self._active_score(request, number)] for number, request in enumerate(requests)]
+        members = [self._prepared(request, number) for number, request in enumerate(requests)]
         self._finish(members, all_or_nothing=True)
         return [active.score for (active,) in members if active.score is not None]
-
-    def _active_score(self, request: ScoreRequest, number: int) -> ActiveScore:
-        architecture = self.backbone.architecture
-        check_score(request, number, architecture.vocabulary_size, architecture.max_position)
-        return ActiveScore(request, number)
 
     def _finish(self, members: Sequence[Sequence[ActiveSequence | ActiveScore]], *, all_or_nothing: bool) -> None:
         """Lets requests join, and everything go on until these are done."""
@@ -213,15 +208,11 @@ class Engine:
         Pieces that come while another call runs the engine are in the sequence only. A search gives all in one piece, and
         scores stand in what is returned.
         """
-        if isinstance(request, ScoreRequest):
-            score = self._active_score(request, number)
-            self._scores.add([score])
-            return score
-        if request.samples != 1:
+        if isinstance(request, Request) and request.samples != 1:
             raise UserError(f"{request.samples} samples were asked for; what is submitted is one sample.")
-        (sequence,) = self._prepared(request, number, streamed=True)
-        self._runner_of(sequence).add([sequence])
-        return sequence
+        (active,) = self._prepared(request, number, streamed=True)
+        self._runner_of(active).add([active])
+        return active
 
     def cancel(self, active: ActiveSequence | ActiveScore) -> None:
         """Takes a submitted request out."""
@@ -235,10 +226,14 @@ class Engine:
                 progress += runner.step(self.params, self.prefixes, steps)
         return progress
 
-    def _prepared(self, request: Request, number: int, *, streamed: bool = False) -> list[ActiveSequence]:
-        """The samples of a request that has no mistake."""
+    def _prepared(self, request: Request | ScoreRequest, number: int, *, streamed: bool = False) -> list[Any]:
+        """The samples of a request, or its `ActiveScore`, where it has no mistake."""
         architecture = self.backbone.architecture
-        check_request(request, number, architecture.vocabulary_size, architecture.max_position)
+        limits = number, architecture.vocabulary_size, architecture.max_position
+        if isinstance(request, ScoreRequest):
+            check_score(request, *limits)
+            return [ActiveScore(request, number)]
+        check_request(request, *limits)
         needs = request.constraint is not None or request.stop_strings is not None
         if needs and self.tokenizer is None:
             raise UserError("stop strings and constraints need a tokenizer; give one to the engine.")
