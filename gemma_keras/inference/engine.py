@@ -81,8 +81,8 @@ class Engine:
     def params(self, params: Params) -> None:
         embeddings = params.get(EMBEDDINGS)
         on_cpu = isinstance(embeddings, jax.Array) and {d.platform for d in embeddings.devices()} == {"cpu"}
-        turned = on_cpu and self.plan.mesh is None
-        self._params = output_major(params, halves=self.max_rows > 1) if turned else params
+        transposed = on_cpu and self.plan.mesh is None
+        self._params = output_major(params, halves=self.max_rows > 1) if transposed else params
 
     def reset(self) -> None:
         """Drops whatever is running or kept."""
