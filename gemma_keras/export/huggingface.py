@@ -45,8 +45,8 @@ def export_hf(
     `params` maps the variable path of every merged weight to its array; others (adapters) are left aside. It is asked for
     each weight once, and no second weight is held meanwhile, so it may compute them (`adapters.inject.MergedParams`).
     The folder appears complete or not at all, and replaces an earlier export. `progress` is called after each tensor
-    with the bytes written by now and in all. With several processes all have to call this, since they gather what is
-    spread over them; the first one writes, and all return when the folder is there.
+    with the bytes written by now and in all. With several processes all have to call this, since they all-gather what is
+    sharded over them; the first one writes, and all return when the folder is there.
 
     Raises:
         UserError: `out` is something else than an earlier export, or the tokenizer is of another size than the model or

@@ -1,4 +1,4 @@
-"""A SentencePiece BPE model as the tokenizer files that transformers reads, written without transformers or protobuf.
+"""A SentencePiece BPE model as the tokenizer files that transformers reads, written without transformers.
 
 transformers 5 wants `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja` beside `tokenizer.model`: from the
 model alone it raises, or decodes Chinese into replacement characters.
@@ -6,10 +6,10 @@ model alone it raises, or decodes Chinese into replacement characters.
 
 import json
 import shutil
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from sentencepiece.sentencepiece_model_pb2 import ModelProto, TrainerSpec
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.text.jinja_templates import write_jinja
@@ -17,7 +17,6 @@ from gemma_keras.text.templates import ChatTemplate, Template
 from gemma_keras.text.tokenizer import Tokenizer
 
 SPACE = "\u2581"  # SentencePiece's sign for a blank
-MODEL_TYPES = {1: "unigram", 2: "BPE", 3: "word", 4: "character"}  # TrainerSpec.ModelType, 1 where it is absent
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6  # SentencePiece.Type in sentencepiece_model.proto
 
 
@@ -48,19 +47,16 @@ def write_tokenizer_files(tokenizer: Tokenizer, template: ChatTemplate, out: Pat
 
 
 def require_expressible(tokenizer: Tokenizer) -> None:
-    """`UserError` where `tokenizer.json` cannot say what the model does: all but BPE over texts that are taken as they are.
-
-    Fields 2 and 3 of a model are the specifications of its trainer and of its normaliser (sentencepiece_model.proto).
-    """
-    fields = dict(_fields(tokenizer.path.read_bytes()))
-    trainer, normalizer = (dict(_fields(fields.get(number, b""))) for number in (2, 3))
-    model_type = MODEL_TYPES.get(trainer.get(3, 1), "unknown")
-    if model_type != "BPE":
+    """`UserError` where `tokenizer.json` cannot say what the model does: all but BPE over texts that are taken as they are."""
+    model = ModelProto.FromString(tokenizer.path.read_bytes())
+    trainer, normalizer = model.trainer_spec, model.normalizer_spec
+    if trainer.model_type != TrainerSpec.BPE:
         raise UserError(
-            f"{tokenizer.path} is a SentencePiece model of type {model_type}, but other programs can be given BPE only, "
-            "which Gemma's is: give a tokenizer that was trained with model_type=bpe"
+            f"{tokenizer.path} is a SentencePiece model of type {TrainerSpec.ModelType.Name(trainer.model_type).lower()}, "
+            "but other programs can be given BPE only, which Gemma's is: give a tokenizer that was trained with "
+            "model_type=bpe"
         )
-    if normalizer.get(2) or normalizer.get(4, 1):
+    if normalizer.precompiled_charsmap or normalizer.remove_extra_whitespaces:
         raise UserError(
             f"{tokenizer.path} changes texts before it cuts them (normalisation or dropped blanks), which other programs "
             "would not do: give a tokenizer trained with normalization_rule_name=identity, remove_extra_whitespaces=false"
@@ -70,46 +66,9 @@ def require_expressible(tokenizer: Tokenizer) -> None:
 def read_pieces(model: bytes) -> list[Piece]:
     """The vocabulary of a serialised SentencePiece model.
 
-    Read from the protobuf's bytes, for sentencepiece itself does not tell user-defined pieces from learnt ones: field 1
-    of the model is a piece, whose fields are 1 text, 2 score and 3 kind (sentencepiece_model.proto).
+    Its processor does not tell user-defined pieces from learnt ones, the message itself does.
     """
-    pieces = []
-    for number, value in _fields(model):
-        if number == 1:
-            fields = dict(_fields(value))
-            (score,) = struct.unpack("<f", fields.get(2, bytes(4)))
-            pieces.append(Piece(fields[1].decode("utf-8"), score, fields.get(3, NORMAL)))
-    return pieces
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
-    """(number, value) of each field of a protobuf message: an int for a varint, else bytes."""
-    at = 0
-    while at < len(message):
-        key, at = _varint(message, at)
-        number, wire_type = key >> 3, key & 7
-        if wire_type == 0:
-            value, at = _varint(message, at)
-            yield number, value
-            continue
-        if wire_type == 2:
-            size, at = _varint(message, at)
-        else:
-            size = {1: 8, 5: 4}[wire_type]
-        yield number, message[at : at + size]
-        at += size
-
-
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """(value, place after it) of the number at `at`: 7 bits a byte, the lowest first, the top bit set on all but the last."""
-    value = shift = 0
-    while True:
-        byte = message[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-        shift += 7
+    return [Piece(piece.piece, piece.score, piece.type) for piece in ModelProto.FromString(model).pieces]
 
 
 def vocabulary(pieces: list[Piece]) -> dict[str, int]:

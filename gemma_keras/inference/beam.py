@@ -153,7 +153,7 @@ def _extend(
     counts = counts.at[jnp.arange(len(last)), last].add((step > 0).astype(counts.dtype))
     tallies = tallies._replace(counts=counts)
     context = Context(length=length, cache=cache, recent=recent, step=step)
-    hidden, fresh = forward(backbone, params, last[:, None], (length + step)[:, None], context=context, plan=plan)
+    hidden, new = forward(backbone, params, last[:, None], (length + step)[:, None], context=context, plan=plan)
     log_probs = jax.nn.log_softmax(logits(backbone, params, hidden[:, 0]), axis=-1)
     values, ids = jax.lax.top_k(penalize(log_probs, tallies, sampling), keep)
-    return recent.append(fresh, step), tallies, values, ids
+    return recent.append(new, step), tallies, values, ids

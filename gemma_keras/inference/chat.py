@@ -9,7 +9,7 @@ from keras_hub.models import GemmaBackbone
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import InferenceConfig, SamplingConfig
 from gemma_keras.inference.engine import Engine, with_streams
-from gemma_keras.inference.language_model import Ask, Reply
+from gemma_keras.inference.language_model import Ask, Reply, check_vocabulary
 from gemma_keras.inference.requests import Delta, FinishedSequence, Request
 from gemma_keras.inference.text_stream import StopStrings
 from gemma_keras.models.forward import Params
@@ -49,7 +49,7 @@ class ChatModel:
     inference: InferenceConfig = dataclasses.field(default_factory=InferenceConfig)
 
     def __post_init__(self) -> None:
-        _check_vocabulary(self.tokenizer, self.backbone)
+        check_vocabulary(self.tokenizer, self.backbone.architecture.vocabulary_size)
 
     @functools.cached_property
     def engine(self) -> Engine:
@@ -86,19 +86,14 @@ class ChatModel:
         try:
             requests: list[Request | UserError] = [*self.requests(conversations, sampling)]
         except UserError:  # only those at fault shall fail
-            requests = [self._request_or_error(messages, sampling) for messages in conversations]
-        given = [
-            dataclasses.replace(request, stream=number)
-            for number, request in enumerate(requests)
-            if isinstance(request, Request)
-        ]
-        answers = iter(self.engine.generate_each(given))
+            requests = [self._request_or_error(messages, sampling, n) for n, messages in enumerate(conversations)]
+        answers = iter(self.engine.generate_each([request for request in requests if isinstance(request, Request)]))
         found = [request if isinstance(request, UserError) else next(answers) for request in requests]
         return [samples if isinstance(samples, UserError) else _answer(samples[0]) for samples in found]
 
-    def _request_or_error(self, messages: Messages, sampling: SamplingConfig) -> Request | UserError:
+    def _request_or_error(self, messages: Messages, sampling: SamplingConfig, stream: int) -> Request | UserError:
         try:
-            return self.request(messages, sampling)
+            return dataclasses.replace(self.request(messages, sampling), stream=stream)
         except UserError as error:
             return error
 
@@ -110,7 +105,7 @@ class ChatModel:
         """The reply to each call (`LanguageModel`), all of them generated together."""
         prompts = self.template.prompts(self.tokenizer, [ask.messages for ask in asks])
         requests = [
-            Request(prompt=ids, sampling=_sampling(ask), stop_ids=self.stop_ids, constraint=ask.constraint)
+            Request(prompt=ids, sampling=ask.sampling, stop_ids=self.stop_ids, constraint=ask.constraint)
             for ids, ask in zip(prompts, asks, strict=True)
         ]
         completions = [samples[0] for samples in self.engine.generate(requests)]
@@ -166,7 +161,7 @@ def generate_response(
     Raises:
         UserError: as `Engine.generate`, or a tokenizer that does not belong to the model.
     """
-    _check_vocabulary(tokenizer, model.backbone)
+    check_vocabulary(tokenizer, model.backbone.architecture.vocabulary_size)
     if prompt.endswith(_CLOSED_TURN):
         prompt += _MODEL_TURN
     ids = tokenizer.encode_with_control(prompt)
@@ -254,19 +249,3 @@ def _answer(completion: FinishedSequence, tokenizer: Tokenizer | None = None) ->
     """The decoded answer without line ends around it."""
     text = tokenizer.decode(completion.tokens) if tokenizer is not None else completion.text or ""
     return ChatAnswer(text.strip("\n\r"), completion.stopped)
-
-
-def _sampling(ask: Ask) -> SamplingConfig:
-    return SamplingConfig(
-        max_new_tokens=ask.max_new_tokens, temperature=ask.temperature, top_p=ask.top_p,
-        repetition_penalty=ask.repetition_penalty, seed=ask.seed,
-    )  # fmt: skip
-
-
-def _check_vocabulary(tokenizer: Tokenizer, backbone: GemmaBackbone) -> None:
-    expected = backbone.architecture.vocabulary_size
-    if tokenizer.vocabulary_size != expected:
-        raise UserError(
-            f"the tokenizer {tokenizer.path} has {tokenizer.vocabulary_size} pieces, the model {expected} embeddings; "
-            "use the tokenizer that belongs to the weights."
-        )

@@ -6,7 +6,6 @@ of tokens and tries few of the tokens that a grammar allows; states that allow t
 shortest and the longest text that leads there. So it may miss the shortest end; whatever it finds is an end.
 """
 
-import bisect
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ _KNOWN, _STATES = 4, 4096  # ends that are kept of states that allow the same to
 _DETOURS = 1000  # parts of an end that are left out by way of trial
 _SHARE = 4  # an end of 1 / _SHARE of the tokens is short enough
 _BEYOND, _LEAST_LIMIT = 4, 1024  # ends are looked for of _BEYOND times the tokens, or of _LEAST_LIMIT
+_NONE = Closing(b"", (), (1 << 30,))  # longer than any end
 
 
 class _Effort(NamedTuple):
@@ -65,7 +65,7 @@ class Ends:
         self._literals = [tuple(pieces.spelling(closing)) for closing in spelled if closing is not None]
         self._options = sorted({o.encode() for o in constraint.options}) if isinstance(constraint, Choice) else None
         self._missing: dict[bytes, Closing] = {}  # the shortest end of an option, by how it begins
-        self._first: Closing | None = None
+        self._first = _NONE
         self._searched = 0
         # By the allowed tokens: ends that were found, and of how many tokens none was.
         self._states: dict[int, tuple[list[Closing], int]] = {}
@@ -77,31 +77,27 @@ class Ends:
             UserError: none was found.
         """
         limit = max(_LEAST_LIMIT, _BEYOND * most)
-        if self._fewest() > most and self._searched < (limit if self._first is None else 1):
+        if self._first.size > most and self._searched < (limit if self._first is _NONE else 1):
             # A long end would soon keep the answer from going on, so that a shorter one is worth some time.
             enough = most // _SHARE
             found = self._shortest(enough, limit) if self._options is None else self._option(b"", enough)
-            if found is not None and found.counts[0] < self._fewest():
-                self._first = found
-            if self._fewest() > enough:
+            self._first = min(self._first, found or _NONE, key=lambda closing: closing.size)
+            if self._first.size > enough:
                 self._searched = limit
-        if self._first is None or self._fewest() > most:
-            least = "none was found" if self._first is None else f"the shortest found has {self._fewest()}"
+        if self._first.size > most:
+            least = "none was found" if self._first is _NONE else f"the shortest found has {self._first.size}"
             raise UserError(
                 f"an answer of at most {most} tokens was asked for {self._name}, but {least}; "
                 "raise max_new_tokens or loosen the constraint."
             )
         return self._first
 
-    def _fewest(self) -> int:
-        return 1 << 30 if self._first is None else self._first.counts[0]
-
     def _shortest(self, enough: int, most: int) -> Closing | None:
         """The shortest answer of at most `most` tokens that is found by all means, or one of at most `enough`."""
         best: Closing | None = EMPTY if self.start.is_accepting() else None
         for effort in (QUICK, DEEP, THOROUGH):
-            if best is None or best.counts[0] > enough:
-                found = self._search(self.start, most if best is None else best.counts[0] - 1, effort)
+            if best is None or best.size > enough:
+                found = self._search(self.start, most if best is None else best.size - 1, effort)
                 best = best if found is None else self._without_detours(found)
         return best
 
@@ -126,7 +122,7 @@ class Ends:
         """An end of at most `most` tokens of `text`, which `reader` has read, perhaps one of `hints`; None: none is found."""
         if self._options is not None:
             found = self._option(text, most)
-            return found if found is not None and found.counts[0] <= most else None
+            return found if found is not None and found.size <= most else None
         if reader.is_accepting():
             return EMPTY
         found = self._fitting(reader, hints, most)
@@ -140,7 +136,7 @@ class Ends:
             return found
         for effort in efforts:
             found = found or self._search(reader, most, effort, hints)
-        added = sorted([*known, found], key=lambda closing: closing.counts[0])[:_KNOWN] if found is not None else known
+        added = sorted([*known, found], key=lambda closing: closing.size)[:_KNOWN] if found is not None else known
         self._states[key] = (added, in_vain if found is not None else most)
         if len(self._states) > _STATES:
             del self._states[next(iter(self._states))]
@@ -155,24 +151,21 @@ class Ends:
         return reader.validate_tokens(ids) == len(ids)
 
     def _fitting(self, reader: LLMatcher, closings: Sequence[Closing], most: int) -> Closing | None:
-        short = (closing for closing in closings if closing.counts[0] <= most)
+        short = (closing for closing in closings if closing.size <= most)
         return next((closing for closing in short if self.fits(reader, closing)), None)
 
     def _option(self, text: bytes, most: int) -> Closing | None:
         """What is missing of an option that begins with `text`: at most `most` tokens, or else as few as possible."""
         assert self._options is not None
-        shortest = self._missing.get(text)
-        for option in self._options[bisect.bisect_left(self._options, text) :] if shortest is None else ():
-            if not option.startswith(text):
-                break
-            closing = self.pieces.closing(option[len(text) :])
-            if closing is not None and (shortest is None or closing.counts[0] < shortest.counts[0]):
-                shortest = closing
-                if closing.counts[0] <= most:
-                    return closing
-        if shortest is not None:
+        if text not in self._missing:
+            shortest = _NONE
+            for option in self._options:
+                closing = self.pieces.closing(option.removeprefix(text)) if option.startswith(text) else None
+                shortest = min(shortest, closing or _NONE, key=lambda closing: closing.size)
+                if shortest.size <= most:
+                    return shortest
             self._missing[text] = shortest
-        return shortest
+        return self._missing[text] if self._missing[text] is not _NONE else None
 
     def _search(self, start: LLMatcher, most: int, effort: _Effort, hints: Sequence[Closing] = ()) -> Closing | None:
         """The shortest end that is found of what `start` has read, of at most `most` tokens."""
@@ -192,8 +185,8 @@ class Ends:
                         levels.setdefault(child.tokens, []).append(child)
                         continue
                     found = self.pieces.closing(child.text + tail.text)
-                    if found is not None and found.counts[0] <= most:
-                        best, most = found, found.counts[0] - 1
+                    if found is not None and found.size <= most:
+                        best, most = found, found.size - 1
                         if effort.any_end:
                             return best
         return best

@@ -5,7 +5,6 @@ llguidance tells which tokens may come next; matcher.py brings every answer to i
 Axes: V vocabulary, W = ceil(V / 32) words of 32 bits; bit t % 32 of word t // 32 stands for token t.
 """
 
-import collections
 import functools
 from collections.abc import Sequence
 
@@ -49,8 +48,8 @@ class Grammars:
         self.pieces = Pieces([tokenizer.piece_bytes(token) for token in range(size)], special, single_bytes)
         wrapper = TokenizerWrapper(_Vocabulary(tokenizer, self.pieces, special, self.stop_ids[0]))
         self._tokenizer = LLTokenizer(wrapper, eos_token=list(self.stop_ids))
-        self._compiled: collections.OrderedDict[Constraint, Ends] = collections.OrderedDict()
-        self._by_prefix: collections.OrderedDict[tuple, Matcher] = collections.OrderedDict()
+        self.ends = functools.lru_cache(maxsize=_COMPILED)(self._ends)
+        self._by_prefix: dict[tuple, Matcher] = {}
 
     def matcher(self, constraint: Constraint, max_new_tokens: int) -> Matcher:
         """A matcher of one answer of at most `max_new_tokens` tokens, a stop id not counted.
@@ -58,13 +57,10 @@ class Grammars:
         Raises:
             UserError: a pattern or schema that cannot be used, no options, or no answer that is short enough.
         """
-        if constraint not in self._compiled:
-            start = compiled(constraint, self._tokenizer)
-            self._compiled[constraint] = Ends(constraint, start, self.pieces, self.stop_ids[0])
-            if len(self._compiled) > _COMPILED:
-                self._compiled.popitem(last=False)
-        self._compiled.move_to_end(constraint)
-        return Matcher(self._compiled[constraint], self.stop_ids, max_new_tokens)
+        return Matcher(self.ends(constraint), self.stop_ids, max_new_tokens)
+
+    def _ends(self, constraint: Constraint) -> Ends:
+        return Ends(constraint, compiled(constraint, self._tokenizer), self.pieces, self.stop_ids[0])
 
     def after(self, constraint: Constraint, max_new_tokens: int, tokens: Sequence[int]) -> Matcher:
         """A matcher that has taken `tokens`, made from that of the longest beginning that is kept; read only.
@@ -76,17 +72,15 @@ class Grammars:
             ValueError: a token that is not allowed, or that would not have been `taken`.
         """
         path = tuple(map(int, tokens))
-        known = len(path)
-        while known and (constraint, max_new_tokens, path[:known]) not in self._by_prefix:
-            known -= 1
-        key = (constraint, max_new_tokens, path[:known])
-        matcher = self._by_prefix.get(key) or self.matcher(constraint, max_new_tokens)
-        for end in range(known + 1, len(path) + 1):
+        beginnings = ((constraint, max_new_tokens, path[:end]) for end in range(len(path), -1, -1))
+        *_, known = next((key for key in beginnings if key in self._by_prefix), ((),))
+        matcher = self._by_prefix.get((constraint, max_new_tokens, known)) or self.matcher(constraint, max_new_tokens)
+        for end, token in enumerate(path[len(known) :], len(known) + 1):
             if matcher.finished:
                 break
             matcher = matcher.copy()
-            if matcher.accept(path[end - 1]) != path[end - 1]:
-                raise ValueError(f"token {path[end - 1]} leaves too little room for the answer's end")
+            if matcher.accept(token) != token:
+                raise ValueError(f"token {token} leaves too little room for the answer's end")
             self.keep(constraint, max_new_tokens, path[:end], matcher)
         return matcher
 
@@ -94,7 +88,7 @@ class Grammars:
         """Keeps a matcher for `after`, which must not be changed from here on."""
         self._by_prefix[constraint, max_new_tokens, tokens] = matcher
         if len(self._by_prefix) > _PREFIXES:
-            self._by_prefix.popitem(last=False)
+            del self._by_prefix[next(iter(self._by_prefix))]
 
 
 def allowed(

@@ -99,15 +99,8 @@ def decode(
             every=None if loop.every is None else log_probs,
         )
 
-    def unfinished(loop: _DecodeLoop) -> jax.Array:
-        return (loop.index < steps) & loop.running.any()
-
-    begin = _DecodeLoop(
-        jnp.zeros((), jnp.int32), state.cache, rows.last, rows.running, rows.tallies.counts,
-        _empty_chunk(len(each), alternatives, state.clock),
-        None if mask is None or alternatives is None else jnp.zeros((len(each), vocabulary), jnp.float32),
-    )  # fmt: skip
-    end = jax.lax.while_loop(unfinished, advance, begin)
+    begin = _begin(state, alternatives, overruled=mask is not None)
+    end = jax.lax.while_loop(lambda loop: (loop.index < steps) & loop.running.any(), advance, begin)
     rows = rows._replace(
         length=rows.length + end.index, last=end.last, step=rows.step + end.index, running=end.running,
         tallies=rows.tallies._replace(counts=end.counts),
@@ -116,14 +109,19 @@ def decode(
     return placed(DecodeState(rows, end.cache, clock), plan), end.chunk._replace(clock=clock), end.every
 
 
-def _empty_chunk(rows: int, alternatives: int | None, clock: jax.Array) -> Chunk:
-    none = jnp.zeros(rows, bool)
-    asked = alternatives is not None
-    return Chunk(
-        tokens=jnp.full((rows, CHUNK), -1, jnp.int32), stopped=none, broken=none, clock=clock,
-        log_probs=jnp.zeros((rows, CHUNK), jnp.float32) if asked else None,
-        top_ids=jnp.zeros((rows, CHUNK, alternatives), jnp.int32) if alternatives else None,
-        top_log_probs=jnp.zeros((rows, CHUNK, alternatives), jnp.float32) if alternatives else None,
+def _begin(state: DecodeState, alternatives: int | None, *, overruled: bool) -> _DecodeLoop:
+    """Before the first step; `overruled`: the host may take another token."""
+    size, vocabulary = state.rows.stops.shape
+    asked, none = alternatives is not None, jnp.zeros(size, bool)
+    chunk = Chunk(
+        tokens=jnp.full((size, CHUNK), -1, jnp.int32), stopped=none, broken=none, clock=state.clock,
+        log_probs=jnp.zeros((size, CHUNK), jnp.float32) if asked else None,
+        top_ids=jnp.zeros((size, CHUNK, alternatives), jnp.int32) if alternatives else None,
+        top_log_probs=jnp.zeros((size, CHUNK, alternatives), jnp.float32) if alternatives else None,
+    )  # fmt: skip
+    return _DecodeLoop(
+        jnp.zeros((), jnp.int32), state.cache, state.rows.last, state.rows.running, state.rows.tallies.counts, chunk,
+        jnp.zeros((size, vocabulary), jnp.float32) if asked and overruled else None,
     )  # fmt: skip
 
 

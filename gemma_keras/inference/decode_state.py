@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from keras_hub.models import GemmaBackbone
 
 from gemma_keras.inference.buckets import power_of_two
-from gemma_keras.inference.sampling import SamplingRows, Tallies
+from gemma_keras.inference.sampling import NEUTRAL, SamplingRows, Tallies
 from gemma_keras.models.kv_cache import Fresh, KVCache, Stored, cache_sharding, held_positions, init_cache, turned
 from gemma_keras.parallel.mesh import DATA
 from gemma_keras.parallel.plan import ComputePlan
@@ -70,15 +70,11 @@ def empty_state(
     architecture, vocabulary = backbone.architecture, backbone.architecture.vocabulary_size
     dtype = backbone.token_embedding.compute_dtype
     number, flags = jnp.zeros(rows, jnp.int32), jnp.zeros((rows, vocabulary), bool)
-    share = jnp.zeros(rows, jnp.float32)
     values = Rows(
         length=number, slot_offset=number, last=number, step=number, limit=number, running=jnp.zeros(rows, bool),
         tallies=Tallies(flags, jnp.zeros((rows, vocabulary), jnp.int32)), stops=flags,
         bias_ids=jnp.zeros((rows, biases), jnp.int32), bias_values=jnp.zeros((rows, biases), jnp.float32),
-        sampling=SamplingRows(
-            temperature=share, top_k=number, top_p=share + 1, min_p=share, repetition_penalty=share + 1,
-            presence_penalty=share, frequency_penalty=share, seed=number.astype(jnp.uint32),
-        ),
+        sampling=jax.tree.map(jnp.asarray, SamplingRows.of([NEUTRAL] * rows)),
     )  # fmt: skip
     cache = init_cache(architecture, rows, slots, dtype if cache_dtype == "auto" else cache_dtype, plan)
     return placed(DecodeState(values, cache, jnp.zeros((), jnp.int32)), plan)

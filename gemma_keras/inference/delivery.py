@@ -12,7 +12,7 @@ from gemma_keras.inference.requests import Delta, FinishedSequence, Request, bro
 from gemma_keras.inference.text_stream import TextStream
 
 INTERRUPTED = "the engine was reset by another call before this answer was complete; ask again."
-Progress = tuple["ActiveSequence", Delta]
+Delivered = tuple["ActiveSequence", Delta]
 Decode = Callable[[list[int]], str]
 Overruled = tuple[int, int]
 """The token that the device took, and the one in its place."""
@@ -98,7 +98,7 @@ def handed_on(sequence: ActiveSequence, delta: Delta) -> Delta:
     return delta
 
 
-def failure(sequence: ActiveSequence) -> Progress:
+def failure(sequence: ActiveSequence) -> Delivered:
     """That a sequence has an error now."""
     return sequence, handed_on(sequence, Delta([], ""))
 

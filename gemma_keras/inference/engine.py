@@ -81,8 +81,8 @@ class Engine:
     def params(self, params: Params) -> None:
         embeddings = params.get(EMBEDDINGS)
         on_cpu = isinstance(embeddings, jax.Array) and {d.platform for d in embeddings.devices()} == {"cpu"}
-        turned = on_cpu and self.plan.mesh is None
-        self._params = output_major(params, halves=self.max_rows > 1) if turned else params
+        transposed = on_cpu and self.plan.mesh is None
+        self._params = output_major(params, halves=self.max_rows > 1) if transposed else params
 
     def reset(self) -> None:
         """Drops whatever is running or kept."""
@@ -118,22 +118,19 @@ class Engine:
 
     def generate_each(self, requests: Sequence[Request]) -> list[list[FinishedSequence] | UserError]:
         """As `generate`, but a request with a mistake has the error in its place; no other one suffers."""
-        members: list[list[ActiveSequence] | UserError] = []
+        members: list[list[ActiveSequence]] = []
         for number, request in enumerate(requests):
             try:
                 members.append(self._prepared(request, number))
             except UserError as error:
-                members.append(error)
-        self._finish([member for member in members if not isinstance(member, UserError)], all_or_nothing=False)
+                members.append([ActiveSequence(request, number, seed=0, error=error)])
+        self._finish([member for member in members if not member[0].done], all_or_nothing=False)
         answers: list[list[FinishedSequence] | UserError] = []
         for member in members:
-            errors = [member] if isinstance(member, UserError) else [s.error for s in member if s.error is not None]
-            if not isinstance(member, UserError) and not errors:
-                answers.append([s.completion for s in member if s.completion is not None])
-            elif isinstance(errors[0], UserError):
-                answers.append(errors[0])
-            else:
-                raise errors[0]
+            failed = next((sequence.error for sequence in member if sequence.error is not None), None)
+            if failed is not None and not isinstance(failed, UserError):
+                raise failed
+            answers.append(failed or [s.completion for s in member if s.completion is not None])
         return answers
 
     def score(
@@ -156,14 +153,9 @@ class Engine:
         Raises:
             UserError: an impossible request (`check_score`), or logits that are not finite.
         """
-        members = [[self._active_score(request, number)] for number, request in enumerate(requests)]
+        members = [self._prepared(request, number) for number, request in enumerate(requests)]
         self._finish(members, all_or_nothing=True)
         return [active.score for (active,) in members if active.score is not None]
-
-    def _active_score(self, request: ScoreRequest, number: int) -> ActiveScore:
-        architecture = self.backbone.architecture
-        check_score(request, number, architecture.vocabulary_size, architecture.max_position)
-        return ActiveScore(request, number)
 
     def _finish(self, members: Sequence[Sequence[ActiveSequence | ActiveScore]], *, all_or_nothing: bool) -> None:
         """Lets requests join, and everything go on until these are done."""
@@ -216,15 +208,11 @@ class Engine:
         Pieces that come while another call runs the engine are in the sequence only. A search gives all in one piece, and
         scores stand in what is returned.
         """
-        if isinstance(request, ScoreRequest):
-            score = self._active_score(request, number)
-            self._scores.add([score])
-            return score
-        if request.samples != 1:
+        if isinstance(request, Request) and request.samples != 1:
             raise UserError(f"{request.samples} samples were asked for; what is submitted is one sample.")
-        (sequence,) = self._prepared(request, number, streamed=True)
-        self._runner_of(sequence).add([sequence])
-        return sequence
+        (active,) = self._prepared(request, number, streamed=True)
+        self._runner_of(active).add([active])
+        return active
 
     def cancel(self, active: ActiveSequence | ActiveScore) -> None:
         """Takes a submitted request out."""
@@ -238,16 +226,17 @@ class Engine:
                 progress += runner.step(self.params, self.prefixes, steps)
         return progress
 
-    def _check(self, request: Request, number: int) -> None:
+    def _prepared(self, request: Request | ScoreRequest, number: int, *, streamed: bool = False) -> list[Any]:
+        """The samples of a request, or its `ActiveScore`, where it has no mistake."""
         architecture = self.backbone.architecture
-        check_request(request, number, architecture.vocabulary_size, architecture.max_position)
+        limits = number, architecture.vocabulary_size, architecture.max_position
+        if isinstance(request, ScoreRequest):
+            check_score(request, *limits)
+            return [ActiveScore(request, number)]
+        check_request(request, *limits)
         needs = request.constraint is not None or request.stop_strings is not None
         if needs and self.tokenizer is None:
             raise UserError("stop strings and constraints need a tokenizer; give one to the engine.")
-
-    def _prepared(self, request: Request, number: int, *, streamed: bool = False) -> list[ActiveSequence]:
-        """The samples of a request that has no mistake."""
-        self._check(request, number)
         return [self._sequence(request, number, sample, streamed) for sample in range(request.samples)]
 
     def _sequence(self, request: Request, number: int, sample: int, streamed: bool) -> ActiveSequence:

@@ -82,12 +82,8 @@ def _source(constraint: Constraint) -> str:
 def _text(constraint: Constraint) -> str:
     """The schema, or the pattern of the answers."""
     if isinstance(constraint, Choice):
-        return "|".join(re.sub(r"[^0-9A-Za-z\x80-\U0010ffff]", _escaped, option) for option in constraint.options)
+        return "|".join(map(re.escape, constraint.options))
     return constraint.pattern if isinstance(constraint, Regex) else constraint.schema
-
-
-def _escaped(character: re.Match[str]) -> str:
-    return f"\\x{{{ord(character[0]):x}}}"
 
 
 def literals(constraint: Constraint) -> list[str]:

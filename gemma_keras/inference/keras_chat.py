@@ -13,10 +13,10 @@ import numpy as np
 from keras_hub.models import GemmaCausalLM
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import SamplingConfig
 from gemma_keras.inference.buckets import power_of_two
 from gemma_keras.inference.constraints import Constraint
-from gemma_keras.inference.language_model import Ask, Reply
+from gemma_keras.inference.language_model import Ask, Reply, check_vocabulary
+from gemma_keras.inference.requests import check_length
 from gemma_keras.inference.samplers import ConstrainedSampler, PenaltySampler
 from gemma_keras.inference.sampling import check_sampling
 from gemma_keras.text.templates import ChatTemplate
@@ -55,11 +55,7 @@ class KerasChat:
             raise UserError(
                 "the GemmaCausalLM has a preprocessor, which reads no messages; build it with preprocessor=None."
             )
-        if causal_lm.backbone.vocabulary_size != tokenizer.vocabulary_size:
-            raise UserError(
-                f"the tokenizer {tokenizer.path} has {tokenizer.vocabulary_size} pieces, the model "
-                f"{causal_lm.backbone.vocabulary_size} embeddings; use the tokenizer that belongs to the weights."
-            )
+        check_vocabulary(tokenizer, causal_lm.backbone.vocabulary_size)
         self._causal_lm, self._tokenizer, self._template = causal_lm, tokenizer, template
         self._max_position, self._batch_rows = max_position, batch_rows
         self._stop_ids = template.stop_ids(tokenizer)
@@ -87,12 +83,8 @@ class KerasChat:
         return [replies[number] for number in range(len(asks))]
 
     def _check(self, number: int, ask: Ask, prompt: list[int]) -> None:
-        check_sampling(_sampling(ask))
-        if len(prompt) + ask.max_new_tokens > self._max_position:
-            raise UserError(
-                f"prompt {number} has {len(prompt)} tokens, which with {ask.max_new_tokens} new ones exceeds the model's"
-                f" {self._max_position} positions; shorten it or lower sampling.max_new_tokens."
-            )
+        check_sampling(ask.sampling)
+        check_length(number, len(prompt), ask.max_new_tokens, self._max_position)
 
     def _generate(self, form: Form, asks: list[Ask], prompts: list[list[int]]) -> list[Reply]:
         """Replies of one batch."""
@@ -103,7 +95,7 @@ class KerasChat:
         mask = np.zeros(tokens.shape, bool)
         for index, row in enumerate(rows):
             tokens[index, : len(prompts[row])], mask[index, : len(prompts[row])] = prompts[row], True
-        self._use(form).set_rows([_sampling(asks[row]) for row in rows])
+        self._use(form).set_rows([asks[row].sampling for row in rows])
         written = self._causal_lm.generate({"token_ids": tokens, "padding_mask": mask}, stop_token_ids=self._stop_ids)
         return [
             self._reply(written["token_ids"][index, len(prompt) :], len(prompt), ask)
@@ -140,13 +132,6 @@ class KerasChat:
 
 def _form(ask: Ask) -> Form:
     return None if ask.constraint is None else (ask.constraint, ask.max_new_tokens)
-
-
-def _sampling(ask: Ask) -> SamplingConfig:
-    return SamplingConfig(
-        max_new_tokens=ask.max_new_tokens, temperature=ask.temperature, top_p=ask.top_p,
-        repetition_penalty=ask.repetition_penalty, seed=ask.seed,
-    )  # fmt: skip
 
 
 def _places(length: int) -> int:

@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from gemma_keras.config.errors import UserError
+from gemma_keras.config.schema import SamplingConfig
 from gemma_keras.inference.constraints import Constraint
 from gemma_keras.text.templates import Messages
+from gemma_keras.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +33,14 @@ class Ask:
     seed: int = 0
     constraint: Constraint | None = None
 
+    @property
+    def sampling(self) -> SamplingConfig:
+        """Its settings."""
+        return SamplingConfig(
+            max_new_tokens=self.max_new_tokens, temperature=self.temperature, top_p=self.top_p,
+            repetition_penalty=self.repetition_penalty, seed=self.seed,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -51,3 +62,12 @@ class LanguageModel(Protocol):
             UserError: a call that this model cannot answer, such as a prompt that is too long for it.
         """
         ...
+
+
+def check_vocabulary(tokenizer: Tokenizer, embeddings: int) -> None:
+    """Raises `UserError` where a tokenizer does not belong to a model with so many embeddings."""
+    if tokenizer.vocabulary_size != embeddings:
+        raise UserError(
+            f"the tokenizer {tokenizer.path} has {tokenizer.vocabulary_size} pieces, the model {embeddings} embeddings; "
+            "use the tokenizer that belongs to the weights."
+        )

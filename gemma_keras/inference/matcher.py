@@ -102,7 +102,7 @@ class Matcher:
         left, piece = self._left - 1, self._ends.pieces.pieces[token]
         hints = [self._closing.after(offset) for offset in self._offsets(piece)]
         # Where there is little room, that no end is found is no surprise.
-        efforts = (QUICK, DEEP) if left > 2 * self._closing.counts[0] + _ROOM else (QUICK,)
+        efforts = (QUICK, DEEP) if left > 2 * self._closing.size + _ROOM else (QUICK,)
         closing = self._ends.after(self.reader, self._text + piece, hints, left, efforts)
         if closing is not None and not self.reader.is_error():
             self._closing = closing

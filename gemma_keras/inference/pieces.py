@@ -24,6 +24,11 @@ class Closing:
     tokens: tuple[int, ...]
     counts: tuple[int, ...]
 
+    @property
+    def size(self) -> int:
+        """Its tokens."""
+        return self.counts[0]
+
     def after(self, offset: int) -> "Closing":
         """The same end without its first `offset` bytes."""
         return Closing(self.text[offset:], self.tokens[offset:], self.counts[offset:])

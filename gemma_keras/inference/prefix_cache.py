@@ -32,7 +32,7 @@ class PrefixCache:
         dtype = backbone.token_embedding.compute_dtype if cache_dtype == "auto" else cache_dtype
         make = functools.partial(init_cache, backbone.architecture, self._most, BLOCK, dtype, plan, ring=False)
         self._empty = jax.jit(make)
-        self.hits = self.lookups = 0  # tokens found, tokens looked for
+        self.hits = 0  # tokens found
         self.clear()
 
     def clear(self) -> None:
@@ -62,7 +62,6 @@ class PrefixCache:
     def restore(self, state: DecodeState, row: int, keys: Sequence[bytes], slot_offset: int) -> tuple[DecodeState, int]:
         """Puts the known blocks into a row that will have this slot offset; returns their tokens, too."""
         count = self.known(keys)
-        self.lookups += len(keys) * BLOCK
         if not count:
             return state, 0
         self.hits += count * BLOCK

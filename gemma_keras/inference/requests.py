@@ -127,14 +127,10 @@ class Delta:
 def check_request(request: Request, number: int, vocabulary: int, most_positions: int) -> None:
     """Raises `UserError` for what cannot be generated; `number` is the prompt's in its call."""
     check_sampling(request.sampling)
-    prompt, new_tokens = request.prompt, request.sampling.max_new_tokens
+    prompt = request.prompt
     given = {"token id": prompt, "stop id": request.stop_ids, "biased id": request.logit_bias}
     _check_tokens(prompt, number, vocabulary, given)
-    if len(prompt) + new_tokens > most_positions:
-        raise UserError(
-            f"prompt {number} has {len(prompt)} tokens, which with {new_tokens} new ones exceeds the model's"
-            f" {most_positions} positions; shorten it or lower sampling.max_new_tokens."
-        )
+    check_length(number, len(prompt), request.sampling.max_new_tokens, most_positions)
     _check_search(request, vocabulary)
     if request.samples < 1:
         raise UserError(f"samples is {request.samples}; give a value of at least 1.")
@@ -145,6 +141,15 @@ def check_request(request: Request, number: int, vocabulary: int, most_positions
     finite = all(abs(value) <= 100 for value in request.logit_bias.values())
     if not finite:
         raise UserError("logit_bias has a value beyond 100; give values from -100 (never) to 100 (always).")
+
+
+def check_length(number: int, prompt: int, new_tokens: int, most_positions: int) -> None:
+    """Raises `UserError` where `prompt` tokens and `new_tokens` are more than the model has positions."""
+    if prompt + new_tokens > most_positions:
+        raise UserError(
+            f"prompt {number} has {prompt} tokens, which with {new_tokens} new ones exceeds the model's"
+            f" {most_positions} positions; shorten it or lower sampling.max_new_tokens."
+        )
 
 
 def check_score(request: ScoreRequest, number: int, vocabulary: int, most_positions: int) -> None:

@@ -24,6 +24,7 @@ GREATEST_PENALTY = 2.0  # of presence and frequency, as at OpenAI
 BLOCK = 128  # neighbouring ids that are reduced together, before the blocks are
 UNIT = 2.0**31  # the integer weight of probability 1
 GREATEST_INTEGER = 0x7FFFFFFF  # of 32 bits
+NEUTRAL = SamplingConfig(temperature=0.0, top_p=1.0, repetition_penalty=1.0)  # asks for nothing that would cost time
 
 
 class SamplingRows(NamedTuple):
@@ -54,7 +55,7 @@ class SamplingRows(NamedTuple):
         return cls(
             temperature=column("temperature", np.float32),
             # A k beyond int32 keeps everything, as does one beyond the vocabulary.
-            top_k=np.array([min(config.top_k, np.iinfo(np.int32).max) for config in configs], np.int32),
+            top_k=np.array([min(config.top_k, GREATEST_INTEGER) for config in configs], np.int32),
             top_p=column("top_p", np.float32),
             min_p=column("min_p", np.float32),
             repetition_penalty=column("repetition_penalty", np.float32),
@@ -65,15 +66,10 @@ class SamplingRows(NamedTuple):
 
     def of_running(self, running: jax.Array) -> "SamplingRows":
         """The same for rows that are `running` bool[B]; the others ask for nothing that would cost time."""
-
-        def kept(values: jax.Array, neutral: float) -> jax.Array:
-            return jnp.where(running, values, jnp.asarray(neutral, jnp.asarray(values).dtype))
-
-        return SamplingRows(
-            kept(self.temperature, 0), kept(self.top_k, 0), kept(self.top_p, 1), kept(self.min_p, 0),
-            kept(self.repetition_penalty, 1), kept(self.presence_penalty, 0), kept(self.frequency_penalty, 0),
-            jnp.asarray(self.seed),
-        )  # fmt: skip
+        *neutral, _ = (field[0] for field in SamplingRows.of([NEUTRAL]))
+        *values, seed = self
+        kept = (jnp.where(running, value, none) for value, none in zip(values, neutral, strict=True))
+        return SamplingRows(*[*kept, seed])
 
 
 class Tallies(NamedTuple):

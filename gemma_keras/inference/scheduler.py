@@ -26,7 +26,7 @@ from gemma_keras.inference.decode_state import (
     resize,
     row_numbers,
 )
-from gemma_keras.inference.delivery import INTERRUPTED, ActiveSequence, Overruled, Progress, deliver, failure
+from gemma_keras.inference.delivery import INTERRUPTED, ActiveSequence, Delivered, Overruled, deliver, failure
 from gemma_keras.inference.prefill import Prompt, PromptReader, divided_rows
 from gemma_keras.inference.prefix_cache import PrefixCache
 from gemma_keras.models.forward import Params
@@ -82,7 +82,7 @@ class Scheduler:
     def _forget(self) -> None:
         self._state, self.sequences, self._expected = None, [], []
 
-    def step(self, params: Params, prefixes: PrefixCache | None, steps: int) -> list[Progress]:
+    def step(self, params: Params, prefixes: PrefixCache | None, steps: int) -> list[Delivered]:
         """Lets waiting sequences in, then decodes up to `steps` tokens; returns what each sequence got.
 
         Where it fails, all sequences at work are read again and go on one at a time, until it is clear whose failure it
@@ -96,7 +96,7 @@ class Scheduler:
             self._begin_again(prefixes)
             raise
 
-    def _step(self, params: Params, prefixes: PrefixCache | None, steps: int) -> list[Progress]:
+    def _step(self, params: Params, prefixes: PrefixCache | None, steps: int) -> list[Delivered]:
         self._let_in(params, prefixes)
         masks, failed = self._masks()
         running = [sequence.request for sequence in self.sequences if sequence is not None]
@@ -110,7 +110,7 @@ class Scheduler:
         )  # fmt: skip
         return failed + self._deliver(jax.device_get(chunk), every)
 
-    def _begin_again(self, prefixes: PrefixCache | None, error: Exception | None = None) -> list[Progress]:
+    def _begin_again(self, prefixes: PrefixCache | None, error: Exception | None = None) -> list[Delivered]:
         """Lets all sequences at work wait again, for what is on the device may be lost."""
         at_work = list(dict.fromkeys([*filter(None, self.sequences), *self._expected]))
         self._forget()
@@ -128,7 +128,7 @@ class Scheduler:
         self.pending.extendleft(reversed(again))
         return []
 
-    def _masks(self) -> tuple[np.ndarray | None, list[Progress]]:
+    def _masks(self) -> tuple[np.ndarray | None, list[Delivered]]:
         """The tokens that each row may take, and the sequences whose constraint cannot say."""
         if not self.stepwise:
             return None, []
@@ -145,7 +145,7 @@ class Scheduler:
         self._leave([row for row, _ in failed])
         return bits, [progress for _, progress in failed]
 
-    def _deliver(self, chunk: Chunk, every: jax.Array | None) -> list[Progress]:
+    def _deliver(self, chunk: Chunk, every: jax.Array | None) -> list[Delivered]:
         """Hands the tokens of a chunk to the sequences; rows whose sequence is done are free again.
 
         `every` f32[B, V]: the log-probabilities of all tokens, where one may be overruled.
@@ -173,7 +173,7 @@ class Scheduler:
 
     def _given(
         self, sequence: ActiveSequence, chunk: Chunk, row: int, every: jax.Array | None
-    ) -> tuple[Progress, Overruled | None]:
+    ) -> tuple[Delivered, Overruled | None]:
         """What one sequence gets; its own mistakes are errors of its own."""
         try:
             delta, overruled = deliver(sequence, chunk, row, every, self._decode_text)

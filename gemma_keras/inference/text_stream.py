@@ -2,19 +2,17 @@
 
 The pieces of text add up to what `Tokenizer.decode` makes of all tokens. A character that is spelled in byte pieces
 waits for its last byte, and text that may turn out to begin a stop string waits until it is clear that it does not.
-Stop strings are found by the automaton of Aho and Corasick (1975), so their number does not slow a stream down.
+Stop strings are looked up in sorted order, so their number hardly slows a stream down.
 """
 
+import bisect
 import codecs
-import collections
 from collections.abc import Iterable
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.text.tokenizer import Tokenizer
 
 _REPLACE_EACH_BYTE = "gemma_keras.replace_each_byte"
-_CODE_POINTS = 0x110000
-_ROOT = 0
 
 
 def _replace_each_byte(error: UnicodeError) -> tuple[str, int]:
@@ -28,7 +26,7 @@ _Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class StopStrings:
-    """Strings of which each ends an answer, compiled once for many streams.
+    """Strings of which each ends an answer, put in order once for many streams.
 
     The first one that is complete counts; of several that end at the same character, the longest.
 
@@ -37,57 +35,25 @@ class StopStrings:
     """
 
     def __init__(self, strings: Iterable[str]):
-        self.strings = tuple(dict.fromkeys(strings))
+        self.strings = frozenset(strings)
         if not all(self.strings):
             raise UserError("an empty stop string was given, which would end every answer at once; remove it.")
-        # States are beginnings of strings; (state, character) -> state, both in one integer.
-        self._next: dict[int, int] = {}
-        self._depth = [0]
-        self._longest_end = [0]
-        self._fail = [_ROOT]
-        self._link(self._build_trie())
+        self._sorted = sorted(self.strings)
+        self._sizes = sorted(set(map(len, self.strings)), reverse=True)
 
-    def _build_trie(self) -> list[tuple[int, int, int]]:
-        """(state, its parent, the character between) of each state but the root, shorter beginnings first."""
-        edges = []
-        for string in self.strings:
-            state = _ROOT
-            for character in map(ord, string):
-                key = state * _CODE_POINTS + character
-                if key not in self._next:
-                    self._next[key] = len(self._depth)
-                    edges.append((self._next[key], state, character))
-                    self._depth.append(self._depth[state] + 1)
-                    self._longest_end.append(0)
-                    self._fail.append(_ROOT)
-                state = self._next[key]
-            self._longest_end[state] = len(string)
-        return sorted(edges, key=lambda edge: self._depth[edge[0]])
+    def begun(self, text: str) -> str:
+        """The longest end of `text` that begins a stop string."""
+        while text:
+            # The strings that begin with a text follow each other from where it would stand itself.
+            place = bisect.bisect_left(self._sorted, text)
+            if place < len(self._sorted) and self._sorted[place].startswith(text):
+                break
+            text = text[1:]
+        return text
 
-    def _link(self, edges: list[tuple[int, int, int]]) -> None:
-        """Points each state to the longest of its endings that begins a string too."""
-        for state, parent, character in edges:
-            if parent != _ROOT:
-                self._fail[state] = self.step(self._fail[parent], character)
-            self._longest_end[state] = self._longest_end[state] or self._longest_end[self._fail[state]]
-
-    def step(self, state: int, character: int) -> int:
-        """The state after one more character (a code point); it starts at 0."""
-        while True:
-            following = self._next.get(state * _CODE_POINTS + character)
-            if following is not None:
-                return following
-            if state == _ROOT:
-                return _ROOT
-            state = self._fail[state]
-
-    def held(self, state: int) -> int:
-        """How many of the last characters may begin a stop string."""
-        return self._depth[state]
-
-    def ended(self, state: int) -> int:
-        """The length of the longest stop string that the last characters spell; 0 if they spell none."""
-        return self._longest_end[state]
+    def ended(self, text: str) -> str:
+        """The longest stop string that `text` ends with, or nothing."""
+        return next((end for size in self._sizes if (end := text[-size:]) in self.strings), "")
 
 
 class TextStream:
@@ -108,8 +74,7 @@ class TextStream:
         self._tokenizer = tokenizer
         self._stops = stop_strings if isinstance(stop_strings, StopStrings) else StopStrings(stop_strings)
         self._bytes = _Utf8Decoder(_REPLACE_EACH_BYTE)
-        self._state = _ROOT
-        self._held: collections.deque[str] = collections.deque()
+        self._held = ""  # what may turn out to begin a stop string
         self._parts: list[str] = []
         self.stopped = False
 
@@ -137,19 +102,19 @@ class TextStream:
 
     def _release(self, new: str, last: bool = False) -> str:
         """Adds `new` to the text that is held, and returns what of it can no longer belong to a stop string."""
-        certain = self._scanned(new, last) if self._stops.strings else new
+        certain = self._scanned(new) if self._stops.strings else new
+        if last and not self.stopped:
+            certain, self._held = certain + self._held, ""
         self._parts.append(certain)
         return certain
 
-    def _scanned(self, new: str, last: bool) -> str:
-        stops, held = self._stops, self._held
+    def _scanned(self, new: str) -> str:
+        certain = ""
         for character in new:
-            held.append(character)
-            self._state = stops.step(self._state, ord(character))
-            if stops.ended(self._state):
+            longer = self._held + character
+            if stop := self._stops.ended(longer):
                 self.stopped = True
-                for _ in range(stops.ended(self._state)):
-                    held.pop()
-                break
-        keep = 0 if self.stopped or last else stops.held(self._state)
-        return "".join(held.popleft() for _ in range(len(held) - keep))
+                return certain + longer.removesuffix(stop)
+            self._held = self._stops.begun(longer)
+            certain += longer.removesuffix(self._held)
+        return certain
