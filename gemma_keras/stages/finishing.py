@@ -12,7 +12,8 @@ from safetensors.numpy import save_file
 
 from gemma_keras.adapters.inject import MergedParams
 from gemma_keras.adapters.rank_allocator import RankSchedule
-from gemma_keras.config.schema import Config, require
+from gemma_keras.config.errors import require
+from gemma_keras.config.stages import TrainingConfig
 from gemma_keras.data.pipeline import PreparedSplit
 from gemma_keras.export.huggingface import export_hf
 from gemma_keras.models.forward import Params
@@ -29,7 +30,7 @@ from gemma_keras.training.state import TrainState
 class TrainingRun:
     """What the parts of a training run share; `evaluate(trainable)` gives the figures of the validation rows."""
 
-    config: Config
+    config: TrainingConfig
     workdir: Path
     template: Template
     assets: Assets

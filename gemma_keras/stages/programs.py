@@ -28,7 +28,7 @@ from gemma_keras.adapters.inject import (
 from gemma_keras.adapters.rank_allocator import Phase, RankAllocator, RankSchedule
 from gemma_keras.batch_arrays import DTYPES, Batch, batch_shape
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import Config
+from gemma_keras.config.stages import AnsweringConfig, EvaluateConfig, StepConfig
 from gemma_keras.models.architecture import Architecture
 from gemma_keras.models.attention import choose_kernel
 from gemma_keras.models.compute_plan import DATA, MODEL, REMAT_POLICIES, ComputePlan
@@ -77,14 +77,14 @@ class TrainProgram:
         return place_batch(self.plan.mesh, batch, list(self.batch))
 
 
-def build_model(config: Config, architecture: Architecture) -> tuple[GemmaBackbone, list[AdaptedMatrix]]:
+def build_model(config: StepConfig, architecture: Architecture) -> tuple[GemmaBackbone, list[AdaptedMatrix]]:
     """The backbone with the adapters of the configuration, without weights."""
     mixed = config.adapter.method == "none" and config.model.dtype != "float32"
     backbone = build_backbone(architecture, f"mixed_{config.model.dtype}" if mixed else config.model.dtype)
     return backbone, [] if config.adapter.method == "none" else add_adapters(backbone, config.adapter)
 
 
-def train_program(config: Config, architecture: Architecture, plan: ComputePlan) -> TrainProgram:
+def train_program(config: StepConfig, architecture: Architecture, plan: ComputePlan) -> TrainProgram:
     """The step of this configuration by this plan; nothing is computed or allocated."""
     backbone, matrices = build_model(config, architecture)
     stacks = adapter_stacks(matrices)
@@ -144,7 +144,7 @@ def _state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
     return jax.tree_util.tree_map_with_path(place, state)
 
 
-def _batch_specs(config: Config, objective: Objective, mesh: Mesh | None) -> dict[str, jax.ShapeDtypeStruct]:
+def _batch_specs(config: StepConfig, objective: Objective, mesh: Mesh | None) -> dict[str, jax.ShapeDtypeStruct]:
     shape = batch_shape(config.train.batch_rows, config.data.sequence_length, pairs=objective.pairs)
     to = batch_sharding(mesh, pairs=objective.pairs) if mesh is not None else None
     return {name: jax.ShapeDtypeStruct(shape, DTYPES[name], sharding=to) for name in objective.arrays}
@@ -156,13 +156,15 @@ def _settings_specs(allocator: RankAllocator | None) -> StepSettings:
     return StepSettings(jax.ShapeDtypeStruct((), jnp.float32), phase)
 
 
-def step_settings(config: Config, total_steps: int, ranks: RankSchedule | None) -> Callable[[int], StepSettings]:
+def step_settings(config: StepConfig, total_steps: int, ranks: RankSchedule | None) -> Callable[[int], StepSettings]:
     """From the number of a step, counted from 1, to its settings, computed on the host."""
     rates = np.asarray(jax.vmap(learning_rate_schedule(config.optim, total_steps))(jnp.arange(total_steps)), np.float32)
     return lambda step: StepSettings(rates[step - 1], ranks.phase(step) if ranks else None)
 
 
-def plan_for(config: Config, architecture: Architecture, devices: list[Any], remat: str) -> ComputePlan:
+def plan_for(
+    config: StepConfig | EvaluateConfig, architecture: Architecture, devices: list[Any], remat: str
+) -> ComputePlan:
     """The plan that the configuration asks for on these devices, with what it leaves open chosen.
 
     Raises:
@@ -177,7 +179,7 @@ def plan_for(config: Config, architecture: Architecture, devices: list[Any], rem
     return ComputePlan(mesh=mesh, shard_sequence=choice, attention=kernel, remat=remat)
 
 
-def inference_plan(config: Config, architecture: Architecture, devices: list[Any]) -> ComputePlan:
+def inference_plan(config: AnsweringConfig | StepConfig, architecture: Architecture, devices: list[Any]) -> ComputePlan:
     """The plan for generation: by default as many devices along "model" as the KV heads allow, so that each step reads the
     least, of weights and of the cache.
 
@@ -191,7 +193,7 @@ def inference_plan(config: Config, architecture: Architecture, devices: list[Any
     return ComputePlan(mesh=make_mesh(devices, data, model) if data * model > 1 else None, attention="blockwise")
 
 
-def _kernel_for(config: Config, device_kind: str) -> str:
+def _kernel_for(config: StepConfig | EvaluateConfig, device_kind: str) -> str:
     asked, suited = config.model.attention, choose_kernel(device_kind)
     if asked == "splash" and suited != "splash":
         raise UserError(
@@ -219,7 +221,7 @@ def default_mesh_shape(architecture: Architecture, devices: int, rows: int) -> t
     return max(fitting, key=lambda shape: (shape[0] * shape[1], shape[0]))
 
 
-def _mesh_for(config: Config, architecture: Architecture, devices: list[Any]) -> Mesh | None:
+def _mesh_for(config: StepConfig | EvaluateConfig, architecture: Architecture, devices: list[Any]) -> Mesh | None:
     rows = config.train.batch_rows // config.train.accumulation
     data, model = config.parallel.data, config.parallel.model
     if not data and not model:
@@ -254,7 +256,7 @@ def _check_mesh(architecture: Architecture, rows: int, data: int, model: int, de
         )
 
 
-def saved_bytes(config: Config, architecture: Architecture, plan: ComputePlan) -> int:
+def saved_bytes(config: StepConfig, architecture: Architecture, plan: ComputePlan) -> int:
     """About what the forward pass leaves on each device for the backward pass, in bytes, for all layers."""
     a = architecture
     heads, width = a.num_query_heads * a.head_dim, 2 if config.model.dtype == "bfloat16" else 4
@@ -273,7 +275,9 @@ def saved_bytes(config: Config, architecture: Architecture, plan: ComputePlan) -
     return math.ceil(tokens / data * a.num_layers * (stream + saved) * width)
 
 
-def policies_to_try(config: Config, architecture: Architecture, plan: ComputePlan, limit: float | None) -> list[str]:
+def policies_to_try(
+    config: StepConfig, architecture: Architecture, plan: ComputePlan, limit: float | None
+) -> list[str]:
     """Rematerialisation policies worth compiling: the one that is asked for, else all that may fit in `limit` bytes.
 
     Where no limit is known, as on a CPU, that is "matmul" alone, which there is as fast as "none" with a third less memory.
@@ -291,7 +295,7 @@ def policies_to_try(config: Config, architecture: Architecture, plan: ComputePla
 
 
 def compile_first_that_fits(
-    config: Config, architecture: Architecture, devices: list[Any]
+    config: StepConfig, architecture: Architecture, devices: list[Any]
 ) -> tuple[TrainProgram, jax.stages.Compiled]:
     """The program by the first rematerialisation policy that fits these devices, ready to run.
 

@@ -16,9 +16,9 @@ from gemma_keras import runtime
 from gemma_keras.adapters.rank_allocator import resolve_schedule
 from gemma_keras.batch_arrays import Batch
 from gemma_keras.checkpoints.manager import Checkpoints
-from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import Config, require
+from gemma_keras.config.errors import UserError, require
 from gemma_keras.config.serialization import to_dict
+from gemma_keras.config.stages import StepConfig, TrainingConfig
 from gemma_keras.data.pace import print_progress
 from gemma_keras.data.pipeline import PreparedSplit, batches, evaluation_batches
 from gemma_keras.data.prepare import prepare
@@ -47,7 +47,7 @@ from gemma_keras.training.state import TrainState
 
 
 @processes.telling_of_lost_ones
-def run(config: Config, workdir: Path) -> dict:
+def run(config: TrainingConfig, workdir: Path) -> dict:
     """Prepares data, trains, evaluates and exports; the same command again goes on where it stopped.
 
     Several processes run this together, on a workdir that all of them see; the first one writes. Returns what
@@ -102,7 +102,7 @@ def _by_turns(make: Callable[[], Any]) -> Any:
     return made if processes.is_writer() else make()
 
 
-def total_steps(config: Config, packed_rows: int) -> int:
+def total_steps(config: StepConfig, packed_rows: int) -> int:
     """Optimizer steps of the run: `train.steps`, or what `train.epochs` makes of the packed rows."""
     if config.train.steps:
         return config.train.steps  # against which `validate` has checked the warm-up
@@ -120,7 +120,7 @@ def total_steps(config: Config, packed_rows: int) -> int:
 class _Compilation:
     """The train step, compiled while data is prepared where the accelerator's cores are not those that prepare it."""
 
-    def __init__(self, config: Config, architecture: Architecture):
+    def __init__(self, config: TrainingConfig, architecture: Architecture):
         plan_for(config, architecture, jax.devices(), remat="none")  # so that a mistake there comes out at once
         self._compile = lambda: compile_first_that_fits(config, architecture, jax.devices())
         self._future: Future | None = None
@@ -218,7 +218,7 @@ class _AllRows:
 
 
 def _evaluator(
-    config: Config, assets: Assets, split: PreparedSplit, program: TrainProgram
+    config: TrainingConfig, assets: Assets, split: PreparedSplit, program: TrainProgram
 ) -> Callable[[Params], dict[str, float]]:
     evaluate = program.objective.evaluator()
     index, count = row_share(program.plan.mesh)
