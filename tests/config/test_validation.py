@@ -142,3 +142,12 @@ def test_edges_are_legal(values):
 def test_sections_of_a_pipeline_are_named_from_the_root():
     with pytest.raises(UserError, match=r"config\.sft\.train\.batch_rows is 0"):
         validate(PipelineConfig(sft=with_values(train__batch_rows=0)))
+
+
+def test_names_agree_with_the_packages_that_own_them():
+    from gemma_keras.adapters.registry import ADAPTERS
+    from gemma_keras.training.objectives.registry import OBJECTIVES
+
+    found = {leaf.path: leaf.within for leaf in leaves(Config())}
+    assert found["adapter.method"] == ("none", *ADAPTERS)
+    assert found["train.loss"] == tuple(OBJECTIVES)
