@@ -35,7 +35,8 @@ def ours(work: workload.Workload, folder: Path, at_once: int) -> Steps:
 
     from gemma_keras.adapters.inject import initial_adapter_params
     from gemma_keras.adapters.rank_allocator import resolve_schedule
-    from gemma_keras.config.schema import AdapterConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
+    from gemma_keras.config.schema import AdapterConfig, DataConfig, ModelConfig, OptimConfig, TrainConfig
+    from gemma_keras.config.stages import StepConfig
     from gemma_keras.models.stacking import stack_params
     from gemma_keras.planning.memory import compile_first_that_fits
     from gemma_keras.training.program import step_settings
@@ -46,7 +47,7 @@ def ours(work: workload.Workload, folder: Path, at_once: int) -> Steps:
         dropout=workload.DROPOUT, beta1=workload.BETA, beta2=workload.BETA, delta_t=workload.DELTA_T, tinit=1,
         tfinal=0.1, orth_reg_weight=workload.ORTHOGONALITY,
     )  # fmt: skip
-    config = Config(
+    config = StepConfig(
         model=ModelConfig(architecture=work.architecture.name, dtype=work.dtype),
         data=DataConfig(sequence_length=work.sequence_length),
         adapter=adapter,

@@ -81,7 +81,8 @@ def measure(name: str, model, settings, asked: Sequence, folder: Path) -> str:
 
 def main(argv: list[str]) -> None:
     runtime.configure()
-    from gemma_keras.config.schema import Config, ModelConfig, SamplingConfig, SolverConfig
+    from gemma_keras.config.schema import ModelConfig, SamplingConfig, SolverConfig
+    from gemma_keras.config.stages import ChatConfig
     from gemma_keras.solvers.prompts import load_prompts
     from gemma_keras.solvers.registry import NAMES
     from gemma_keras.solvers.steps import Settings
@@ -89,7 +90,7 @@ def main(argv: list[str]) -> None:
 
     sampling = SamplingConfig(max_new_tokens=NEW_TOKENS.value, temperature=0.7, top_p=0.95, repetition_penalty=1.0)
     solver = SolverConfig(constrained="list", samples=3)
-    config = Config(model=ModelConfig(weights=WEIGHTS.value, dtype="float32"), sampling=sampling, solver=solver)
+    config = ChatConfig(model=ModelConfig(weights=WEIGHTS.value, dtype="float32"), sampling=sampling)
     workdir = Path(WORKDIR.value)
     workdir.mkdir(parents=True, exist_ok=True)
     model = load_chat_model(config, workdir)

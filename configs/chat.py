@@ -4,8 +4,8 @@ Launch: python -m scripts.chat --config=configs/chat.py --workdir=DIR --config.m
 Hardware: any.
 """
 
-from gemma_keras.config.schema import Config
+from gemma_keras.config.stages import ChatConfig
 
 
-def get_config() -> Config:
-    return Config()
+def get_config() -> ChatConfig:
+    return ChatConfig()

@@ -3,7 +3,8 @@
 Launch: python -m scripts.describe_data --workdir=DIR --config.data.root=CORPORA; then copy DIR/data.md to docs/data.md
 """
 
-from gemma_keras.config.schema import Config, CorpusConfig, DataConfig
+from gemma_keras.config.schema import CorpusConfig, DataConfig
+from gemma_keras.config.stages import DescribeDataConfig
 
 MORE = (
     ("gemmalm_chinese", "gemmalm_chinese/*/data_*/valid.json"),
@@ -14,5 +15,5 @@ MORE = (
 )
 
 
-def get_config() -> Config:
-    return Config(data=DataConfig(corpora=tuple(CorpusConfig(name=name, path=path) for name, path in MORE)))
+def get_config() -> DescribeDataConfig:
+    return DescribeDataConfig(data=DataConfig(corpora=tuple(CorpusConfig(name=name, path=path) for name, path in MORE)))

@@ -5,11 +5,12 @@ Hardware: any. Expected: seconds for gemma2_tiny on 2 CPU cores; the recipe's fi
 base and 3.86 after stage 1 (published, all tokens).
 """
 
-from gemma_keras.config.schema import Config, CorpusConfig, DataConfig, TrainConfig
+from gemma_keras.config.schema import CorpusConfig, DataConfig, TrainConfig
+from gemma_keras.config.stages import EvaluateConfig
 
 
-def get_config() -> Config:
-    return Config(
+def get_config() -> EvaluateConfig:
+    return EvaluateConfig(
         data=DataConfig(validation=(CorpusConfig(name="gemmalm_chinese"),), sequence_length=512),
         train=TrainConfig(batch_rows=8),
     )

@@ -4,8 +4,8 @@ Launch: python -m scripts.export --config=configs/export.py --workdir=DIR --conf
 Hardware: any; memory for the weights once and one shard.
 """
 
-from gemma_keras.config.schema import Config, ModelConfig
+from gemma_keras.config.stages import ExportStageConfig
 
 
-def get_config() -> Config:
-    return Config(model=ModelConfig(dtype="float32"))
+def get_config() -> ExportStageConfig:
+    return ExportStageConfig()

@@ -6,12 +6,13 @@ Hardware: TPU v5e-8. Expected (published for the recipe): of 1,346 questions one
 for training, 238 for validation.
 """
 
-from gemma_keras.config.schema import Config, CorpusConfig, DataConfig, SamplingConfig, TrainConfig
+from gemma_keras.config.schema import CorpusConfig, DataConfig, InferenceConfig, SamplingConfig
+from gemma_keras.config.stages import LetterPairsConfig
 
 
-def get_config() -> Config:
-    return Config(
+def get_config() -> LetterPairsConfig:
+    return LetterPairsConfig(
         data=DataConfig(corpora=(CorpusConfig(name="ceval", path="ceval/val"),)),
         sampling=SamplingConfig(max_new_tokens=64, temperature=0.0, repetition_penalty=1.0),
-        train=TrainConfig(batch_rows=16),
+        inference=InferenceConfig(max_rows=16),
     )

@@ -8,11 +8,12 @@ Expected result: not measured yet.
 A few conversations are mixed in: the embeddings of the turn tokens are frozen later, so they have to be trained here.
 """
 
-from gemma_keras.config.schema import Config, CorpusConfig, DataConfig, ExportConfig, OptimConfig, TrainConfig
+from gemma_keras.config.schema import CorpusConfig, DataConfig, ExportConfig, OptimConfig, TrainConfig
+from gemma_keras.config.stages import PretrainConfig
 
 
-def get_config() -> Config:
-    return Config(
+def get_config() -> PretrainConfig:
+    return PretrainConfig(
         data=DataConfig(
             corpora=(
                 CorpusConfig(name="zh_wiki"),

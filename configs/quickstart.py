@@ -6,16 +6,15 @@ Hardware: 2 CPU cores, 4 GB. Expected (measured): see the README.
 
 from gemma_keras.config.schema import (
     AdapterConfig,
-    Config,
     CorpusConfig,
     DataConfig,
     ExportConfig,
     ModelConfig,
     OptimConfig,
-    PipelineConfig,
     SamplingConfig,
     TrainConfig,
 )
+from gemma_keras.config.stages import PipelineConfig, PipelineSftConfig, PretrainConfig
 
 CONVERSATIONS = ("belle", "alpaca_gpt4_zh", "alpaca_chinese")
 HELD_OUT = (CorpusConfig(name="gemmalm_chinese"),)
@@ -25,11 +24,11 @@ def get_config() -> PipelineConfig:
     return PipelineConfig(pretrain=_pretrain(), sft=_sft())
 
 
-def _pretrain() -> Config:
+def _pretrain() -> PretrainConfig:
     text = tuple(CorpusConfig(name=name) for name in ("zh_wiki", "cluecorpussmall"))
     # A few conversations, so that the embeddings of the turn tokens are trained before they are frozen.
     dialogues = tuple(CorpusConfig(name=name, limit=40) for name in CONVERSATIONS)
-    return Config(
+    return PretrainConfig(
         model=ModelConfig(dtype="float32"),
         data=DataConfig(corpora=text + dialogues, validation=HELD_OUT, loss_on="all", sequence_length=256),
         optim=OptimConfig(learning_rate=3e-3, warmup=0.05, weight_decay=0.1, beta2=0.95),
@@ -38,8 +37,8 @@ def _pretrain() -> Config:
     )
 
 
-def _sft() -> Config:
-    return Config(
+def _sft() -> PipelineSftConfig:
+    return PipelineSftConfig(
         model=ModelConfig(dtype="float32"),
         data=DataConfig(
             corpora=tuple(CorpusConfig(name=name) for name in CONVERSATIONS), validation=HELD_OUT, sequence_length=512

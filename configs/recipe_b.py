@@ -7,15 +7,8 @@ Hardware: TPU v5e-8. Expected hours: not measured yet. Settings: published for t
 most 255 tokens each, 128 rows a step, 3 epochs); rows are packed here.
 """
 
-from gemma_keras.config.schema import (
-    AdapterConfig,
-    Config,
-    CorpusConfig,
-    DataConfig,
-    ModelConfig,
-    OptimConfig,
-    TrainConfig,
-)
+from gemma_keras.config.schema import AdapterConfig, CorpusConfig, DataConfig, ModelConfig, OptimConfig, TrainConfig
+from gemma_keras.config.stages import SftConfig
 
 CORPORA = (
     "guanaco", "sharegpt_cn", "refgpt_fact", "coig", "gpt4_llm_zh", "alpaca_chinese", "belle", "alpaca_cot",
@@ -23,8 +16,8 @@ CORPORA = (
 )  # fmt: skip
 
 
-def get_config() -> Config:
-    return Config(
+def get_config() -> SftConfig:
+    return SftConfig(
         model=ModelConfig(architecture="gemma_2b"),
         data=DataConfig(
             corpora=tuple(CorpusConfig(name=name) for name in CORPORA),

@@ -5,11 +5,12 @@ Launch: python -m scripts.train_sft --config=configs/recipe_c_summary.py --workd
 Hardware: TPU v5e-8. Expected hours: not measured yet. Published for the recipe, CSL test: ROUGE-1 F1 0.584 after ten epochs.
 """
 
-from gemma_keras.config.schema import Config, CorpusConfig, DataConfig, ModelConfig, OptimConfig, TrainConfig
+from gemma_keras.config.schema import CorpusConfig, DataConfig, ModelConfig, OptimConfig, TrainConfig
+from gemma_keras.config.stages import SftConfig
 
 
-def get_config() -> Config:
-    return Config(
+def get_config() -> SftConfig:
+    return SftConfig(
         model=ModelConfig(architecture="gemma2_43m"),
         data=DataConfig(
             corpora=(

@@ -6,15 +6,8 @@ Hardware: TPU v5e-8. Expected hours: not measured yet. Published for the recipe,
 CMMLU 31.88 -> 58.45. Its preference pairs: configs/recipe_d_preference.py.
 """
 
-from gemma_keras.config.schema import (
-    AdapterConfig,
-    CleaningConfig,
-    Config,
-    CorpusConfig,
-    DataConfig,
-    OptimConfig,
-    TrainConfig,
-)
+from gemma_keras.config.schema import AdapterConfig, CleaningConfig, CorpusConfig, DataConfig, OptimConfig, TrainConfig
+from gemma_keras.config.stages import SftConfig
 
 CORPORA = (
     "llama3_chinese_sharegpt", "python_code_instructions", "mathglm", "qizhengpt", "huatuo", "chatmed", "shennong_tcm",
@@ -22,8 +15,8 @@ CORPORA = (
 )  # fmt: skip
 
 
-def get_config() -> Config:
-    return Config(
+def get_config() -> SftConfig:
+    return SftConfig(
         data=DataConfig(
             corpora=tuple(CorpusConfig(name=name) for name in CORPORA),
             validation_rows=1_000,

@@ -4,13 +4,14 @@ Launch: python -m scripts.prepare_data --config=configs/recipe_d_preference.py -
 Hardware: any. Prompts of at most 512, pairs of at most 1,024 tokens, as in recipe A's preference stage.
 """
 
-from gemma_keras.config.schema import CleaningConfig, Config, CorpusConfig, DataConfig
+from gemma_keras.config.schema import CleaningConfig, CorpusConfig, DataConfig
+from gemma_keras.config.stages import PrepareConfig
 
 CORPORA = ("dpo_en_zh_20k", "orca_dpo_pairs", "chinese_dpo_pairs")
 
 
-def get_config() -> Config:
-    return Config(
+def get_config() -> PrepareConfig:
+    return PrepareConfig(
         data=DataConfig(
             corpora=tuple(CorpusConfig(name=name) for name in CORPORA),
             validation_rows=200,

@@ -7,19 +7,12 @@ Launch: python -m scripts.prepare_glue --config=configs/recipe_e.py --workdir=DI
 Hardware: TPU v5e-8. Expected hours: not measured yet. The recipe trains on about 4,000 rows, part of them held out.
 """
 
-from gemma_keras.config.schema import (
-    AdapterConfig,
-    Config,
-    CorpusConfig,
-    DataConfig,
-    ModelConfig,
-    OptimConfig,
-    TrainConfig,
-)
+from gemma_keras.config.schema import AdapterConfig, CorpusConfig, DataConfig, ModelConfig, OptimConfig, TrainConfig
+from gemma_keras.config.stages import SftConfig
 
 
-def get_config() -> Config:
-    return Config(
+def get_config() -> SftConfig:
+    return SftConfig(
         model=ModelConfig(architecture="gemma_2b"),
         data=DataConfig(
             corpora=(

@@ -10,8 +10,9 @@ Hardware: any. Expected: answers.jsonl, traces.jsonl and traces.md in DIR; a que
 Numbers and names of the question come back in every step, so there is no repetition penalty here.
 """
 
-from gemma_keras.config.schema import Config, SamplingConfig
+from gemma_keras.config.schema import SamplingConfig
+from gemma_keras.config.stages import SolveConfig
 
 
-def get_config() -> Config:
-    return Config(sampling=SamplingConfig(max_new_tokens=512, temperature=0.7, top_p=0.95, repetition_penalty=1.0))
+def get_config() -> SolveConfig:
+    return SolveConfig(sampling=SamplingConfig(max_new_tokens=512, temperature=0.7, top_p=0.95, repetition_penalty=1.0))

@@ -16,13 +16,13 @@ The recipe ran 8 unpadded rows a step for 50,000 steps. Packed rows hold several
 from gemma_keras.config.schema import (
     AdapterConfig,
     CleaningConfig,
-    Config,
     CorpusConfig,
     DataConfig,
     OptimConfig,
     SystemPromptConfig,
     TrainConfig,
 )
+from gemma_keras.config.stages import SftConfig
 
 
 def corpora(share: float) -> tuple[CorpusConfig, ...]:
@@ -45,8 +45,8 @@ def data(mixture: tuple[CorpusConfig, ...]) -> DataConfig:
     )
 
 
-def get_config() -> Config:
-    return Config(
+def get_config() -> SftConfig:
+    return SftConfig(
         data=data(corpora(1.0)),
         adapter=AdapterConfig(
             method="adalora", init_r=64, target_r=32, alpha=32.0, dropout=0.05, beta1=0.85, beta2=0.85, delta_t=10,

@@ -10,7 +10,8 @@ dialogue 6,030. Ours is exact: 56,000, 9,249, 8,808, 5,943; `--config.data.sampl
 """
 
 from configs import stage1
-from gemma_keras.config.schema import AdapterConfig, Config, CorpusConfig, OptimConfig, TrainConfig
+from gemma_keras.config.schema import AdapterConfig, CorpusConfig, OptimConfig, TrainConfig
+from gemma_keras.config.stages import SftConfig
 
 POOLS = {"news_commentary": 16_000, "firefly": 15_238, "hc3_chinese": 10_282}
 
@@ -21,8 +22,8 @@ def corpora(share: float) -> tuple[CorpusConfig, ...]:
     return tuple(CorpusConfig(name=name, group="stage2", share=share * size / total) for name, size in POOLS.items())
 
 
-def get_config() -> Config:
-    return Config(
+def get_config() -> SftConfig:
+    return SftConfig(
         data=stage1.data(stage1.corpora(0.7) + corpora(0.3)),
         adapter=AdapterConfig(
             method="adalora", init_r=48, target_r=24, alpha=24.0, dropout=0.05, beta1=0.85, beta2=0.85, delta_t=10,

@@ -11,7 +11,8 @@ dialogue 5,920, ancient_poetry_creation 5,348, classical_translation 5,342, mode
 """
 
 from configs import stage1, stage2
-from gemma_keras.config.schema import AdapterConfig, Config, CorpusConfig, OptimConfig, TrainConfig
+from gemma_keras.config.schema import AdapterConfig, CorpusConfig, OptimConfig, TrainConfig
+from gemma_keras.config.stages import SftConfig
 
 
 def corpora(share: float) -> tuple[CorpusConfig, ...]:
@@ -20,8 +21,8 @@ def corpora(share: float) -> tuple[CorpusConfig, ...]:
     return tuple(CorpusConfig(name=name, group="stage3", share=share / len(names)) for name in names)
 
 
-def get_config() -> Config:
-    return Config(
+def get_config() -> SftConfig:
+    return SftConfig(
         data=stage1.data(stage1.corpora(0.5) + stage2.corpora(0.3) + corpora(0.2)),
         adapter=AdapterConfig(
             method="adalora", init_r=32, target_r=16, alpha=16.0, dropout=0.05, beta1=0.85, beta2=0.85, delta_t=10,

@@ -8,7 +8,6 @@ The recipe's stages are configs/stage1.py, stage2.py and stage3.py.
 
 from gemma_keras.config.schema import (
     AdapterConfig,
-    Config,
     CorpusConfig,
     DataConfig,
     ModelConfig,
@@ -16,10 +15,11 @@ from gemma_keras.config.schema import (
     SystemPromptConfig,
     TrainConfig,
 )
+from gemma_keras.config.stages import SftConfig
 
 
-def get_config() -> Config:
-    return Config(
+def get_config() -> SftConfig:
+    return SftConfig(
         model=ModelConfig(dtype="float32"),
         data=DataConfig(
             corpora=tuple(CorpusConfig(name=name) for name in ("belle", "alpaca_gpt4_zh", "alpaca_chinese")),

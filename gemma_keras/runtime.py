@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from gemma_keras.config.schema import require
+from gemma_keras.config.errors import require
 
 _ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "2",  # no information or warnings from XLA's C++ code

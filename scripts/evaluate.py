@@ -1,18 +1,7 @@
 """Evaluates a model: perplexity and token accuracy on held-out rows."""
 
-from pathlib import Path
-
-from gemma_keras import runtime
-from gemma_keras.config import flags
-from gemma_keras.config.schema import Config
-
-
-def main(config: Config, workdir: Path) -> None:
-    runtime.configure(workdir)
-    from gemma_keras.stages import evaluate  # after the settings above, and not at all for --help
-
-    evaluate.run(config, workdir)
-
+from gemma_keras.config.stages import EvaluateConfig
+from gemma_keras.stages.launch import launch
 
 if __name__ == "__main__":
-    flags.run(main, default_config="configs/evaluate.py", kind=Config)
+    launch("evaluate", EvaluateConfig, default_config="configs/evaluate.py")

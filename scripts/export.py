@@ -1,18 +1,7 @@
 """Exports a model as a Hugging Face folder, adapters merged."""
 
-from pathlib import Path
-
-from gemma_keras import runtime
-from gemma_keras.config import flags
-from gemma_keras.config.schema import Config
-
-
-def main(config: Config, workdir: Path) -> None:
-    runtime.configure(workdir)
-    from gemma_keras.stages import export  # after the settings above, and not at all for --help
-
-    export.run(config, workdir)
-
+from gemma_keras.config.stages import ExportStageConfig
+from gemma_keras.stages.launch import launch
 
 if __name__ == "__main__":
-    flags.run(main, default_config="configs/export.py", kind=Config)
+    launch("export", ExportStageConfig, default_config="configs/export.py")

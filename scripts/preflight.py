@@ -13,8 +13,9 @@ from absl import flags as absl_flags
 from gemma_keras import runtime
 from gemma_keras.config import flags
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import Config
+from gemma_keras.config.stages import PreflightConfig
 from gemma_keras.preflight.topologies import prepare_environment
+from gemma_keras.stages.launch import NAMES
 
 DEFAULTS = {"topology": "v5e:2x4", "utilisation": "0.5", "program": "auto"}
 options = dict(DEFAULTS)
@@ -29,7 +30,7 @@ def take_options(argv: list[str]) -> tuple[dict[str, str], list[str]]:
     return {name: values[name].value for name in DEFAULTS}, rest
 
 
-def main(config: Config, workdir: Path) -> None:
+def main(config: PreflightConfig, workdir: Path) -> None:
     try:
         utilisation = float(options["utilisation"])
     except ValueError as error:
@@ -46,4 +47,4 @@ if __name__ == "__main__":
         options, sys.argv = take_options(sys.argv)
     except absl_flags.Error as mistake:
         sys.exit(f"{mistake}; --help lists the flags")
-    flags.run(main, default_config="configs/stage1.py", kind=Config)
+    flags.run(main, default_config="configs/stage1.py", kind=PreflightConfig, names=NAMES)

@@ -7,20 +7,10 @@ csv, tsv or parquet, with options and known answers) or from standard input.
 
 import re
 import sys
-from pathlib import Path
 
-from gemma_keras import runtime
-from gemma_keras.config import flags
-from gemma_keras.config.schema import Config
-
-
-def main(config: Config, workdir: Path) -> None:
-    runtime.configure(workdir)
-    from gemma_keras.stages import solve  # after the settings above, and not at all for --help
-
-    solve.run(config, workdir)
-
+from gemma_keras.config.stages import SolveConfig
+from gemma_keras.stages.launch import launch
 
 if __name__ == "__main__":
     sys.argv = [re.sub(r"^--?config\.solver(?==|$)", "--config.solver.name", word) for word in sys.argv]
-    flags.run(main, default_config="configs/solve.py", kind=Config)
+    launch("solve", SolveConfig, default_config="configs/solve.py")

@@ -1,6 +1,5 @@
 """The scripts as a user runs them: help, mistakes, exit statuses; and the shell scripts' set-up."""
 
-import importlib
 import os
 import re
 import shutil
@@ -10,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from gemma_keras.config.fields import validate
 from gemma_keras.config.flags import parse
+from gemma_keras.config.loading import load_config
+from gemma_keras.config.stages import STAGES
+from gemma_keras.stages.launch import NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ("prepare_data", "pretrain", "train_sft", "evaluate", "chat", "solve", "export", "pipeline")
@@ -31,20 +34,15 @@ def default_config(name: str) -> str:
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_default_configuration_is_there_and_valid(name, monkeypatch):
     monkeypatch.chdir(ROOT)
-    main = importlib.import_module(f"scripts.{name}").main
-    kind = main.__annotations__["config"]
-    parse([name, "--workdir=runs/none"], default_config(name), kind)
+    parse([name, "--workdir=runs/none"], default_config(name), STAGES[name], NAMES)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("[!_]*.py")), ids=lambda path: path.stem)
 def test_every_configuration_is_valid_and_tells_its_command(path, monkeypatch):
-    from gemma_keras.config.loading import load_config
-    from gemma_keras.config.schema import Config, PipelineConfig
-    from gemma_keras.config.validation import validate
-
     monkeypatch.chdir(ROOT)
     text = path.read_text(encoding="utf-8")
-    validate(load_config(str(path), PipelineConfig if "-> PipelineConfig" in text else Config))
+    kinds = {kind.__name__: kind for kind in STAGES.values()}
+    validate(load_config(str(path), kinds[re.search(r"get_config\(\) -> (\w+)", text)[1]]), NAMES)
     assert "python -m scripts." in text or "bash scripts/" in text
 
 
@@ -110,12 +108,13 @@ def run_main(folder: Path, body: str, *arguments: str, **environment: str) -> su
     """A script of one statement, run as ours are; what it printed comes as bytes."""
     config, script = folder / "config.py", folder / "script.py"
     config.write_text(
-        "from gemma_keras.config.schema import Config\ndef get_config(): return Config()", encoding="utf-8"
+        "from gemma_keras.config.stages import SftConfig\ndef get_config(): return SftConfig()", encoding="utf-8"
     )
     script.write_text(
         "import sys\nfrom gemma_keras.config import flags\nfrom gemma_keras.config.errors import UserError\n"
         f"def main(config, workdir):\n    {body}\n"
-        f"flags.run(main, default_config={str(config)!r})\n",
+        "from gemma_keras.config.stages import SftConfig\n"
+        f"flags.run(main, default_config={str(config)!r}, kind=SftConfig)\n",
         encoding="utf-8",
     )
     return subprocess.run(

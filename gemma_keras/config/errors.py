@@ -6,3 +6,9 @@ class UserError(ValueError):
 
     Scripts print the message alone and exit with status 1; every other exception is a bug and keeps its traceback.
     """
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises `UserError(message)` unless `condition` holds."""
+    if not condition:
+        raise UserError(message)

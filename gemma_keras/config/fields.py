@@ -1,16 +1,77 @@
-"""The leaves of a configuration: one object per value that a flag, a check or `--help` refers to."""
+"""How fields of a configuration are declared, and its leaves: one object per value that a flag, a check or `--help` refers to."""
 
 import dataclasses
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-STRINGS = tuple[str, ...]
+from gemma_keras.config.errors import require
 
-# What the string or strings of a leaf are; `schema.field` says it of each, and `values` how a flag is read.
+STRINGS = tuple[str, ...]
+SCALARS = (bool, int, float, str, STRINGS)  # what a leaf may be
+# Names of things that later packages own, such as architectures, by the section and the field that may have them.
+Names = Mapping[tuple[type, str], tuple[str, ...]]
+
+# What the string or strings of a leaf are; `field` says it of each, and `values` how a flag is read.
 NAMES = "names"
 PATHS = "paths"
 TEXTS = "texts"
 ESCAPED_TEXTS = "escaped texts"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Range:
+    """An interval of numbers; `open_low` and `open_high` leave the bound itself out."""
+
+    low: float = 0.0
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return above and below and math.isfinite(value)
+
+    def __str__(self) -> str:
+        low = f"{'more than' if self.open_low else 'at least'} {self.low:g}"
+        if self.high == math.inf:
+            return low
+        return f"{low} and {'less than' if self.open_high else 'at most'} {self.high:g}"
+
+
+NOT_NEGATIVE = Range()
+POSITIVE = Range(open_low=True)
+COUNT = Range(low=1)
+SHARE = Range(high=1)
+BELOW_ONE = Range(high=1, open_high=True)
+DECAY = Range(high=1, open_low=True, open_high=True)
+
+
+def field(default: Any, doc: str, holds: str = NAMES, within: Range | tuple[str, ...] = ()) -> Any:
+    """A field of a section.
+
+    Args:
+        default: its value where none is given.
+        doc: the sentence that `--help` shows for it.
+        holds: what its strings are (`Leaf.holds`).
+        within: the numbers, or the names, that it may have; every number has a range.
+    """
+    return dataclasses.field(default=default, metadata={"doc": doc, "holds": holds, "within": within})
+
+
+def section(kind: Any, *read: str, but: tuple[str, ...] = ()) -> Any:
+    """A field that is a section.
+
+    Args:
+        kind: the dataclass.
+        read: the fields of it that count, such as `path` or `corpora.name`; all without any. Only they are flags, are
+            checked and written down; the others keep their defaults.
+        but: those that do not, where all others do.
+    """
+    if but:
+        read = tuple(entry.name for entry in dataclasses.fields(kind) if entry.name not in but)
+    return dataclasses.field(default_factory=kind, metadata={"read": read})
 
 
 @dataclasses.dataclass(slots=True)
@@ -22,9 +83,10 @@ class Leaf:
         section: the dataclass instance that holds it.
         name: its attribute in `section`.
         kind: bool, int, float, str or `tuple[str, ...]`.
-        doc: the sentence of `schema.field`.
+        doc: the sentence of `field`.
         holds: what its strings are: NAMES (and whatever else is short), PATHS (`~` is the home folder), TEXTS (never split
             at commas) or ESCAPED_TEXTS (the same, and a flag may spell line ends).
+        within: the numbers or names that it may have; names that are not listed are any.
     """
 
     path: str
@@ -33,6 +95,7 @@ class Leaf:
     kind: Any
     doc: str
     holds: str = NAMES
+    within: Range | tuple[str, ...] = ()
 
     @property
     def value(self) -> Any:
@@ -42,25 +105,80 @@ class Leaf:
     def value(self, value: Any) -> None:
         setattr(self.section, self.name, value)
 
+    def check(self, path: str) -> None:
+        """Raises `UserError`, which calls the leaf `path`, for a value that it may not have."""
+        if isinstance(self.within, Range):
+            require(
+                self.value in self.within, f"{path} is {self.value}, but it must be {self.within}: correct the value"
+            )
+        elif self.holds in (TEXTS, ESCAPED_TEXTS):
+            for number, text in enumerate(self.value, 1):  # blanks and line ends may end an answer, but ask nothing
+                full = text.strip() if self.holds == TEXTS else text
+                require(bool(full), f"{path} has an empty text in place {number}: leave it out, or give it a text")
+        elif self.within:
+            names, several = ", ".join(self.within), self.kind == STRINGS
+            for text in self.value if several else (self.value,):
+                require(
+                    text in self.within,
+                    f"{path} holds {text!r}, but its entries must be among {names}: choose from them"
+                    if several
+                    else f"{path} is {text!r}, but it must be one of {names}: choose one of them",
+                )
+
+
+def fields_read(kind: Any, read: tuple[str, ...] = ()) -> Iterator[tuple[Any, tuple[str, ...]]]:
+    """Yields (field, what is read of it) for the fields of dataclass `kind` that are among `read`, or all for none."""
+    for entry in dataclasses.fields(kind):
+        below = [name.partition(".")[2] for name in read if name.partition(".")[0] == entry.name]
+        if not read or below:
+            yield entry, entry.metadata.get("read", ()) or (() if "" in below else tuple(below))
+
 
 def sections(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Yields (path, section) for `config` itself and every section below it, in the order of the fields."""
     yield path, config
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        here = f"{path}.{field.name}" if path else field.name
-        if dataclasses.is_dataclass(value):
-            yield from sections(value, here)
-        elif isinstance(value, tuple):
-            for index, item in enumerate(value):
-                if dataclasses.is_dataclass(item):
-                    yield from sections(item, f"{here}.{index}")
+    for entry in dataclasses.fields(config):
+        for here, below in _nested(getattr(config, entry.name), _joined(path, entry.name)):
+            yield from sections(below, here)
 
 
-def leaves(config: Any) -> Iterator[Leaf]:
-    """Yields every leaf below `config`; an entry of a tuple of sections is addressed by its index."""
-    for path, section in sections(config):
-        for field in dataclasses.fields(section):
-            if field.type in (bool, int, float, str, STRINGS):
-                here = f"{path}.{field.name}" if path else field.name
-                yield Leaf(here, section, field.name, field.type, field.metadata["doc"], field.metadata["holds"])
+def leaves(config: Any, names: Names | None = None, path: str = "", read: tuple[str, ...] = ()) -> Iterator[Leaf]:
+    """Yields every leaf below `config` that is read; an entry of a tuple of sections is addressed by its index.
+
+    Args:
+        names: names that fields may have whose own declaration lists none, added to what is told of them.
+    """
+    for entry, below in fields_read(config, read):
+        here = _joined(path, entry.name)
+        if entry.type in SCALARS:
+            leaf = Leaf(here, config, entry.name, entry.type, **entry.metadata)
+            if known := (names or {}).get((type(config), entry.name)):
+                leaf.within, leaf.doc = known, f"{leaf.doc} ({', '.join(known)})"
+            yield leaf
+        for place, nested in _nested(getattr(config, entry.name), here):
+            yield from leaves(nested, names, place, below)
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _nested(value: Any, path: str) -> list[tuple[str, Any]]:
+    """The sections that the value of a field is or holds, with their paths."""
+    if dataclasses.is_dataclass(value):
+        return [(path, value)]
+    entries = enumerate(value) if isinstance(value, tuple) else ()
+    return [(f"{path}.{index}", entry) for index, entry in entries if dataclasses.is_dataclass(entry)]
+
+
+def validate(config: Any, names: Names | None = None) -> None:
+    """Checks every leaf by itself, and every section that has a method `check` by that.
+
+    Raises:
+        UserError: names the first field at fault, its value, what is allowed and what to do.
+    """
+    for leaf in leaves(config, names):
+        leaf.check(f"config.{leaf.path}")
+    for place, each in sections(config, "config"):
+        if hasattr(each, "check"):
+            each.check(place)

@@ -12,20 +12,19 @@ import io
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from absl import flags as absl_flags
 
-from gemma_keras.config.errors import UserError
-from gemma_keras.config.fields import STRINGS, Leaf, leaves
+from gemma_keras.config.errors import UserError, require
+from gemma_keras.config.fields import STRINGS, Leaf, Names, leaves, validate
 from gemma_keras.config.loading import load_config
-from gemma_keras.config.schema import Config, require
-from gemma_keras.config.validation import validate
+from gemma_keras.config.stages import RENAMED, STAGES, StageConfig
 from gemma_keras.config.values import kind_of, read, shown, with_home
 
-C = TypeVar("C")
+C = TypeVar("C", bound=StageConfig)
 _HINT = "run with --help for the list of all flags"
 
 # What a disk says that is full, over its quota, or no longer writable.
@@ -36,8 +35,8 @@ class HelpRequested(Exception):
     """`--help` was given; the message is the text to print."""
 
 
-def run(main: Callable[[C, Path], Any], *, default_config: str, kind: type[C] = Config) -> NoReturn:  # type: ignore[assignment]
-    """Runs a script: parses `sys.argv`, calls `main(config, workdir)` and exits.
+def run(main: Callable[[C, Path], Any], *, default_config: str, kind: type[C], names: Names | None = None) -> NoReturn:
+    """Runs a script: parses `sys.argv` (see `parse`), calls `main(config, workdir)` and exits.
 
     Status 0 on success, 1 with one sentence on stderr for a user's mistake, 130 when interrupted; any other exception
     is a bug and keeps its traceback. What the terminal's encoding lacks, such as emoji in GBK, is printed as `?`.
@@ -46,7 +45,7 @@ def run(main: Callable[[C, Path], Any], *, default_config: str, kind: type[C] = 
         sys.stdout.reconfigure(errors="replace")  # stderr writes such characters as escapes already
     sys.unraisablehook = _interrupt_again
     try:
-        status = _status(main, default_config, kind)
+        status = _status(main, default_config, kind, names)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output, such as head, has left; what is unwritten goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -62,9 +61,9 @@ def _interrupt_again(lost: Any) -> None:
         sys.__unraisablehook__(lost)
 
 
-def _status(main: Callable[[C, Path], Any], default_config: str, kind: type[C]) -> int:
+def _status(main: Callable[[C, Path], Any], default_config: str, kind: type[C], names: Names | None) -> int:
     try:
-        main(*parse(sys.argv, default_config, kind))
+        main(*parse(sys.argv, default_config, kind, names))
     except HelpRequested as help_text:
         print(help_text)
     except UserError as error:
@@ -81,13 +80,14 @@ def _status(main: Callable[[C, Path], Any], default_config: str, kind: type[C]) 
     return 0
 
 
-def parse(argv: Sequence[str], default_config: str, kind: type[C] = Config) -> tuple[C, Path]:  # type: ignore[assignment]
+def parse(argv: Sequence[str], default_config: str, kind: type[C], names: Names | None = None) -> tuple[C, Path]:
     """Reads the command line of a script.
 
     Args:
         argv: the program's name and its arguments, as `sys.argv`.
         default_config: configuration file taken when `--config` is absent.
-        kind: `Config` or `PipelineConfig`, what the file must give.
+        kind: what the stage reads.
+        names: what later packages give names to, such as architectures: they are listed and checked.
 
     Returns:
         (config, workdir): the file's configuration with the flags' values, validated; the folder, not yet created.
@@ -102,20 +102,20 @@ def parse(argv: Sequence[str], default_config: str, kind: type[C] = Config) -> t
             word.isascii() or word == word.encode(errors="ignore").decode(), f"{word!a} is no valid UTF-8: correct it"
         )
     first_pass = _base_flags(default_config)
-    _apply(first_pass, argv, known_only=True)
+    _apply(first_pass, argv, kind, known_only=True)
     config = load_config(os.path.expanduser(first_pass["config"].value), kind)
 
     values = _base_flags(default_config)
-    for leaf in leaves(config):
+    for leaf in leaves(config, names):
         absl_flags.DEFINE_flag(_flag(leaf), values)
-    positional = _apply(values, argv)[1:]
+    positional = _apply(values, argv, kind)[1:]
     if values["help"].value:
-        raise HelpRequested(_help(argv[0], default_config, values["config"].value, config))
+        raise HelpRequested(_help(argv[0], default_config, values["config"].value, leaves(config, names)))
     for word in positional:
         raise UserError(f"{word!r} was given, but options have the form --name=value: {_HINT}")
     for leaf in leaves(config):
         leaf.value = with_home(leaf, _value(leaf, values[f"config.{leaf.path}"]))
-    validate(config)
+    validate(config, names)
     return config, _workdir(values["workdir"].value)
 
 
@@ -128,16 +128,29 @@ def _base_flags(default_config: str) -> absl_flags.FlagValues:
     return values
 
 
-def _apply(values: absl_flags.FlagValues, argv: Sequence[str], known_only: bool = False) -> list[str]:
+def _apply(values: absl_flags.FlagValues, argv: Sequence[str], kind: type[C], known_only: bool = False) -> list[str]:
     """Parses `argv` into `values`; returns the program's name and what is not a flag."""
     try:
         return values(list(argv), known_only=known_only)
     except absl_flags.UnrecognizedFlagError as error:
-        near = _near(error.flagname, list(values))
-        meant = f"did you mean {' or '.join(f'--{name}' for name in near)}?" if near else _HINT
+        meant = _meant(error.flagname, list(values), kind)
         raise UserError(f"--{error.flagname} is no flag of this script or configuration: {meant}") from error
     except (absl_flags.Error, ValueError) as error:
         raise UserError(f"{str(error).removeprefix('ERROR:: ')}: {_HINT}") from error
+
+
+def _meant(wrong: str, names: list[str], kind: type[C]) -> str:
+    """What to give in place of a flag that there is not: its name of today, another script, or what is spelt alike."""
+    field = wrong.removeprefix("config.")
+    if now := RENAMED.get(kind, {}).get(field):
+        return f"it is --config.{now} now"
+    readers = [name for name, stage in STAGES.items() if field in {leaf.path for leaf in leaves(stage())}]
+    if readers:
+        return (
+            f"{', '.join(f'scripts.{name}' for name in readers)} read{'s' * (len(readers) == 1)} it, this one does not"
+        )
+    near = _near(wrong, names)
+    return f"did you mean {' or '.join(f'--{name}' for name in near)}?" if near else _HINT
 
 
 def _near(wrong: str, names: list[str]) -> list[str]:
@@ -190,7 +203,7 @@ def _workdir(text: str) -> Path:
     return folder
 
 
-def _help(program: str, default_config: str, path: str, config: Any) -> str:
+def _help(program: str, default_config: str, path: str, fields: Iterable[Leaf]) -> str:
     """The text of `--help`: the script's purpose, then every field with type, default and meaning."""
     purpose = (sys.modules["__main__"].__doc__ or "").strip()
     lines = [
@@ -205,6 +218,6 @@ def _help(program: str, default_config: str, path: str, config: Any) -> str:
         "its flag, a list of texts by repeating its flag alone; an empty value empties a list, and ~ begins a path at home:",
         "",
     ]
-    for leaf in leaves(config):
+    for leaf in fields:
         lines += [f"  --config.{leaf.path} ({kind_of(leaf)}, default: {shown(leaf)})", f"      {leaf.doc}"]
     return "\n".join(lines)

@@ -1,22 +1,20 @@
-"""Configurations as JSON and back, and the type check that both ways share."""
+"""Configurations as what JSON can hold, and back with a check of all types."""
 
 import dataclasses
-import json
 import typing
 from typing import Any, TypeVar
 
-from gemma_keras.config.errors import UserError
-from gemma_keras.config.fields import STRINGS
-from gemma_keras.config.schema import require
+from gemma_keras.config.errors import require
+from gemma_keras.config.fields import STRINGS, fields_read
 
 C = TypeVar("C")
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", STRINGS: "a list of texts"}
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """The configuration as nested dictionaries, lists and scalars (what JSON can hold)."""
-    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+def to_dict(config: Any, read: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What is read of a configuration as nested dictionaries, lists and scalars (what JSON can hold)."""
+    return {field.name: _plain(getattr(config, field.name), below) for field, below in fields_read(config, read)}
 
 
 def from_dict(values: Any, kind: type[C], path: str = "config") -> C:
@@ -32,29 +30,11 @@ def from_dict(values: Any, kind: type[C], path: str = "config") -> C:
     return kind(**{name: _typed(value, fields[name].type, f"{path}.{name}") for name, value in values.items()})
 
 
-def to_json(config: Any) -> str:
-    """The configuration as indented JSON text, every field spelt out."""
-    return json.dumps(to_dict(config), ensure_ascii=False, indent=2)
-
-
-def from_json(text: str, kind: type[C]) -> C:
-    """Inverse of `to_json`.
-
-    Raises:
-        UserError: the text is not JSON, or does not describe a `kind`.
-    """
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"the configuration is not JSON ({error}): give a text that to_json wrote") from error
-    return from_dict(values, kind)
-
-
-def _plain(value: Any) -> Any:
+def _plain(value: Any, read: tuple[str, ...]) -> Any:
     if dataclasses.is_dataclass(value):
-        return to_dict(value)
+        return to_dict(value, read)
     if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
+        return [_plain(item, read) for item in value]
     return value
 
 

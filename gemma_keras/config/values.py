@@ -8,7 +8,6 @@ import shlex
 from typing import Any
 
 from gemma_keras.config.fields import ESCAPED_TEXTS, NAMES, PATHS, STRINGS, TEXTS, Leaf
-from gemma_keras.config.schema import require
 
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
 _EXPECTED = {bool: "true or false", int: "a whole number such as 100", float: "a number such as 0.5 or 3e-5"}
@@ -65,14 +64,6 @@ def with_home(leaf: Leaf, value: Any) -> Any:
     if leaf.holds != PATHS:
         return value
     return os.path.expanduser(value) if leaf.kind is str else tuple(map(os.path.expanduser, value))
-
-
-def check_texts(path: str, leaf: Leaf) -> None:
-    """Raises `UserError` for an empty text in a list of texts; blanks and line ends may end an answer, but ask nothing."""
-    if leaf.kind == STRINGS and leaf.holds in (TEXTS, ESCAPED_TEXTS):
-        for number, text in enumerate(leaf.value, 1):
-            full = text.strip() if leaf.holds == TEXTS else text
-            require(bool(full), f"{path} has an empty text in place {number}: leave it out, or give it a text")
 
 
 def _separated(text: str) -> list[str]:

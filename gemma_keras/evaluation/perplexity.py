@@ -1,6 +1,6 @@
 """Perplexity and token accuracy of a model on held-out rows."""
 
-from gemma_keras.config.schema import require
+from gemma_keras.config.errors import require
 from gemma_keras.data.pipeline import PreparedSplit, evaluation_batches
 from gemma_keras.inference.chat import ChatModel
 from gemma_keras.training.objectives.token_figures import make_evaluator

@@ -9,7 +9,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import Config
+from gemma_keras.config.stages import StepConfig
 from gemma_keras.models.architecture import Architecture
 from gemma_keras.parallel.mesh import DATA, MODEL
 from gemma_keras.parallel.plan import REMAT_POLICIES, ComputePlan
@@ -17,7 +17,7 @@ from gemma_keras.planning.plans import plan_for
 from gemma_keras.training.program import TrainProgram, train_program
 
 
-def saved_bytes(config: Config, architecture: Architecture, plan: ComputePlan) -> int:
+def saved_bytes(config: StepConfig, architecture: Architecture, plan: ComputePlan) -> int:
     """About what the forward pass leaves on each device for the backward pass, in bytes, for all layers."""
     a = architecture
     heads, width = a.num_query_heads * a.head_dim, 2 if config.model.dtype == "bfloat16" else 4
@@ -36,7 +36,9 @@ def saved_bytes(config: Config, architecture: Architecture, plan: ComputePlan) -
     return math.ceil(tokens / data * a.num_layers * (stream + saved) * width)
 
 
-def policies_to_try(config: Config, architecture: Architecture, plan: ComputePlan, limit: float | None) -> list[str]:
+def policies_to_try(
+    config: StepConfig, architecture: Architecture, plan: ComputePlan, limit: float | None
+) -> list[str]:
     """Recompute policies worth compiling: the one that is asked for, else all that may fit in `limit` bytes.
 
     Where no limit is known, as on a CPU, that is "matmul" alone, which there is as fast as "none" with a third less memory.
@@ -54,7 +56,7 @@ def policies_to_try(config: Config, architecture: Architecture, plan: ComputePla
 
 
 def compile_first_that_fits(
-    config: Config, architecture: Architecture, devices: list[Any]
+    config: StepConfig, architecture: Architecture, devices: list[Any]
 ) -> tuple[TrainProgram, jax.stages.Compiled]:
     """The program by the first recompute policy that fits these devices, ready to run.
 

@@ -7,7 +7,7 @@ import jax
 from jax.sharding import Mesh
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import Config
+from gemma_keras.config.stages import AnsweringConfig, EvaluateConfig, StepConfig
 from gemma_keras.models.architecture import Architecture
 from gemma_keras.models.attention import choose_kernel
 from gemma_keras.models.splash_attention import LANES
@@ -15,7 +15,9 @@ from gemma_keras.parallel.mesh import MODEL, make_mesh
 from gemma_keras.parallel.plan import ComputePlan
 
 
-def plan_for(config: Config, architecture: Architecture, devices: list[Any], remat: str) -> ComputePlan:
+def plan_for(
+    config: StepConfig | EvaluateConfig, architecture: Architecture, devices: list[Any], remat: str
+) -> ComputePlan:
     """The plan that the configuration asks for on these devices, with what it leaves open chosen.
 
     Raises:
@@ -30,7 +32,7 @@ def plan_for(config: Config, architecture: Architecture, devices: list[Any], rem
     return ComputePlan(mesh=mesh, shard_sequence=choice, attention=kernel, remat=remat)
 
 
-def inference_plan(config: Config, architecture: Architecture, devices: list[Any]) -> ComputePlan:
+def inference_plan(config: AnsweringConfig | StepConfig, architecture: Architecture, devices: list[Any]) -> ComputePlan:
     """The plan for generation: by default as many devices along "model" as the KV heads allow, so that each step reads the
     least, of weights and of the cache.
 
@@ -44,7 +46,7 @@ def inference_plan(config: Config, architecture: Architecture, devices: list[Any
     return ComputePlan(mesh=make_mesh(devices, data, model) if data * model > 1 else None, attention="blockwise")
 
 
-def _kernel_for(config: Config, device_kind: str) -> str:
+def _kernel_for(config: StepConfig | EvaluateConfig, device_kind: str) -> str:
     asked, suited = config.model.attention, choose_kernel(device_kind)
     if asked == "splash" and suited != "splash":
         raise UserError(
@@ -72,7 +74,7 @@ def default_mesh_shape(architecture: Architecture, devices: int, rows: int) -> t
     return max(fitting, key=lambda shape: (shape[0] * shape[1], shape[0]))
 
 
-def _mesh_for(config: Config, architecture: Architecture, devices: list[Any]) -> Mesh | None:
+def _mesh_for(config: StepConfig | EvaluateConfig, architecture: Architecture, devices: list[Any]) -> Mesh | None:
     rows = config.train.batch_rows // config.train.accumulation
     data, model = config.parallel.data, config.parallel.model
     if not data and not model:

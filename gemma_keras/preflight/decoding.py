@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from gemma_keras.config.schema import Config
+from gemma_keras.config.stages import PreflightConfig
 from gemma_keras.inference.decode import decode
 from gemma_keras.inference.decode_state import DecodeState, empty_state, state_shardings
 from gemma_keras.models.architecture import Architecture
@@ -33,13 +33,13 @@ class DecodeProgram:
     cache_bytes: int
 
 
-def decode_program(config: Config, architecture: Architecture, plan: ComputePlan) -> DecodeProgram:
-    """Decoding for `train.batch_rows` rows, with slots for a prompt of `data.sequence_length` and its answer.
+def decode_program(config: PreflightConfig, architecture: Architecture, plan: ComputePlan) -> DecodeProgram:
+    """Decoding for `inference.max_rows` rows, with slots for a prompt of `prompt_tokens` and its answer.
 
     Its loop has no fixed length, so what is counted of it is one step.
     """
     backbone = build_backbone(architecture, config.model.dtype)
-    rows, slots = config.train.batch_rows, config.data.sequence_length + config.sampling.max_new_tokens
+    rows, slots = config.inference.max_rows, config.prompt_tokens + config.sampling.max_new_tokens
     state: DecodeState = jax.eval_shape(lambda: empty_state(backbone, plan, rows, slots, 0, config.inference.cache))
     params = {
         path: _weight(plan, path, spec, config.inference.weights) for path, spec in variable_shapes(backbone).items()

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from gemma_keras.config.schema import Config
+from gemma_keras.config.stages import PreflightConfig
 from gemma_keras.preflight.hardware import Hardware
 
 
@@ -98,7 +98,7 @@ class PreflightReport:
         return dataclasses.asdict(self)
 
 
-def advice(config: Config, mesh: dict[str, int], remat: str, shard_sequence: bool) -> list[str]:
+def advice(config: PreflightConfig, mesh: dict[str, int], remat: str, shard_sequence: bool) -> list[str]:
     """What to change when a training step does not fit, the cheapest change first."""
     rows = config.train.batch_rows // config.train.accumulation
     data, model = mesh["data"], mesh["model"]
@@ -126,18 +126,18 @@ def advice(config: Config, mesh: dict[str, int], remat: str, shard_sequence: boo
     return ideas
 
 
-def decoding_advice(config: Config) -> list[str]:
+def decoding_advice(config: PreflightConfig) -> list[str]:
     """What to change when decoding does not fit, the cheapest change first."""
     ideas = []
     if config.inference.weights == "auto":
         ideas.append("keep weights as 8-bit integers: --config.inference.weights=int8")
     if config.inference.cache == "auto":
         ideas.append("keep keys and values as 8-bit integers: --config.inference.cache=int8")
-    if config.train.batch_rows > 1:
-        ideas.append("take fewer rows at once: --config.train.batch_rows")
+    if config.inference.max_rows > 1:
+        ideas.append("take fewer rows at once: --config.inference.max_rows")
     return [
         *ideas,
-        "take shorter prompts or answers (--config.data.sequence_length, --config.sampling.max_new_tokens), a smaller model, or "
+        "take shorter prompts or answers (--config.prompt_tokens, --config.sampling.max_new_tokens), a smaller model, or "
         "more devices (--topology)",
     ]
 

@@ -16,8 +16,8 @@ from typing import Any
 import jax
 
 from gemma_keras import runtime
-from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import Config, require
+from gemma_keras.config.errors import UserError, require
+from gemma_keras.config.stages import PreflightConfig
 from gemma_keras.models.architecture import Architecture
 from gemma_keras.models.families import get_architecture
 from gemma_keras.models.loading import describe_weights
@@ -72,25 +72,28 @@ class Compiled:
         return self.compiled is not None and self.asked is not None and self.asked <= hardware.memory_gib
 
 
-def _train(config: Config, architecture: Architecture, plan: ComputePlan) -> Traced:
+def _train(config: PreflightConfig, architecture: Architecture, plan: ComputePlan) -> Traced:
     program = train_program(config, architecture, plan)
     step: Any = program.step
     trace = step.trace(program.state, program.frozen, program.batch, program.settings)
     return Traced(trace, math.prod(program.batch["tokens"].shape))
 
 
-def _decode(config: Config, architecture: Architecture, plan: ComputePlan) -> Traced:
+def _decode(config: PreflightConfig, architecture: Architecture, plan: ComputePlan) -> Traced:
     program = decode_program(config, architecture, plan)
     step: Any = program.step
     trace = step.trace(*program.arguments, **program.settings)
-    return Traced(trace, config.train.batch_rows, program.weight_bytes + program.cache_bytes)
+    return Traced(trace, config.inference.max_rows, program.weight_bytes + program.cache_bytes)
 
 
-PROGRAMS: dict[str, Callable[[Config, Architecture, ComputePlan], Traced]] = {"train": _train, "decode": _decode}
+PROGRAMS: dict[str, Callable[[PreflightConfig, Architecture, ComputePlan], Traced]] = {
+    "train": _train,
+    "decode": _decode,
+}
 
 
 def run(
-    config: Config, topology: str, workdir: Path, utilisation: float = 0.5, program: str = "auto"
+    config: PreflightConfig, topology: str, workdir: Path, utilisation: float = 0.5, program: str = "auto"
 ) -> dict[str, Any]:
     """Compiles, prints the account and writes `<workdir>/preflight.json`, whose content is returned.
 
@@ -109,7 +112,7 @@ def run(
     require(program in names, f"--program={program} is none of {', '.join(names)}: choose one of them")
     if program == "auto":
         program = "train" if config.data.corpora else "decode"
-    architecture = _architecture(config)
+    architecture = _architecture(config, program)
     devices = topology_devices(topology)
     report = examine(config, architecture, devices, topology, utilisation, program, _steps(config, workdir))
     write_json(workdir / "preflight.json", report.as_dict())
@@ -123,14 +126,18 @@ def run(
     return report.as_dict()
 
 
-def _architecture(config: Config) -> Architecture:
+def _architecture(config: PreflightConfig, program: str) -> Architecture:
     architecture = (
         describe_weights(config.model.weights) if config.model.weights else get_architecture(config.model.architecture)
     )
+    lengths = {
+        "train": ("data.sequence_length", config.data.sequence_length),
+        "decode": ("prompt_tokens", config.prompt_tokens),
+    }
+    name, tokens = lengths[program]
     require(
-        config.data.sequence_length <= architecture.max_position,
-        f"data.sequence_length={config.data.sequence_length} is above the {architecture.max_position} positions of "
-        f"{architecture.name}: lower it",
+        tokens <= architecture.max_position,
+        f"{name}={tokens} is above the {architecture.max_position} positions of {architecture.name}: lower it",
     )
     return architecture
 
@@ -139,7 +146,7 @@ def _versions() -> dict[str, str]:
     return runtime.versions() | {"libtpu": importlib.metadata.version("libtpu")}
 
 
-def _steps(config: Config, workdir: Path) -> int | None:
+def _steps(config: PreflightConfig, workdir: Path) -> int | None:
     """Optimizer steps of the run: configured, or from the data that is already prepared in its workdir."""
     if config.train.steps:
         return config.train.steps
@@ -152,7 +159,7 @@ def _steps(config: Config, workdir: Path) -> int | None:
 
 
 def examine(
-    config: Config,
+    config: PreflightConfig,
     architecture: Architecture,
     devices: list[Any],
     topology: str,
@@ -200,7 +207,9 @@ def examine(
     )  # fmt: skip
 
 
-def _compile(config: Config, architecture: Architecture, plan: ComputePlan, build: Callable[..., Traced]) -> Compiled:
+def _compile(
+    config: PreflightConfig, architecture: Architecture, plan: ComputePlan, build: Callable[..., Traced]
+) -> Compiled:
     traced = build(config, architecture, plan)
     flops, shapes = matmul_flops(traced.trace.jaxpr), largest_shapes(traced.trace.jaxpr, LARGEST)
     lowered = traced.trace.lower()

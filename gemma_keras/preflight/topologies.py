@@ -8,8 +8,7 @@ import os
 import re
 from typing import Any
 
-from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import require
+from gemma_keras.config.errors import UserError, require
 
 EXAMPLES = "v5e:2x4 (v5e-8), v3:2x2 (v3-8), v4:2x2x1 (v4-8), v6e:2x4 (v6e-8), v5p:2x2x1"
 _ENVIRONMENT = {

@@ -15,8 +15,9 @@ from keras_hub.models import GemmaBackbone
 from gemma_keras import builtin
 from gemma_keras.adapters.inject import AdaptedMatrix, initial_adapter_params
 from gemma_keras.builtin.tokenizer import train_tokenizer
-from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import Config, DataConfig, require
+from gemma_keras.config.errors import UserError, require
+from gemma_keras.config.schema import DataConfig
+from gemma_keras.config.stages import AnsweringConfig, EvaluateConfig, ModelStage, PipelineSftConfig, TrainingConfig
 from gemma_keras.data.pace import print_progress
 from gemma_keras.data.pools.collecting import find_origins, training_texts
 from gemma_keras.data.prepare import check
@@ -67,7 +68,7 @@ def resolve_data(data: DataConfig, dry_run: bool = False) -> DataConfig:
     return data
 
 
-def resolve_tokenizer(config: Config, workdir: Path) -> Tokenizer:
+def resolve_tokenizer(config: ModelStage, workdir: Path) -> Tokenizer:
     """The tokenizer that is named, lies beside the weights, is builtin, or is trained on the text corpora, in this order.
 
     A tokenizer trained here is kept in `<workdir>/tokenizer` and used again when the stage is resumed.
@@ -86,7 +87,7 @@ def resolve_tokenizer(config: Config, workdir: Path) -> Tokenizer:
     return Tokenizer(path)
 
 
-def resolve_template(config: Config, tell: Callable[[str], None] = print_progress) -> Template | ForeignTemplate:
+def resolve_template(config: ModelStage, tell: Callable[[str], None] = print_progress) -> Template | ForeignTemplate:
     """The chat template that is named, else that of the weights' folder, else `gemmalm_zh`.
 
     The folder's keeps its own text, even where it is named. `tell` gets a line where another one is named.
@@ -122,7 +123,7 @@ def with_spans(template: Template | ForeignTemplate) -> Template:
     return template
 
 
-def load_trainable_model(config: Config, tokenizer: Tokenizer, program: TrainProgram) -> TrainableModel:
+def load_trainable_model(config: TrainingConfig, tokenizer: Tokenizer, program: TrainProgram) -> TrainableModel:
     """Loads or draws the weights of a program, each where the program wants it.
 
     Without adapters all weights are trainable, in float32; otherwise the base is frozen, in `model.dtype`.
@@ -184,8 +185,8 @@ class ByteProgress:
             print(f"{self.what}: {done / 1e9:.1f} of {total / 1e9:.1f} GB", file=sys.stderr, flush=True)
 
 
-def load_chat_model(config: Config, workdir: Path, *, to_answer: bool = True) -> ChatModel:
-    """The model in `model.weights`, over all devices, as it answers fastest, or for whole rows as training has them.
+def load_chat_model(config: AnsweringConfig | PipelineSftConfig, workdir: Path) -> ChatModel:
+    """The model in `model.weights`, over all devices, as it answers fastest, or to be evaluated, for whole rows as training.
 
     Raises:
         UserError: no weights are named, they cannot be read, or no template of their folder serves.
@@ -196,15 +197,14 @@ def load_chat_model(config: Config, workdir: Path, *, to_answer: bool = True) ->
     if isinstance(template, ForeignTemplate):
         template.check()
     tokenizer = resolve_tokenizer(config, workdir)
-    architecture = resolve_architecture(config, tokenizer)
+    architecture, devices = resolve_architecture(config, tokenizer), jax.devices()
     backbone = build_backbone(architecture, config.model.dtype)
-    devices = jax.devices()
-    plan = (
-        inference_plan(config, architecture, devices)
-        if to_answer
-        else plan_for(config, architecture, devices, remat="none")
-    )
-    params = load_weights(backbone, config.model.weights, config.model.dtype, plan.mesh, in_use=to_answer)
+    if isinstance(config, EvaluateConfig):
+        plan = plan_for(config, architecture, devices, remat="none")
+    else:
+        plan = inference_plan(config, architecture, devices)
+    in_use = not isinstance(config, EvaluateConfig)
+    params = load_weights(backbone, config.model.weights, config.model.dtype, plan.mesh, in_use=in_use)
     if config.inference.weights == "int8":
         params = quantize_params(params)
     return ChatModel(
@@ -229,14 +229,15 @@ def _beside_weights(folder: Path) -> Path:
     )
 
 
-def resolve_architecture(config: Config, tokenizer: Tokenizer) -> Architecture:
+def resolve_architecture(config: ModelStage, tokenizer: Tokenizer) -> Architecture:
     """The shape of the named weights, or the named shape with the tokenizer's vocabulary.
 
     Raises:
         UserError: weights and tokenizer do not belong together, or rows are longer than the model's context.
     """
     architecture = _named_or_stored(config, tokenizer)
-    if config.data.sequence_length > architecture.max_position:
+    in_rows = isinstance(config, TrainingConfig | EvaluateConfig)
+    if in_rows and config.data.sequence_length > architecture.max_position:
         raise UserError(
             f"data.sequence_length={config.data.sequence_length} is above the {architecture.max_position} positions of "
             f"{architecture.name}; lower it."
@@ -244,7 +245,7 @@ def resolve_architecture(config: Config, tokenizer: Tokenizer) -> Architecture:
     return architecture
 
 
-def _named_or_stored(config: Config, tokenizer: Tokenizer) -> Architecture:
+def _named_or_stored(config: ModelStage, tokenizer: Tokenizer) -> Architecture:
     if not config.model.weights:
         return get_architecture(config.model.architecture).replace(vocabulary_size=tokenizer.vocabulary_size)
     architecture = describe_weights(config.model.weights)

@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import Config, SamplingConfig
+from gemma_keras.config.schema import SamplingConfig
 from gemma_keras.config.serialization import to_dict
+from gemma_keras.config.stages import ChatConfig
 from gemma_keras.inference.chat import ChatModel, conversation
 from gemma_keras.stages import workdir as files
 from gemma_keras.stages.assets import load_chat_model
@@ -15,7 +16,7 @@ from gemma_keras.stages.assets import load_chat_model
 _NAMED, _SHOWN = 3, 60
 
 
-def run(config: Config, workdir: Path) -> None:
+def run(config: ChatConfig, workdir: Path) -> None:
     """Answers `questions` and ends; without questions, talks until the end of input, line by line.
 
     A question or line that cannot be answered has the reason in brackets in the place of an answer, and the others are

@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
-from gemma_keras.config.schema import Config, require
+from gemma_keras.config.errors import require
 from gemma_keras.config.serialization import to_dict
+from gemma_keras.config.stages import DescribeDataConfig
 from gemma_keras.data.audit import audit, page, unread
 from gemma_keras.data.pace import print_progress
 from gemma_keras.stages import workdir as files
 
 
-def run(config: Config, workdir: Path) -> dict:
+def run(config: DescribeDataConfig, workdir: Path) -> dict:
     """Reads every known corpus below `data.root`, and `data.corpora` besides; writes data.md and result.json."""
     require(config.data.root != "", "config.data.root is empty; give the folder that holds the corpora.")
     files.begin(workdir, to_dict(config))

@@ -3,8 +3,9 @@
 import dataclasses
 from pathlib import Path
 
-from gemma_keras.config.schema import AdapterConfig, Config, require
+from gemma_keras.config.errors import require
 from gemma_keras.config.serialization import to_dict
+from gemma_keras.config.stages import EvaluateConfig
 from gemma_keras.data.pipeline import PreparedSplit
 from gemma_keras.data.prepare import prepare
 from gemma_keras.evaluation.perplexity import evaluate_model
@@ -12,14 +13,13 @@ from gemma_keras.stages import workdir as files
 from gemma_keras.stages.assets import load_chat_model, resolve_data, resolve_template, with_spans
 
 
-def run(config: Config, workdir: Path) -> dict:
+def run(config: EvaluateConfig, workdir: Path) -> dict:
     """Evaluates `model.weights` on `data.validation`; returns what `<workdir>/result.json` holds."""
     require(bool(config.model.weights), "config.model.weights is empty; give the folder of the model to evaluate.")
-    config = dataclasses.replace(config, adapter=AdapterConfig(method="none"))
     files.begin(workdir, to_dict(config))
     template = with_spans(resolve_template(config, lambda line: None))  # `load_chat_model` tells
     data = dataclasses.replace(resolve_data(config.data), template=template.name)
-    model = load_chat_model(config, workdir, to_answer=False)
+    model = load_chat_model(config, workdir)
     prepare(data, model.tokenizer, workdir / "data")
     figures = evaluate_model(model, PreparedSplit.load(workdir / "data" / "valid"), config.train.batch_rows)
     files.write_json(workdir / "result.json", figures)

@@ -1,11 +1,11 @@
 """Export as a stage: the weights that a run ended with, or any readable weights, as a Hugging Face folder."""
 
-import dataclasses
 import sys
 from pathlib import Path
 
-from gemma_keras.config.schema import AdapterConfig, Config, require
+from gemma_keras.config.errors import require
 from gemma_keras.config.serialization import to_dict
+from gemma_keras.config.stages import ExportStageConfig
 from gemma_keras.export.huggingface import export_hf
 from gemma_keras.models.forward import build_backbone
 from gemma_keras.stages import workdir as files
@@ -18,10 +18,9 @@ from gemma_keras.stages.assets import (
 )
 
 
-def run(config: Config, workdir: Path) -> dict:
+def run(config: ExportStageConfig, workdir: Path) -> dict:
     """Writes `model.weights` (Hugging Face folder or Keras preset) to `<workdir>/export`; returns `{"export_dir"}`."""
     require(bool(config.model.weights), "config.model.weights is empty; give the folder of the model to export.")
-    config = dataclasses.replace(config, adapter=AdapterConfig(method="none"))
     files.begin(workdir, to_dict(config))
     tokenizer = resolve_tokenizer(config, workdir)
     architecture = resolve_architecture(config, tokenizer)

@@ -8,7 +8,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from gemma_keras.adapters.inject import MergedParams
-from gemma_keras.config.schema import require
+from gemma_keras.config.errors import require
 from gemma_keras.export.huggingface import export_hf
 from gemma_keras.models.stacking import UnstackedParams
 from gemma_keras.stages import processes

@@ -4,13 +4,14 @@ import dataclasses
 import json
 from pathlib import Path
 
-from gemma_keras.config.schema import Config, require
+from gemma_keras.config.errors import require
 from gemma_keras.config.serialization import to_dict
+from gemma_keras.config.stages import GlueConfig
 from gemma_keras.data import glue
 from gemma_keras.stages import workdir as files
 
 
-def run(config: Config, workdir: Path) -> dict:
+def run(config: GlueConfig, workdir: Path) -> dict:
     """Writes `{name}_train.json` and `{name}_dev.json` of every corpus of `data.corpora`; returns the counts by file."""
     require(config.data.root != "", "config.data.root is empty; give the folder that holds the tsv files.")
     files.begin(workdir, to_dict(config))

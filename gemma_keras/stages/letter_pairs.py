@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gemma_keras.config.schema import Config, DataConfig, require
+from gemma_keras.config.errors import require
+from gemma_keras.config.schema import DataConfig
 from gemma_keras.config.serialization import to_dict
+from gemma_keras.config.stages import LetterPairsConfig
 from gemma_keras.data.letter_pairs import extract_letter, letter_pair, letter_prompt, stratified_split
 from gemma_keras.data.pace import Pace, print_progress
 from gemma_keras.data.records import ChoiceRecord, SkippedRow
@@ -18,7 +20,7 @@ from gemma_keras.stages.assets import load_chat_model, resolve_data
 VALIDATION_SHARE = 0.2
 
 
-def run(config: Config, workdir: Path) -> dict:
+def run(config: LetterPairsConfig, workdir: Path) -> dict:
     """Asks `model.weights` every question of `data.corpora`; writes train.json, valid.json and replies.jsonl.
 
     The pairs have the schema of the source `preference`, and are split by subject, a fifth for validation. Replies are
@@ -63,7 +65,7 @@ def _questions(data: DataConfig) -> Iterator[ChoiceRecord]:
             yield from (record for record in row.records if isinstance(record, ChoiceRecord))
 
 
-def _replies(config: Config, workdir: Path, questions: list[ChoiceRecord]) -> dict[str, str]:
+def _replies(config: LetterPairsConfig, workdir: Path, questions: list[ChoiceRecord]) -> dict[str, str]:
     """The model's reply to each question, by the question's id."""
     path = workdir / "replies.jsonl"
     replies = _kept(path)
@@ -73,8 +75,8 @@ def _replies(config: Config, workdir: Path, questions: list[ChoiceRecord]) -> di
     model = load_chat_model(config, workdir)
     pace = Pace("answered", print_progress, len(questions))
     with path.open("a", encoding="utf-8") as file:
-        for start in range(0, len(left), config.train.batch_rows):
-            batch = left[start : start + config.train.batch_rows]
+        for start in range(0, len(left), config.inference.max_rows):
+            batch = left[start : start + config.inference.max_rows]
             for question, reply in zip(batch, model.reply_batch([letter_prompt(q) for q in batch], config.sampling)):
                 replies[question.id] = reply
                 file.write(json.dumps({"id": question.id, "reply": reply}, ensure_ascii=False) + "\n")

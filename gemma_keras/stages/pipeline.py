@@ -3,10 +3,11 @@
 import dataclasses
 import time
 from pathlib import Path
+from typing import TypeVar
 
-from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import Config, PipelineConfig, require
+from gemma_keras.config.errors import UserError, require
 from gemma_keras.config.serialization import to_dict
+from gemma_keras.config.stages import PipelineConfig, PipelineSftConfig, TrainingConfig
 from gemma_keras.data.pipeline import PreparedSplit
 from gemma_keras.evaluation.perplexity import evaluate_model
 from gemma_keras.inference.chat import ChatAnswer, ChatModel
@@ -14,6 +15,8 @@ from gemma_keras.stages import pretrain, sft
 from gemma_keras.stages import workdir as files
 from gemma_keras.stages.assets import load_chat_model
 from gemma_keras.stages.verify import verify_export
+
+T = TypeVar("T", bound=TrainingConfig)
 
 
 def run(config: PipelineConfig, workdir: Path) -> dict:
@@ -25,8 +28,7 @@ def run(config: PipelineConfig, workdir: Path) -> dict:
     started = time.perf_counter()
     files.begin(workdir, to_dict(config))
     finished = files.read_json(workdir / "result.json") or {}
-    base = _stage(config.pretrain, config)
-    tuned = _stage(config.sft, config)
+    base, tuned = _rooted(config.pretrain, config), _rooted(config.sft, config)
     pretrained = pretrain.run(base, workdir / "pretrain")
     tuned = dataclasses.replace(tuned, model=dataclasses.replace(tuned.model, weights=pretrained["export_dir"]))
     result = _summary(tuned, sft.run(tuned, workdir / "sft"), workdir)
@@ -41,12 +43,13 @@ def run(config: PipelineConfig, workdir: Path) -> dict:
     return result
 
 
-def _stage(stage: Config, config: PipelineConfig) -> Config:
-    root = config.data.root or stage.data.root
-    return dataclasses.replace(stage, data=dataclasses.replace(stage.data, root=root))
+def _rooted(stage: T, config: PipelineConfig) -> T:
+    """A stage's configuration with the folder of corpora that is given for all."""
+    data = dataclasses.replace(stage.data, root=config.data.root or stage.data.root)
+    return dataclasses.replace(stage, data=data)
 
 
-def _summary(tuned: Config, sft_result: dict, workdir: Path) -> dict:
+def _summary(tuned: PipelineSftConfig, sft_result: dict, workdir: Path) -> dict:
     """Perplexities of the base and of the exported model on the same rows, samples, verification."""
     split = PreparedSplit.load(workdir / "sft" / "data" / "valid")
     base, model = (_load_float32(tuned, folder, workdir) for folder in (tuned.model.weights, sft_result["export_dir"]))
@@ -75,7 +78,7 @@ def _sample(question: str, answer: ChatAnswer | UserError) -> dict:
     return {"question": question, "answer": answer.text, "ended": answer.ended}
 
 
-def _load_float32(config: Config, weights: str, workdir: Path) -> ChatModel:
+def _load_float32(config: PipelineSftConfig, weights: str, workdir: Path) -> ChatModel:
     model = dataclasses.replace(config.model, weights=weights, dtype="float32")
     return load_chat_model(dataclasses.replace(config, model=model), workdir)
 

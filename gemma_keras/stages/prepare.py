@@ -3,14 +3,14 @@
 import dataclasses
 from pathlib import Path
 
-from gemma_keras.config.schema import Config
 from gemma_keras.config.serialization import to_dict
+from gemma_keras.config.stages import PrepareConfig
 from gemma_keras.data.prepare import prepare
 from gemma_keras.stages import workdir as files
 from gemma_keras.stages.assets import resolve_data, resolve_template, resolve_tokenizer, with_spans
 
 
-def run(config: Config, workdir: Path) -> dict:
+def run(config: PrepareConfig, workdir: Path) -> dict:
     """Leaves `<workdir>/data` as a training stage with this configuration and workdir would; returns its report.
 
     With `data.system_prompts.dry_run` it only prints, and returns, what the dynamic system prompts would take.

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from gemma_keras.config.schema import Config, require
+from gemma_keras.config.errors import require
+from gemma_keras.config.stages import PretrainConfig
 from gemma_keras.stages import training
 
 
-def run(config: Config, workdir: Path) -> dict:
+def run(config: PretrainConfig, workdir: Path) -> dict:
     """Trains a base model and exports it to `<workdir>/export`; see `training.run`."""
     require(
         config.adapter.method == "none",

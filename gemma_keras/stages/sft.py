@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from gemma_keras.config.schema import Config, require
+from gemma_keras.config.errors import require
+from gemma_keras.config.stages import SftConfig
 from gemma_keras.stages import training
 
 
-def run(config: Config, workdir: Path) -> dict:
+def run(config: SftConfig, workdir: Path) -> dict:
     """Tunes `model.weights`, leaves `<workdir>/adapter` and the merged model in `<workdir>/export`; see `training.run`."""
     require(
         bool(config.model.weights),

@@ -3,16 +3,15 @@
 import dataclasses
 import io
 import json
-import reprlib
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import Config, SamplingConfig, require
+from gemma_keras.config.errors import UserError, require
 from gemma_keras.config.serialization import to_dict
+from gemma_keras.config.stages import SolveConfig
 from gemma_keras.data.pace import print_progress
 from gemma_keras.inference.language_model import Ask, LanguageModel, Reply
 from gemma_keras.solvers.analysis import Analysis, analyze, bound_share, format_costs, format_verification, is_right
@@ -28,14 +27,12 @@ from gemma_keras.stages import workdir as files
 from gemma_keras.stages.assets import load_chat_model, resolve_template
 from gemma_keras.text.templates import Template
 
-# What a call takes of the sampling section (`Ask`).
-_TAKEN = ("max_new_tokens", "temperature", "top_p", "repetition_penalty", "seed")
 # What may change between a run and the one that goes on with it: the answers stay the same.
 _FREE = ("input", "show", "batch_questions", "prompts")  # prompts and weights are compared by what is in their files
 _FREE_MODEL = ("weights", "attention")  # there is one kernel for inference
 
 
-def run(config: Config, workdir: Path) -> dict:
+def run(config: SolveConfig, workdir: Path) -> dict:
     """Solves the questions of `config.questions`, `solver.input` or standard input with `model.weights`.
 
     Each question's trace and answer are written as soon as they are there; the same command again goes on with the
@@ -45,7 +42,6 @@ def run(config: Config, workdir: Path) -> dict:
         UserError: a mistake in the configuration or the questions, a workdir of other questions or settings, or not one
             question that could be answered.
     """
-    _check_sampling(config.sampling)
     prompts = load_prompts(config.solver.language, config.solver.prompts)
     settings = Settings(solver=config.solver, sampling=config.sampling, prompts=prompts)
     asked = _questions(config)
@@ -72,7 +68,7 @@ def run(config: Config, workdir: Path) -> dict:
     return _finish(config, workdir, ledger)
 
 
-def _done(ledger: "_Ledger", number: int, trace: Trace, config: Config) -> None:
+def _done(ledger: "_Ledger", number: int, trace: Trace, config: SolveConfig) -> None:
     ledger.add(number, trace)
     if config.solver.show == "trace":
         print(render(trace, config.solver.language), flush=True)
@@ -80,7 +76,7 @@ def _done(ledger: "_Ledger", number: int, trace: Trace, config: Config) -> None:
         print(f"> {trace.question.text}\n{trace.answer or f'[{trace.failure or trace.stopped}]'}\n", flush=True)
 
 
-def _finish(config: Config, workdir: Path, ledger: "_Ledger") -> dict:
+def _finish(config: SolveConfig, workdir: Path, ledger: "_Ledger") -> dict:
     """Puts the files into the order of the questions, writes and prints the summary."""
     traces = ledger.sort()
     analysis = analyze(traces)
@@ -119,17 +115,7 @@ def _accuracy(traces: Sequence[Trace], asked: Sequence[Asked]) -> dict[str, Any]
     return {"known": len(known), "right": right, "right_interval": list(bound_share(right, len(known)))}
 
 
-def _check_sampling(sampling: SamplingConfig) -> None:
-    for field in dataclasses.fields(SamplingConfig):
-        value = getattr(sampling, field.name)
-        require(
-            field.name in _TAKEN or value == field.default,
-            f"config.sampling.{field.name} is {reprlib.repr(value)}, but solvers take {', '.join(_TAKEN)} only: leave it at "
-            f"{field.default!r}.",
-        )
-
-
-def _inputs(config: Config, settings: Settings) -> dict[str, Any]:
+def _inputs(config: SolveConfig, settings: Settings) -> dict[str, Any]:
     """What the answers depend on besides the questions."""
     model = {name: value for name, value in to_dict(config.model).items() if name not in _FREE_MODEL}
     kept = {"inference.weights": config.inference.weights, "inference.cache": config.inference.cache}
@@ -146,13 +132,13 @@ def _inputs(config: Config, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _template_name(config: Config) -> str:
+def _template_name(config: SolveConfig) -> str:
     """Of the folder's own one the text is among the weights' files."""
     template = resolve_template(config, lambda line: None)
     return template.name if isinstance(template, Template) else "foreign"
 
 
-def _questions(config: Config) -> list[Asked]:
+def _questions(config: SolveConfig) -> list[Asked]:
     """From the configuration, a file or standard input."""
     if config.questions:
         require(

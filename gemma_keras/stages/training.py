@@ -4,8 +4,9 @@ import sys
 import time
 from pathlib import Path
 
-from gemma_keras.config.schema import Config, require
+from gemma_keras.config.errors import require
 from gemma_keras.config.serialization import to_dict
+from gemma_keras.config.stages import TrainingConfig
 from gemma_keras.stages import processes
 from gemma_keras.stages import workdir as files
 from gemma_keras.stages.finishing import finish
@@ -13,7 +14,7 @@ from gemma_keras.stages.training_run import TrainingRun
 
 
 @processes.telling_of_lost_ones
-def run(config: Config, workdir: Path) -> dict:
+def run(config: TrainingConfig, workdir: Path) -> dict:
     """Prepares data, trains, evaluates and exports; the same command again goes on where it stopped.
 
     Several processes run this together, on a workdir that all of them see; the first one writes. Returns what

@@ -15,8 +15,8 @@ from gemma_keras import runtime
 from gemma_keras.adapters.rank_allocator import RankSchedule, resolve_schedule
 from gemma_keras.batch_arrays import Batch
 from gemma_keras.checkpoints.manager import Checkpoints
-from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import Config, require
+from gemma_keras.config.errors import UserError, require
+from gemma_keras.config.stages import TrainingConfig
 from gemma_keras.data.pace import print_progress
 from gemma_keras.data.pipeline import PreparedSplit, batches, evaluation_batches
 from gemma_keras.data.prepare import prepare
@@ -62,7 +62,7 @@ class TrainingRun:
     ranks: RankSchedule | None
     model: TrainableModel
 
-    def __init__(self, config: Config, workdir: Path):
+    def __init__(self, config: TrainingConfig, workdir: Path):
         """Checks what can be checked before data is read, so that a mistake there does not cost its preparation.
 
         Raises:
@@ -218,7 +218,7 @@ class TrainingRun:
 class _Compilation:
     """The train step, compiled while data is prepared where the accelerator's cores are not those that prepare it."""
 
-    def __init__(self, config: Config, architecture: Architecture):
+    def __init__(self, config: TrainingConfig, architecture: Architecture):
         plan_for(config, architecture, jax.devices(), remat="none")  # so that a mistake there comes out at once
         self._compile = lambda: compile_first_that_fits(config, architecture, jax.devices())
         self._future: Future | None = None

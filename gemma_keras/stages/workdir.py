@@ -110,11 +110,16 @@ def claim(workdir: Path, config: dict) -> None:
 def record(workdir: Path, config: dict) -> None:
     """Writes `config.json`: the resolved configuration, the command, the versions.
 
+    What another stage read besides stays, so that preparing data again does not hide what a training run began with.
+
     Raises:
         UserError: the folder cannot be written.
     """
     with _written(workdir):
-        write_json(workdir / "config.json", {"config": config, "argv": sys.argv, "versions": runtime.versions()})
+        before = (read_json(workdir / "config.json") or {}).get("config", {})
+        for name, value in config.items():
+            before[name] = (before.get(name) or {}) | value if isinstance(value, dict) else value
+        write_json(workdir / "config.json", {"config": before, "argv": sys.argv, "versions": runtime.versions()})
 
 
 @contextlib.contextmanager
@@ -168,7 +173,7 @@ def _check_same_run(path: Path, config: dict) -> None:
         for name in _FREE.get(section, ()):
             _drop(old, name)
             _drop(new, name)
-        changed = [name for name in new if old.get(name) != new[name]]
+        changed = [name for name in new if name in old and old[name] != new[name]]
         if changed:
             name = changed[0]
             raise UserError(

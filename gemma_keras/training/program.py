@@ -26,7 +26,7 @@ from gemma_keras.adapters.inject import (
 from gemma_keras.adapters.rank_allocator import Phase, RankAllocator, RankSchedule
 from gemma_keras.batch_arrays import DTYPES, Batch, batch_shape
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import Config
+from gemma_keras.config.stages import StepConfig
 from gemma_keras.models.architecture import Architecture
 from gemma_keras.models.forward import build_backbone, variable_shapes
 from gemma_keras.models.sharding import param_sharding
@@ -68,14 +68,14 @@ class TrainProgram:
         return place_batch(self.plan.mesh, batch, list(self.batch))
 
 
-def build_model(config: Config, architecture: Architecture) -> tuple[GemmaBackbone, list[AdaptedMatrix]]:
+def build_model(config: StepConfig, architecture: Architecture) -> tuple[GemmaBackbone, list[AdaptedMatrix]]:
     """The backbone with the adapters of the configuration, without weights."""
     mixed = config.adapter.method == "none" and config.model.dtype != "float32"
     backbone = build_backbone(architecture, f"mixed_{config.model.dtype}" if mixed else config.model.dtype)
     return backbone, [] if config.adapter.method == "none" else add_adapters(backbone, config.adapter)
 
 
-def train_program(config: Config, architecture: Architecture, plan: ComputePlan) -> TrainProgram:
+def train_program(config: StepConfig, architecture: Architecture, plan: ComputePlan) -> TrainProgram:
     """The step of this configuration by this plan; nothing is computed or allocated."""
     backbone, matrices = build_model(config, architecture)
     stacks = adapter_stacks(matrices)
@@ -135,7 +135,7 @@ def _state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
     return jax.tree_util.tree_map_with_path(place, state)
 
 
-def _batch_specs(config: Config, objective: Objective, mesh: Mesh | None) -> dict[str, jax.ShapeDtypeStruct]:
+def _batch_specs(config: StepConfig, objective: Objective, mesh: Mesh | None) -> dict[str, jax.ShapeDtypeStruct]:
     shape = batch_shape(config.train.batch_rows, config.data.sequence_length, pairs=objective.pairs)
     to = batch_sharding(mesh, pairs=objective.pairs) if mesh is not None else None
     return {name: jax.ShapeDtypeStruct(shape, DTYPES[name], sharding=to) for name in objective.arrays}
@@ -147,7 +147,7 @@ def _settings_specs(allocator: RankAllocator | None) -> StepSettings:
     return StepSettings(jax.ShapeDtypeStruct((), jnp.float32), phase)
 
 
-def total_steps(config: Config, packed_rows: int) -> int:
+def total_steps(config: StepConfig, packed_rows: int) -> int:
     """Optimizer steps of the run: `train.steps`, or what `train.epochs` makes of the packed rows."""
     if config.train.steps:
         return config.train.steps  # against which `validate` has checked the warm-up
@@ -162,7 +162,7 @@ def total_steps(config: Config, packed_rows: int) -> int:
     return steps
 
 
-def step_settings(config: Config, total_steps: int, ranks: RankSchedule | None) -> Callable[[int], StepSettings]:
+def step_settings(config: StepConfig, total_steps: int, ranks: RankSchedule | None) -> Callable[[int], StepSettings]:
     """From the number of a step, counted from 1, to its settings, computed on the host."""
     rates = np.asarray(jax.vmap(learning_rate_schedule(config.optim, total_steps))(jnp.arange(total_steps)), np.float32)
     return lambda step: StepSettings(rates[step - 1], ranks.phase(step) if ranks else None)

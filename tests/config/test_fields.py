@@ -1,7 +1,7 @@
 import re
 
 from gemma_keras.config.fields import PATHS, leaves, sections
-from gemma_keras.config.schema import Config, CorpusConfig, DataConfig, PipelineConfig
+from tests.config.everything import Config, CorpusConfig, DataConfig, PipelineConfig
 
 
 def test_every_leaf_has_a_path_and_a_meaning():

@@ -9,16 +9,16 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.config.fields import leaves
 from gemma_keras.config.flags import HelpRequested, parse, run
 from gemma_keras.config.loading import load_config
-from gemma_keras.config.schema import Config, PipelineConfig
+from tests.config.everything import Config, PipelineConfig
 
 SFT = """
-from gemma_keras.config.schema import *
+from tests.config.everything import *
 
 def get_config():
     corpora = (CorpusConfig(name="belle", share=0.25), CorpusConfig(name="alpaca_gpt4_zh", share=0.75))
     return Config(data=DataConfig(corpora=corpora), train=TrainConfig(steps=100), questions=("一", "二"))
 """
-PIPELINE = "from gemma_keras.config.schema import *\ndef get_config(): return PipelineConfig()"
+PIPELINE = "from tests.config.everything import *\ndef get_config(): return PipelineConfig()"
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def read(default_config: str, *arguments: str, kind=Config):
 
 
 def test_without_flags_the_file_counts(sft):
-    config, workdir = parse(["train.py", "--workdir", "runs/x"], sft)
+    config, workdir = parse(["train.py", "--workdir", "runs/x"], sft, Config)
     assert config == load_config(sft, Config)
     assert workdir == Path("runs/x")
     assert not workdir.exists()
@@ -134,7 +134,7 @@ def test_names_are_given_with_commas_or_by_repetition(sft, arguments, value):
 def test_the_later_flag_wins(sft, pipeline):
     assert read(sft, "--config.train.steps=1", "--config.train.steps=20").train.steps == 20
     assert read("missing.py", f"--config={pipeline}", f"--config={sft}").train.steps == 100
-    assert parse(["x", "--workdir=a", "--workdir=b"], sft)[1] == Path("b")
+    assert parse(["x", "--workdir=a", "--workdir=b"], sft, Config)[1] == Path("b")
 
 
 def test_a_configuration_flag_may_stand_before_the_file(sft):
@@ -189,15 +189,15 @@ def test_mistakes(sft, arguments, sentence):
 
 def test_a_missing_workdir_and_one_that_is_a_file(sft):
     with pytest.raises(UserError, match="--workdir is missing: give the folder"):
-        parse(["x"], sft)
+        parse(["x"], sft, Config)
     for path in (sft, f"{sft}/below"):
         with pytest.raises(UserError, match="is a file: give another folder"):
-            parse(["x", f"--workdir={path}"], sft)
+            parse(["x", f"--workdir={path}"], sft, Config)
 
 
 def test_help_lists_every_field_with_meaning_type_and_the_files_value(sft):
     with pytest.raises(HelpRequested) as request:
-        parse(["scripts/train.py", "--help"], sft)
+        parse(["scripts/train.py", "--help"], sft, Config)
     text = str(request.value)
     for leaf in leaves(load_config(sft, Config)):
         assert f"  --config.{leaf.path} (" in text
@@ -211,7 +211,7 @@ def test_help_lists_every_field_with_meaning_type_and_the_files_value(sft):
 
 
 ODD = r"""
-from gemma_keras.config.schema import *
+from tests.config.everything import *
 
 def get_config():
     return Config(
@@ -227,7 +227,7 @@ def test_what_help_shows_can_be_given_again(tmp_path):
     path = tmp_path / "odd.py"
     path.write_text(ODD, encoding="utf-8")
     with pytest.raises(HelpRequested) as request:
-        parse(["scripts/train.py", "--help"], str(path))
+        parse(["scripts/train.py", "--help"], str(path), Config)
     flags = []
     for field, value in re.findall(
         r"^  (--config\.\S+) \(.*?, default: ((?s:.*?))\)\n {6}", f"{request.value}\n", re.M
@@ -237,7 +237,7 @@ def test_what_help_shows_can_be_given_again(tmp_path):
     assert len(words) >= len(list(leaves(Config())))
     expected = read(str(path))
     assert expected.questions[2] == "两行\n $\\nabla$ " and expected.sampling.stop[2] == "\t\\frac\\\\"
-    path.write_text("from gemma_keras.config.schema import *\ndef get_config(): return Config()", encoding="utf-8")
+    path.write_text("from tests.config.everything import *\ndef get_config(): return Config()", encoding="utf-8")
     assert read(str(path), *words) == expected
 
 
@@ -245,7 +245,7 @@ def test_home_is_meant_by_a_tilde_in_every_path(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     path = tmp_path / "own.py"
     path.write_text(
-        "from gemma_keras.config.schema import *\n"
+        "from tests.config.everything import *\n"
         "def get_config():\n"
         "    data = DataConfig(root='~/c', corpora=(CorpusConfig(name='belle', path='~/x*.json'),), earlier=('~/e',))\n"
         "    return Config(data=data, questions=('~/q',), sampling=SamplingConfig(stop=('~',)))",
@@ -253,14 +253,14 @@ def test_home_is_meant_by_a_tilde_in_every_path(tmp_path, monkeypatch):
     )
     names = ("model.weights", "tokenizer.path", "solver.input", "solver.prompts", "data.system_prompts.cache")
     arguments = [f"--config.{name}=~/{name}" for name in names]
-    config, workdir = parse(["x", "--workdir=~/w", "--config=~/own.py", *arguments], "none.py")
+    config, workdir = parse(["x", "--workdir=~/w", "--config=~/own.py", *arguments], "none.py", Config)
     given = {leaf.path: leaf.value for leaf in leaves(config)}
     assert [given[name] for name in names] == [f"{tmp_path}/{name}" for name in names]
     assert (workdir, config.data.root, config.data.earlier) == (tmp_path / "w", f"{tmp_path}/c", (f"{tmp_path}/e",))
     assert config.data.corpora[0].path == f"{tmp_path}/x*.json"
     assert config.questions == ("~/q",) and config.sampling.stop == ("~",)
     with pytest.raises(UserError, match="--workdir=~no_such_user/w begins with a user who is not known here"):
-        parse(["x", "--workdir=~no_such_user/w"], str(path))
+        parse(["x", "--workdir=~no_such_user/w"], str(path), Config)
 
 
 def test_bytes_that_are_no_text_are_told(sft):
@@ -275,5 +275,5 @@ def test_a_full_disk_is_told_in_one_sentence(sft, monkeypatch, capsys):
 
     monkeypatch.setattr("sys.argv", ["train.py", "--workdir=runs/x"])
     with pytest.raises(SystemExit) as caught:
-        run(full, default_config=sft)
+        run(full, default_config=sft, kind=Config)
     assert caught.value.code == 1 and capsys.readouterr().err.startswith("error: a file could not be written")

@@ -4,9 +4,9 @@ import pytest
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.loading import load_config
-from gemma_keras.config.schema import Config, PipelineConfig
+from tests.config.everything import Config, PipelineConfig
 
-IMPORTS = "from gemma_keras.config.schema import *\n"
+IMPORTS = "from tests.config.everything import *\n"
 
 
 def write(tmp_path: Path, text: str) -> str:

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemma_keras.config.fields import ESCAPED_TEXTS, NAMES, PATHS, STRINGS, TEXTS, Leaf, leaves
-from gemma_keras.config.schema import Config
 from gemma_keras.config.values import kind_of, read, shown
+from tests.config.everything import Config
 
 text = st.text(st.one_of(st.sampled_from("\\ntr\n\t\r,\"' a$`!~"), st.characters(codec="utf-8")), min_size=1)
 name = text.map(lambda value: " ".join(value.split())).filter(bool)

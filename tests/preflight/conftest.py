@@ -40,7 +40,8 @@ class Preflight:
         shape = get_architecture(architecture).replace(**changes)
         result = self.compile(
             f"--config.model.weights={self._model(shape)}", f"--topology={topology}",
-            f"--config.train.batch_rows={rows}", f"--config.data.sequence_length={length}", *arguments, timeout=timeout,
+            f"--config.train.batch_rows={rows}", f"--config.data.sequence_length={length}",
+            f"--config.inference.max_rows={rows}", f"--config.prompt_tokens={length}", *arguments, timeout=timeout,
         )  # fmt: skip
         if "in use by another process" in result.stderr:
             pytest.skip(result.stderr)

@@ -5,7 +5,8 @@ import re
 import pytest
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import AdapterConfig, Config, ModelConfig, TrainConfig
+from gemma_keras.config.schema import AdapterConfig, ModelConfig, TrainConfig
+from gemma_keras.config.stages import PreflightConfig
 from gemma_keras.preflight.hardware import HARDWARE
 from gemma_keras.preflight.report import PreflightReport, Roofline, advice, describe
 from gemma_keras.preflight.run import asked_gib, run
@@ -64,15 +65,17 @@ def test_what_does_not_fit_gets_advice():
 
 
 def test_advice_begins_with_what_costs_least():
-    config = Config(train=TrainConfig(batch_rows=16), adapter=AdapterConfig(method="lora"))
+    config = PreflightConfig(train=TrainConfig(batch_rows=16), adapter=AdapterConfig(method="lora"))
     ideas = advice(config, {"data": 2, "model": 4}, "matmul", shard_sequence=False)
     fields = [re.findall(r"--config\.([\w.]+)", idea) for idea in ideas]
     assert fields[0] == ["train.remat"]
     assert ["parallel.shard_sequence"] in fields and ["train.accumulation"] in fields
     assert not any("adapter" in idea for idea in ideas)
-    exhausted = advice(Config(train=TrainConfig(batch_rows=1)), {"data": 1, "model": 8}, "full", shard_sequence=True)
+    exhausted = advice(
+        PreflightConfig(train=TrainConfig(batch_rows=1)), {"data": 1, "model": 8}, "full", shard_sequence=True
+    )
     assert len(exhausted) == 1 and "--topology" in exhausted[0]
-    all_weights = Config(model=ModelConfig(weights="model"), train=TrainConfig(batch_rows=8))
+    all_weights = PreflightConfig(model=ModelConfig(weights="model"), train=TrainConfig(batch_rows=8))
     assert "--config.adapter.method" in advice(all_weights, {"data": 8, "model": 1}, "full", shard_sequence=False)[0]
 
 
@@ -100,7 +103,7 @@ def test_what_the_compiler_asked_for(message, gib):
 def test_mistakes_are_told_before_anything_is_compiled(tmp_path, arguments, sentence):
     topology, *rest = arguments
     with pytest.raises(UserError, match=re.escape(sentence)):
-        run(Config(), topology, tmp_path, *rest)
+        run(PreflightConfig(), topology, tmp_path, *rest)
     assert not list(tmp_path.iterdir())
 
 

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.validation import SOLVERS
 from gemma_keras.solvers.analysis import analyze, bound_share, find_checks, format_costs, format_verification, is_right
 from gemma_keras.solvers.codec import from_json, from_plain, to_json, to_plain
+from gemma_keras.solvers.registry import NAMES as SOLVERS
 from gemma_keras.solvers.registry import make_solver
 from gemma_keras.solvers.rendering import LABELS, render
 from gemma_keras.solvers.trace import Cost, Direct, Question, Trace, route

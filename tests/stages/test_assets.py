@@ -8,7 +8,8 @@ from safetensors.numpy import load_file, save_file
 
 from gemma_keras import builtin
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import Config, ExportConfig, ModelConfig
+from gemma_keras.config.schema import ExportConfig, ModelConfig
+from gemma_keras.config.stages import ExportStageConfig
 from gemma_keras.export.huggingface import export_hf
 from gemma_keras.models.families import get_architecture
 from gemma_keras.models.forward import build_backbone, initial_params
@@ -40,7 +41,7 @@ def pad(folder, rows):
 
 
 def exported(folder, workdir):
-    export.run(Config(model=ModelConfig(weights=str(folder)), export=ExportConfig(dtype="float32")), workdir)
+    export.run(ExportStageConfig(model=ModelConfig(weights=str(folder)), export=ExportConfig(dtype="float32")), workdir)
     return load_file(workdir / "export" / "model-00001-of-00001.safetensors")
 
 

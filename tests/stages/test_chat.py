@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import Config, ModelConfig, SamplingConfig
+from gemma_keras.config.schema import ModelConfig, SamplingConfig
+from gemma_keras.config.stages import ChatConfig
 from gemma_keras.stages import chat
 from gemma_keras.stages.assets import load_chat_model
 
@@ -17,19 +18,19 @@ LONG = "很长" * 3000
 def loaded(base, tmp_path_factory):
     """A model, compiled once for all tests."""
     return load_chat_model(
-        Config(model=ModelConfig(weights=str(base), dtype="float32")), tmp_path_factory.mktemp("load")
+        ChatConfig(model=ModelConfig(weights=str(base), dtype="float32")), tmp_path_factory.mktemp("load")
     )
 
 
 @pytest.fixture
-def config(base, loaded, monkeypatch) -> Config:
+def config(base, loaded, monkeypatch) -> ChatConfig:
     monkeypatch.setattr(chat, "load_chat_model", lambda config, workdir: loaded)
     sampling = SamplingConfig(max_new_tokens=8, seed=3)
-    return Config(model=ModelConfig(weights=str(base), dtype="float32"), sampling=sampling)
+    return ChatConfig(model=ModelConfig(weights=str(base), dtype="float32"), sampling=sampling)
 
 
-def asked(config: Config, *questions: str) -> Config:
-    return Config(model=config.model, sampling=config.sampling, questions=questions)
+def asked(config: ChatConfig, *questions: str) -> ChatConfig:
+    return ChatConfig(model=config.model, sampling=config.sampling, questions=questions)
 
 
 def piped(monkeypatch, text: str) -> None:

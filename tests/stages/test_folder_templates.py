@@ -9,7 +9,17 @@ import pytest
 import transformers
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import (
+from gemma_keras.config.loading import taken
+from gemma_keras.config.stages import EvaluateConfig
+from gemma_keras.data.pipeline import PreparedSplit
+from gemma_keras.inference.requests import Request
+from gemma_keras.stages import chat, evaluate, export, prepare, sft, solve
+from gemma_keras.stages.assets import load_chat_model, resolve_template
+from gemma_keras.text.jinja_templates import write_jinja
+from gemma_keras.text.templates import CLOSING, TEMPLATES, get_template
+from gemma_keras.text.tokenizer import Tokenizer
+from tests.chat_templates import GOOGLE, OTHER
+from tests.config.everything import (
     AdapterConfig,
     Config,
     CorpusConfig,
@@ -20,14 +30,6 @@ from gemma_keras.config.schema import (
     SolverConfig,
     TrainConfig,
 )
-from gemma_keras.data.pipeline import PreparedSplit
-from gemma_keras.inference.requests import Request
-from gemma_keras.stages import chat, evaluate, export, prepare, sft, solve
-from gemma_keras.stages.assets import load_chat_model, resolve_template
-from gemma_keras.text.jinja_templates import write_jinja
-from gemma_keras.text.templates import CLOSING, TEMPLATES, get_template
-from gemma_keras.text.tokenizer import Tokenizer
-from tests.chat_templates import GOOGLE, OTHER
 
 QUESTION = "春天有哪些花？"
 LINE_ENDS = "\n\r"
@@ -81,7 +83,7 @@ def test_a_folder_is_evaluated_and_exported_in_its_own_template(form, folder, tm
     assert model.template.prompts(model.tokenizer, [[{"role": "user", "content": QUESTION}]]) == [ids]
     assert model.template.name == name
 
-    evaluate.run(config, tmp_path / "evaluate")
+    evaluate.run(taken(config, EvaluateConfig), tmp_path / "evaluate")
     split = PreparedSplit.load(tmp_path / "evaluate/data/valid")
     closing = split.tokens[0][split.kinds[0] == CLOSING]
     assert model.tokenizer.decode(closing, skip_control=False) == TEMPLATES[name].blocks["model"].closing

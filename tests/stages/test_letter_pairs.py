@@ -2,7 +2,8 @@
 
 import json
 
-from gemma_keras.config.schema import Config, CorpusConfig, DataConfig, ModelConfig, SamplingConfig, TrainConfig
+from gemma_keras.config.schema import CorpusConfig, DataConfig, InferenceConfig, ModelConfig, SamplingConfig
+from gemma_keras.config.stages import LetterPairsConfig
 from gemma_keras.data.sources import SOURCES
 from gemma_keras.stages.letter_pairs import run
 
@@ -19,11 +20,11 @@ def questions(root, count):
 
 def test_pairs_of_a_models_own_answers(base, tmp_path, capsys):
     questions(tmp_path / "data", 6)
-    config = Config(
+    config = LetterPairsConfig(
         model=ModelConfig(weights=str(base), dtype="float32"),
         data=DataConfig(root=str(tmp_path / "data"), corpora=(CorpusConfig(name="ceval", path="ceval/val"),)),
         sampling=SamplingConfig(max_new_tokens=12, temperature=1.0, top_p=1.0, seed=1),
-        train=TrainConfig(batch_rows=4),
+        inference=InferenceConfig(max_rows=4),
     )
     work = tmp_path / "work"
     result = run(config, work)

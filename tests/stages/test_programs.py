@@ -11,13 +11,13 @@ from gemma_keras.adapters.rank_allocator import resolve_schedule
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import (
     AdapterConfig,
-    Config,
     DataConfig,
     ModelConfig,
     OptimConfig,
     ParallelConfig,
     TrainConfig,
 )
+from gemma_keras.config.stages import StepConfig
 from gemma_keras.parallel.plan import REMAT_POLICIES, ComputePlan
 from gemma_keras.planning.memory import policies_to_try, saved_bytes
 from gemma_keras.planning.plans import default_mesh_shape, plan_for
@@ -28,7 +28,7 @@ from tests.models.conftest import small
 STEPS = 10
 ARCHITECTURE = small(num_layers=2, vocabulary_size=96)
 ADALORA = AdapterConfig(method="adalora", init_r=4, target_r=2, delta_t=2, tinit=2, tfinal=3, dropout=0.1)
-CONFIG = Config(
+CONFIG = StepConfig(
     model=ModelConfig(dtype="float32"),
     data=DataConfig(sequence_length=16),
     adapter=ADALORA,
@@ -38,7 +38,7 @@ CONFIG = Config(
 CPU, TPU = (types.SimpleNamespace(device_kind=kind, platform=kind[:3].lower()) for kind in ("cpu", "TPU v5 lite"))
 
 
-def change(config: Config = CONFIG, **sections: dict) -> Config:
+def change(config: StepConfig = CONFIG, **sections: dict) -> StepConfig:
     return dataclasses.replace(
         config, **{name: dataclasses.replace(getattr(config, name), **fields) for name, fields in sections.items()}
     )

@@ -9,7 +9,6 @@ import pytest
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.schema import (
-    Config,
     DataConfig,
     InferenceConfig,
     ModelConfig,
@@ -17,6 +16,7 @@ from gemma_keras.config.schema import (
     SolverConfig,
     TokenizerConfig,
 )
+from gemma_keras.config.stages import SolveConfig
 from gemma_keras.solvers.codec import from_plain
 from gemma_keras.solvers.prompts import load_prompts
 from gemma_keras.stages import solve
@@ -32,18 +32,18 @@ def script(tmp_path, monkeypatch) -> dict:
 
 
 @pytest.fixture
-def config(tmp_path, script) -> Config:
+def config(tmp_path, script) -> SolveConfig:
     prompts = tmp_path / "prompts.json"
     prompts.write_text(json.dumps(dataclasses.asdict(PROMPTS)), encoding="utf-8")
     solver = SolverConfig(name="normal", prompts=str(prompts), batch_questions=1)
-    return Config(model=ModelConfig(weights=str(tmp_path)), solver=solver, questions=("一", "二", "三"))
+    return SolveConfig(model=ModelConfig(weights=str(tmp_path)), solver=solver, questions=("一", "二", "三"))
 
 
 def lines(path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def with_solver(config, **changes) -> Config:
+def with_solver(config, **changes) -> SolveConfig:
     return dataclasses.replace(config, solver=dataclasses.replace(config.solver, **changes))
 
 
@@ -138,7 +138,7 @@ def test_another_run_is_refused(config, tmp_path, change, sentence):
 
 
 @pytest.fixture
-def begun(config, tmp_path, script) -> Config:
+def begun(config, tmp_path, script) -> SolveConfig:
     """A run that was interrupted in `work` before its third question, with weights in `model`."""
     for name in ("model", "copy", "other"):
         (tmp_path / name / "assets" / "tokenizer").mkdir(parents=True)
@@ -301,7 +301,6 @@ def test_questions_from_standard_input(config, tmp_path, monkeypatch):
         (lambda c: with_solver(c, input="q.txt"), "both config.questions and config.solver.input are given"),
         (lambda c: dataclasses.replace(with_solver(c, input="/none/q.txt"), questions=()), "q.txt cannot be read"),
         (lambda c: with_solver(c, prompts="/none/p.toml"), "p.toml cannot be read"),
-        (lambda c: dataclasses.replace(c, sampling=SamplingConfig(top_k=5)), "config.sampling.top_k is 5, but solvers"),
         (lambda c: dataclasses.replace(c, questions=(" ",)), "question 1 is empty"),
     ],
 )

@@ -9,21 +9,22 @@ import pytest
 
 from configs import quickstart
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import Config
+from gemma_keras.config.loading import taken
+from gemma_keras.config.stages import EvaluateConfig, TrainingConfig
 from gemma_keras.stages import chat, evaluate, pipeline, sft
 from gemma_keras.text.jinja_templates import write_jinja
 from gemma_keras.text.templates import TEMPLATES
 from gemma_keras.training import hooks
 
 
-def change(config: Config, **sections: dict) -> Config:
+def change(config: TrainingConfig, **sections: dict) -> TrainingConfig:
     """The configuration with some fields of some sections changed."""
     return dataclasses.replace(
         config, **{name: dataclasses.replace(getattr(config, name), **fields) for name, fields in sections.items()}
     )
 
 
-def short(config: Config, steps: int, **train) -> Config:
+def short(config: TrainingConfig, steps: int, **train) -> TrainingConfig:
     limited = tuple(dataclasses.replace(corpus, limit=150) for corpus in config.data.corpora)
     return change(
         config,
@@ -57,7 +58,7 @@ def test_pipeline_from_data_to_verified_export(tmp_path, capsys):
 
 
 @pytest.fixture
-def config(base) -> Config:
+def config(base) -> TrainingConfig:
     return change(short(quickstart.get_config().sft, 12, save_every=2), model={"weights": str(base)})
 
 
@@ -86,7 +87,7 @@ def test_lora_and_bfloat16(config, tmp_path):
 
 
 def test_evaluate_and_chat(config, tmp_path, capsys):
-    figures = evaluate.run(config, tmp_path / "evaluate")
+    figures = evaluate.run(taken(config, EvaluateConfig), tmp_path / "evaluate")
     assert figures["tokens_all"] > figures["tokens_response"] > figures["tokens_content"] > 0
     asked = change(config, sampling={"max_new_tokens": 4})
     chat.run(asked, tmp_path / "chat")
@@ -108,7 +109,7 @@ def test_training_without_validation_rows(config, tmp_path):
 
 def test_evaluation_without_rows_is_told(config, tmp_path):
     with pytest.raises(UserError, match="no rows to evaluate"):
-        evaluate.run(change(config, data={"validation": ()}), tmp_path / "run")
+        evaluate.run(taken(change(config, data={"validation": ()}), EvaluateConfig), tmp_path / "run")
 
 
 def test_evaluation_with_a_tokenizer_of_another_size_is_told(config, tmp_path):
@@ -118,13 +119,15 @@ def test_evaluation_with_a_tokenizer_of_another_size_is_told(config, tmp_path):
     texts = [path.read_text(encoding="utf-8") for path in sorted((builtin.CORPUS / "zh_wiki").iterdir())]
     train_tokenizer(texts, 1024, tmp_path / "small.model")
     with pytest.raises(UserError, match="has 1024 pieces"):
-        evaluate.run(change(config, tokenizer={"path": str(tmp_path / "small.model")}), tmp_path / "run")
+        evaluate.run(
+            taken(change(config, tokenizer={"path": str(tmp_path / "small.model")}), EvaluateConfig), tmp_path / "run"
+        )
 
 
 def test_a_missing_weights_folder_is_told_and_may_be_mended(config, tmp_path):
     with pytest.raises(UserError, match="is no folder"):
-        evaluate.run(change(config, model={"weights": str(tmp_path / "none")}), tmp_path / "run")
-    assert evaluate.run(config, tmp_path / "run")["tokens_all"] > 0
+        evaluate.run(taken(change(config, model={"weights": str(tmp_path / "none")}), EvaluateConfig), tmp_path / "run")
+    assert evaluate.run(taken(config, EvaluateConfig), tmp_path / "run")["tokens_all"] > 0
 
 
 def test_a_warm_up_longer_than_the_run_is_told(config, tmp_path):

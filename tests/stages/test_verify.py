@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from gemma_keras.config.schema import Config, ModelConfig
+from gemma_keras.config.schema import ModelConfig
+from gemma_keras.config.stages import ChatConfig
 from gemma_keras.stages.assets import load_chat_model
 from gemma_keras.stages.verify import verify_export
 
@@ -15,7 +16,7 @@ QUESTIONS = ("请用一句话介绍春节。", "12加35等于多少？")
 
 @pytest.fixture
 def model(base, tmp_path):
-    return load_chat_model(Config(model=ModelConfig(weights=str(base), dtype="float32")), tmp_path)
+    return load_chat_model(ChatConfig(model=ModelConfig(weights=str(base), dtype="float32")), tmp_path)
 
 
 def test_an_equal_export(base, model):

@@ -15,15 +15,8 @@ import numpy as np
 
 from gemma_keras.adapters.inject import initial_adapter_params
 from gemma_keras.adapters.rank_allocator import resolve_schedule
-from gemma_keras.config.schema import (
-    AdapterConfig,
-    Config,
-    DataConfig,
-    ModelConfig,
-    OptimConfig,
-    ParallelConfig,
-    TrainConfig,
-)
+from gemma_keras.config.schema import AdapterConfig, DataConfig, ModelConfig, OptimConfig, ParallelConfig, TrainConfig
+from gemma_keras.config.stages import StepConfig
 from gemma_keras.models.families import get_architecture
 from gemma_keras.models.forward import initial_params
 from gemma_keras.models.stacking import stack_params
@@ -75,7 +68,7 @@ def batches() -> Iterator[dict[str, np.ndarray]]:
 
 def run(data: int, model: int, train: dict, parallel: dict) -> dict:
     """Loss and gradient norm of every step, the survivors of every matrix, and the final weights."""
-    config = Config(
+    config = StepConfig(
         model=ModelConfig(dtype="float32"),
         data=DataConfig(sequence_length=TIME),
         adapter=AdapterConfig(method="adalora", init_r=8, target_r=4, tinit=2, tfinal=3, delta_t=2, dropout=0.1),

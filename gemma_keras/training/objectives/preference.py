@@ -12,7 +12,7 @@ from keras_hub.models import GemmaBackbone
 
 from gemma_keras.adapters.inject import AdapterStack, disable_adapters, dropout_seeds
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import Config
+from gemma_keras.config.stages import StepConfig
 from gemma_keras.models.forward import Params
 from gemma_keras.parallel.plan import ONE_DEVICE, ComputePlan
 from gemma_keras.training.objectives.base import (
@@ -38,7 +38,9 @@ class Preference:
     beta: float
 
     @classmethod
-    def of(cls, config: Config, backbone: GemmaBackbone, stacks: list[AdapterStack], plan: ComputePlan) -> "Preference":
+    def of(
+        cls, config: StepConfig, backbone: GemmaBackbone, stacks: list[AdapterStack], plan: ComputePlan
+    ) -> "Preference":
         """By a configuration.
 
         Raises:

@@ -13,7 +13,7 @@ from keras_hub.models import GemmaBackbone
 
 from gemma_keras.adapters.inject import AdapterStack, dropout_seeds
 from gemma_keras.batch_arrays import Batch
-from gemma_keras.config.schema import Config
+from gemma_keras.config.stages import StepConfig
 from gemma_keras.models.forward import Params
 from gemma_keras.parallel.plan import ONE_DEVICE, ComputePlan
 from gemma_keras.training.objectives.base import SCORED_ARRAYS, DeviceBatch, Evaluator, LossSums, score_targets
@@ -33,7 +33,9 @@ class Supervised:
     loss_on: str
 
     @classmethod
-    def of(cls, config: Config, backbone: GemmaBackbone, stacks: list[AdapterStack], plan: ComputePlan) -> "Supervised":
+    def of(
+        cls, config: StepConfig, backbone: GemmaBackbone, stacks: list[AdapterStack], plan: ComputePlan
+    ) -> "Supervised":
         """By a configuration."""
         return cls(backbone, stacks, plan, config.data.loss_on)
 

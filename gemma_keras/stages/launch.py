@@ -1,0 +1,40 @@
+"""How a script starts its stage, and the names that its fields may have.
+
+Nothing here imports jax before a stage begins, so that `--help` and mistakes are told at once.
+"""
+
+import importlib
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from gemma_keras import runtime
+from gemma_keras.config import flags
+from gemma_keras.config.fields import Names
+from gemma_keras.config.schema import AdapterConfig, DataConfig, ModelConfig, SolverConfig
+from gemma_keras.config.stages import StageConfig
+from gemma_keras.models.families import ARCHITECTURES
+from gemma_keras.models.layout import PROJECTIONS
+from gemma_keras.solvers.registry import NAMES as SOLVERS
+from gemma_keras.solvers.registry import SINGLE
+from gemma_keras.text.templates import AUTO, TEMPLATES
+
+C = TypeVar("C", bound=StageConfig)
+
+NAMES: Names = {
+    (ModelConfig, "architecture"): tuple(ARCHITECTURES),
+    (AdapterConfig, "targets"): tuple(projection.name for projection in PROJECTIONS),
+    (DataConfig, "template"): (AUTO, *TEMPLATES),
+    (SolverConfig, "name"): SOLVERS,
+    (SolverConfig, "sampled"): tuple(SINGLE),
+    (SolverConfig, "pipeline"): tuple(SINGLE),
+}
+
+
+def launch(stage: str, kind: type[C], *, default_config: str) -> NoReturn:
+    """Runs `gemma_keras.stages.<stage>` as the command line says, and exits (`config.flags.run`)."""
+
+    def main(config: C, workdir: Path) -> Any:
+        runtime.configure(workdir)
+        return importlib.import_module(f"gemma_keras.stages.{stage}").run(config, workdir)
+
+    flags.run(main, default_config=default_config, kind=kind, names=NAMES)
