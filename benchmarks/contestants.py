@@ -35,7 +35,7 @@ def ours(work: workload.Workload, folder: Path, at_once: int) -> Steps:
 
     from gemma_keras.adapters.inject import initial_adapter_params
     from gemma_keras.adapters.rank_allocator import resolve_schedule
-    from gemma_keras.config.schema import AdapterConfig, DataConfig, ModelConfig, OptimConfig, TrainConfig
+    from gemma_keras.config.sections import AdapterConfig, DataConfig, ModelConfig, OptimConfig, TrainConfig
     from gemma_keras.config.stages import StepConfig
     from gemma_keras.models.stacking import stack_params
     from gemma_keras.planning.memory import compile_first_that_fits

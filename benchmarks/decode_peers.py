@@ -46,7 +46,7 @@ def ours(work: workload.Workload, folder: Path, mode: str = "") -> Generate:
     """The package's engine by what it has its users call."""
     import jax.numpy as jnp
 
-    from gemma_keras.config.schema import SamplingConfig
+    from gemma_keras.config.sections import SamplingConfig
     from gemma_keras.inference.constraints import JsonSchema
     from gemma_keras.inference.engine import Engine
     from gemma_keras.inference.requests import Request

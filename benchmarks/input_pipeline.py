@@ -25,7 +25,7 @@ from typing import Any
 from absl import app, flags
 
 from gemma_keras import builtin
-from gemma_keras.config.schema import CleaningConfig, CorpusConfig, DataConfig
+from gemma_keras.config.sections import CleaningConfig, CorpusConfig, DataConfig
 from gemma_keras.text.tokenizer import Tokenizer
 
 ROWS = flags.DEFINE_integer("rows", 40_000, "rows that both ways prepare")

@@ -81,7 +81,7 @@ def measure(name: str, model, settings, asked: Sequence, folder: Path) -> str:
 
 def main(argv: list[str]) -> None:
     runtime.configure()
-    from gemma_keras.config.schema import ModelConfig, SamplingConfig, SolverConfig
+    from gemma_keras.config.sections import ModelConfig, SamplingConfig, SolverConfig
     from gemma_keras.config.stages import ChatConfig
     from gemma_keras.solvers.prompts import load_prompts
     from gemma_keras.solvers.registry import NAMES

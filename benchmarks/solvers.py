@@ -139,7 +139,7 @@ def compare(model, settings, questions: list[str]) -> dict[str, Any]:
 
 def main(argv: list[str]) -> None:
     runtime.configure()
-    from gemma_keras.config.schema import SamplingConfig, SolverConfig
+    from gemma_keras.config.sections import SamplingConfig, SolverConfig
     from gemma_keras.solvers.analysis import analyze, format_costs
     from gemma_keras.solvers.registry import NAMES
     from gemma_keras.solvers.steps import Settings

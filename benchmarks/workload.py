@@ -106,7 +106,7 @@ def drawn_rows(count: int, vocabulary_size: int, sequence_length: int) -> tuple[
 
 
 def _records(name: str, root: Path):
-    from gemma_keras.config.schema import CorpusConfig
+    from gemma_keras.config.sections import CorpusConfig
     from gemma_keras.data.sources import locate, read_corpus
 
     config = CorpusConfig(name=name)

@@ -3,7 +3,7 @@
 Launch: python -m scripts.describe_data --workdir=DIR --config.data.root=CORPORA; then copy DIR/data.md to docs/data.md
 """
 
-from gemma_keras.config.schema import CorpusConfig, DataConfig
+from gemma_keras.config.sections import CorpusConfig, DataConfig
 from gemma_keras.config.stages import DescribeDataConfig
 
 MORE = (

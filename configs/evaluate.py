@@ -5,7 +5,7 @@ Hardware: any. Expected: seconds for gemma2_tiny on 2 CPU cores; the recipe's fi
 base and 3.86 after stage 1 (published, all tokens).
 """
 
-from gemma_keras.config.schema import CorpusConfig, DataConfig, TrainConfig
+from gemma_keras.config.sections import CorpusConfig, DataConfig, TrainConfig
 from gemma_keras.config.stages import EvaluateConfig
 
 

@@ -6,7 +6,7 @@ Hardware: TPU v5e-8. Expected (published for the recipe): of 1,346 questions one
 for training, 238 for validation.
 """
 
-from gemma_keras.config.schema import CorpusConfig, DataConfig, InferenceConfig, SamplingConfig
+from gemma_keras.config.sections import CorpusConfig, DataConfig, InferenceConfig, SamplingConfig
 from gemma_keras.config.stages import LetterPairsConfig
 
 

@@ -8,7 +8,7 @@ Expected result: not measured yet.
 A few conversations are mixed in: the embeddings of the turn tokens are frozen later, so they have to be trained here.
 """
 
-from gemma_keras.config.schema import CorpusConfig, DataConfig, ExportConfig, OptimConfig, TrainConfig
+from gemma_keras.config.sections import CorpusConfig, DataConfig, ExportConfig, OptimConfig, TrainConfig
 from gemma_keras.config.stages import PretrainConfig
 
 

@@ -4,7 +4,7 @@ Launch: bash scripts/quickstart.sh [--config.data.root=DIR]
 Hardware: 2 CPU cores, 4 GB. Expected (measured): see the README.
 """
 
-from gemma_keras.config.schema import (
+from gemma_keras.config.sections import (
     AdapterConfig,
     CorpusConfig,
     DataConfig,

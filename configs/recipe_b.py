@@ -7,7 +7,7 @@ Hardware: TPU v5e-8. Expected hours: not measured yet. Settings: published for t
 most 255 tokens each, 128 rows a step, 3 epochs); rows are packed here.
 """
 
-from gemma_keras.config.schema import AdapterConfig, CorpusConfig, DataConfig, ModelConfig, OptimConfig, TrainConfig
+from gemma_keras.config.sections import AdapterConfig, CorpusConfig, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from gemma_keras.config.stages import SftConfig
 
 CORPORA = (

@@ -6,7 +6,7 @@ Hardware: TPU v5e-8. Expected hours: not measured yet. Published for the recipe:
 The passage is the system turn of a RedGPT dialogue; the template writes it before the turns.
 """
 
-from gemma_keras.config.schema import CorpusConfig, DataConfig, ModelConfig, OptimConfig, TrainConfig
+from gemma_keras.config.sections import CorpusConfig, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from gemma_keras.config.stages import SftConfig
 
 CORPORA = ("redgpt", "naturalconv", "pclue", "belle_05m", "belle_multiturn", "deepctrl_sft")

@@ -5,7 +5,7 @@ Launch: python -m scripts.train_sft --config=configs/recipe_c_summary.py --workd
 Hardware: TPU v5e-8. Expected hours: not measured yet. Published for the recipe, CSL test: ROUGE-1 F1 0.584 after ten epochs.
 """
 
-from gemma_keras.config.schema import CorpusConfig, DataConfig, ModelConfig, OptimConfig, TrainConfig
+from gemma_keras.config.sections import CorpusConfig, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from gemma_keras.config.stages import SftConfig
 
 

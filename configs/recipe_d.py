@@ -6,7 +6,14 @@ Hardware: TPU v5e-8. Expected hours: not measured yet. Published for the recipe,
 CMMLU 31.88 -> 58.45. Its preference pairs: configs/recipe_d_preference.py.
 """
 
-from gemma_keras.config.schema import AdapterConfig, CleaningConfig, CorpusConfig, DataConfig, OptimConfig, TrainConfig
+from gemma_keras.config.sections import (
+    AdapterConfig,
+    CleaningConfig,
+    CorpusConfig,
+    DataConfig,
+    OptimConfig,
+    TrainConfig,
+)
 from gemma_keras.config.stages import SftConfig
 
 CORPORA = (

@@ -4,7 +4,7 @@ Launch: python -m scripts.prepare_data --config=configs/recipe_d_preference.py -
 Hardware: any. Prompts of at most 512, pairs of at most 1,024 tokens, as in recipe A's preference stage.
 """
 
-from gemma_keras.config.schema import CleaningConfig, CorpusConfig, DataConfig
+from gemma_keras.config.sections import CleaningConfig, CorpusConfig, DataConfig
 from gemma_keras.config.stages import PrepareConfig
 
 CORPORA = ("dpo_en_zh_20k", "orca_dpo_pairs", "chinese_dpo_pairs")

@@ -7,7 +7,7 @@ Launch: python -m scripts.prepare_glue --config=configs/recipe_e.py --workdir=DI
 Hardware: TPU v5e-8. Expected hours: not measured yet. The recipe trains on about 4,000 rows, part of them held out.
 """
 
-from gemma_keras.config.schema import AdapterConfig, CorpusConfig, DataConfig, ModelConfig, OptimConfig, TrainConfig
+from gemma_keras.config.sections import AdapterConfig, CorpusConfig, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from gemma_keras.config.stages import SftConfig
 
 

@@ -10,7 +10,7 @@ Hardware: any. Expected: answers.jsonl, traces.jsonl and traces.md in DIR; a que
 Numbers and names of the question come back in every step, so there is no repetition penalty here.
 """
 
-from gemma_keras.config.schema import SamplingConfig
+from gemma_keras.config.sections import SamplingConfig
 from gemma_keras.config.stages import SolveConfig
 
 

@@ -13,7 +13,7 @@ The recipe ran 8 unpadded rows a step for 50,000 steps. Packed rows hold several
 (tinit 500, tfinal 2,000, warm-up 500) are given here as shares of the run.
 """
 
-from gemma_keras.config.schema import (
+from gemma_keras.config.sections import (
     AdapterConfig,
     CleaningConfig,
     CorpusConfig,

@@ -10,7 +10,7 @@ dialogue 6,030. Ours is exact: 56,000, 9,249, 8,808, 5,943; `--config.data.sampl
 """
 
 from configs import stage1
-from gemma_keras.config.schema import AdapterConfig, CorpusConfig, OptimConfig, TrainConfig
+from gemma_keras.config.sections import AdapterConfig, CorpusConfig, OptimConfig, TrainConfig
 from gemma_keras.config.stages import SftConfig
 
 POOLS = {"news_commentary": 16_000, "firefly": 15_238, "hc3_chinese": 10_282}

@@ -11,7 +11,7 @@ dialogue 5,920, ancient_poetry_creation 5,348, classical_translation 5,342, mode
 """
 
 from configs import stage1, stage2
-from gemma_keras.config.schema import AdapterConfig, CorpusConfig, OptimConfig, TrainConfig
+from gemma_keras.config.sections import AdapterConfig, CorpusConfig, OptimConfig, TrainConfig
 from gemma_keras.config.stages import SftConfig
 
 

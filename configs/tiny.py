@@ -6,7 +6,7 @@ Hardware: 2 CPU cores, 4 GB. Expected: some minutes; answers have the form of an
 The recipe's stages are configs/stage1.py, stage2.py and stage3.py.
 """
 
-from gemma_keras.config.schema import (
+from gemma_keras.config.sections import (
     AdapterConfig,
     CorpusConfig,
     DataConfig,

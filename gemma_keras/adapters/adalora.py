@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from gemma_keras.adapters.einsum_axes import EinsumAxes
 from gemma_keras.adapters.lora import Lora
 from gemma_keras.adapters.low_rank import exact_product
-from gemma_keras.config.schema import AdapterConfig
+from gemma_keras.config.sections import AdapterConfig
 
 
 class AdaLora(Lora):

@@ -16,7 +16,7 @@ from gemma_keras.adapters.base import Adapter
 from gemma_keras.adapters.einsum_axes import EinsumAxes
 from gemma_keras.adapters.registry import ADAPTERS
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import AdapterConfig
+from gemma_keras.config.sections import AdapterConfig
 from gemma_keras.models.forward import Params
 from gemma_keras.models.layout import PROJECTIONS
 from gemma_keras.models.stacking import stack_path

@@ -13,7 +13,7 @@ import keras
 from gemma_keras.adapters.base import Adapter
 from gemma_keras.adapters.einsum_axes import EinsumAxes
 from gemma_keras.adapters.low_rank import exact_product, low_rank_product
-from gemma_keras.config.schema import AdapterConfig
+from gemma_keras.config.sections import AdapterConfig
 
 
 class Lora(Adapter):

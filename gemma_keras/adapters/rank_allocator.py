@@ -20,7 +20,7 @@ import numpy as np
 from gemma_keras.adapters.inject import AdapterStack
 from gemma_keras.adapters.low_rank import exact_product
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import AdapterConfig
+from gemma_keras.config.sections import AdapterConfig
 from gemma_keras.models.forward import Params
 
 Masks = dict[str, jax.Array]

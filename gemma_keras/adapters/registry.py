@@ -6,7 +6,7 @@ from gemma_keras.adapters.adalora import AdaLora
 from gemma_keras.adapters.base import Adapter
 from gemma_keras.adapters.einsum_axes import EinsumAxes
 from gemma_keras.adapters.lora import Lora
-from gemma_keras.config.schema import AdapterConfig
+from gemma_keras.config.sections import AdapterConfig
 
 # By `adapter.method`: (axes of the projection, configuration, Keras dtype policy) -> adapter
 ADAPTERS: dict[str, Callable[[EinsumAxes, AdapterConfig, str], Adapter]] = {"lora": Lora.of, "adalora": AdaLora.of}

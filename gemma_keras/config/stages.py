@@ -4,7 +4,7 @@ import dataclasses
 
 from gemma_keras.config.errors import require
 from gemma_keras.config.fields import COUNT, PATHS, TEXTS, field, section
-from gemma_keras.config.schema import (
+from gemma_keras.config.sections import (
     AdapterConfig,
     DataConfig,
     ExportConfig,

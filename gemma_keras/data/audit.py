@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import CleaningConfig, CorpusConfig
+from gemma_keras.config.sections import CleaningConfig, CorpusConfig
 from gemma_keras.data.cleaning.rules import EMPTY, Mender, is_empty
 from gemma_keras.data.pace import Pace, Reporter
 from gemma_keras.data.reading.finding import below

@@ -17,7 +17,7 @@ from typing import Any
 
 from gemma_keras import builtin
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import DataConfig
+from gemma_keras.config.sections import DataConfig
 from gemma_keras.data.encoding.rendering import Renderer
 from gemma_keras.data.mixing.mixture import Mixture, mix
 from gemma_keras.data.mixing.prompting import FAILED, Prompter

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from keras_hub.models import GemmaBackbone
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import InferenceConfig, SamplingConfig
+from gemma_keras.config.sections import InferenceConfig, SamplingConfig
 from gemma_keras.inference.engine import Engine, with_streams
 from gemma_keras.inference.language_model import Ask, Reply, check_vocabulary
 from gemma_keras.inference.requests import Delta, FinishedSequence, Request

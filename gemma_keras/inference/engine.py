@@ -15,7 +15,7 @@ import jax
 from keras_hub.models import GemmaBackbone
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import SamplingConfig
+from gemma_keras.config.sections import SamplingConfig
 from gemma_keras.inference.constraints import Grammars
 from gemma_keras.inference.delivery import ActiveSequence
 from gemma_keras.inference.groups import GroupRunner

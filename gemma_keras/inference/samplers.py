@@ -21,7 +21,7 @@ import numpy as np
 from keras_hub.samplers import Sampler
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import SamplingConfig
+from gemma_keras.config.sections import SamplingConfig
 from gemma_keras.inference.constraints import Choice, Constraint, Grammars, JsonSchema, Regex, allowed, taken
 from gemma_keras.inference.sampling import SamplingRows, Tallies, masked, next_tokens
 from gemma_keras.text.tokenizer import Tokenizer

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import SamplingConfig
+from gemma_keras.config.sections import SamplingConfig
 
 LEAST_TEMPERATURE = 1e-6  # below it, differences of logits overflow float32
 GREATEST_PENALTY = 2.0  # of presence and frequency, as at OpenAI

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from gemma_keras.config.errors import UserError, require
-from gemma_keras.config.schema import SolverConfig
+from gemma_keras.config.sections import SolverConfig
 from gemma_keras.inference.language_model import Ask, LanguageModel, Reply
 from gemma_keras.solvers.options import read_letter_so_far
 from gemma_keras.solvers.steps import Settings, SolverFailure, Steps

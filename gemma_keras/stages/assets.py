@@ -16,7 +16,7 @@ from gemma_keras import builtin
 from gemma_keras.adapters.inject import AdaptedMatrix, initial_adapter_params
 from gemma_keras.builtin.tokenizer import train_tokenizer
 from gemma_keras.config.errors import UserError, require
-from gemma_keras.config.schema import DataConfig
+from gemma_keras.config.sections import DataConfig
 from gemma_keras.config.stages import AnsweringConfig, EvaluateConfig, ModelStage, PipelineSftConfig, TrainingConfig
 from gemma_keras.data.pace import print_progress
 from gemma_keras.data.pools.collecting import find_origins, training_texts

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import SamplingConfig
+from gemma_keras.config.sections import SamplingConfig
 from gemma_keras.config.serialization import to_dict
 from gemma_keras.config.stages import ChatConfig
 from gemma_keras.inference.chat import ChatModel, conversation

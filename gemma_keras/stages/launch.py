@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeVar
 from gemma_keras import runtime
 from gemma_keras.config import flags
 from gemma_keras.config.fields import Names
-from gemma_keras.config.schema import AdapterConfig, DataConfig, ModelConfig, SolverConfig
+from gemma_keras.config.sections import AdapterConfig, DataConfig, ModelConfig, SolverConfig
 from gemma_keras.config.stages import StageConfig
 from gemma_keras.models.families import ARCHITECTURES
 from gemma_keras.models.layout import PROJECTIONS

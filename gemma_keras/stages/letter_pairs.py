@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gemma_keras.config.errors import require
-from gemma_keras.config.schema import DataConfig
+from gemma_keras.config.sections import DataConfig
 from gemma_keras.config.serialization import to_dict
 from gemma_keras.config.stages import LetterPairsConfig
 from gemma_keras.data.letter_pairs import extract_letter, letter_pair, letter_prompt, stratified_split

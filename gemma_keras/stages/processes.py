@@ -22,7 +22,7 @@ from jax._src import distributed  # its key-value store, which has no public nam
 from jax.experimental import multihost_utils
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import ParallelConfig
+from gemma_keras.config.sections import ParallelConfig
 
 MEETING_SECONDS = 300.0  # hosts of a cluster may start minutes apart
 LEAVING_SECONDS = 20  # that a finished process waits for the others

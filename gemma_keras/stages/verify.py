@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gemma_keras.config.schema import SamplingConfig
+from gemma_keras.config.sections import SamplingConfig
 from gemma_keras.inference.chat import ChatModel
 from gemma_keras.inference.requests import Request
 from gemma_keras.models.forward import forward, logits

@@ -15,7 +15,7 @@ import httpx2
 from anyio.from_thread import start_blocking_portal
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import EndpointConfig
+from gemma_keras.config.sections import EndpointConfig
 from gemma_keras.text.answer_cache import SECONDS, Answer, AnswerCache
 from gemma_keras.text.chat_answers import Outcome, judge
 from gemma_keras.text.rate_limits import RateGate

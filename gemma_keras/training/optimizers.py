@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gemma_keras.config.schema import OptimConfig
+from gemma_keras.config.sections import OptimConfig
 from gemma_keras.models.layout import kind_of
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gemma_keras.adapters.inject import TARGETS, MergedParams, add_adapters, initial_adapter_params, merge
-from gemma_keras.config.schema import AdapterConfig
+from gemma_keras.config.sections import AdapterConfig
 from gemma_keras.models.forward import build_backbone, initial_params
 from tests.models.conftest import small
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gemma_keras.adapters.inject import adapter_stacks, add_adapters, initial_adapter_params
 from gemma_keras.adapters.rank_allocator import RankAllocator, RankSchedule, resolve_schedule
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import AdapterConfig
+from gemma_keras.config.sections import AdapterConfig
 from gemma_keras.models.forward import build_backbone
 from tests.models.conftest import small
 

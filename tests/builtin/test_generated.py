@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gemma_keras import builtin
-from gemma_keras.config.schema import CorpusConfig
+from gemma_keras.config.sections import CorpusConfig
 from gemma_keras.data.sources import locate, read_corpus
 
 NUMBER = r"\d+(?:\.\d+)?"

@@ -4,8 +4,8 @@ import dataclasses
 
 from gemma_keras.config import stages
 from gemma_keras.config.fields import TEXTS, field, section
-from gemma_keras.config.schema import *  # noqa: F403
-from gemma_keras.config.schema import InferenceConfig, SamplingConfig, SolverConfig, TrainConfig
+from gemma_keras.config.sections import *  # noqa: F403
+from gemma_keras.config.sections import InferenceConfig, SamplingConfig, SolverConfig, TrainConfig
 from gemma_keras.config.stages import TrainingConfig
 
 

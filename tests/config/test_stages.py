@@ -9,7 +9,7 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.config.fields import leaves, validate
 from gemma_keras.config.flags import parse
 from gemma_keras.config.loading import load_config, taken
-from gemma_keras.config.schema import CorpusConfig, DataConfig, TrainConfig
+from gemma_keras.config.sections import CorpusConfig, DataConfig, TrainConfig
 from gemma_keras.config.serialization import to_dict
 from gemma_keras.config.stages import (
     STAGES,
@@ -25,7 +25,7 @@ from gemma_keras.config.stages import (
 from tests.test_imports import MODULES, ROOT
 
 STAGE_FILE = (
-    "from gemma_keras.config.schema import *\nfrom gemma_keras.config.stages import *\ndef get_config(): return {}"
+    "from gemma_keras.config.sections import *\nfrom gemma_keras.config.stages import *\ndef get_config(): return {}"
 )
 
 

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from gemma_keras.config import schema
+from gemma_keras.config import sections
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.fields import STRINGS, Range, leaves, validate
 from gemma_keras.config.stages import PreflightConfig
@@ -27,7 +27,7 @@ def test_defaults_are_valid():
     validate(with_values())
 
 
-SECTIONS = [kind for kind in vars(schema).values() if isinstance(kind, type) and kind.__module__ == schema.__name__]
+SECTIONS = [kind for kind in vars(sections).values() if isinstance(kind, type) and kind.__module__ == sections.__name__]
 
 
 def test_every_number_has_a_range():

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from gemma_keras.config.schema import CorpusConfig
+from gemma_keras.config.sections import CorpusConfig
 from gemma_keras.data.audit import audit, page, unread
 from gemma_keras.data.sources import SOURCES
 

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from gemma_keras.config.schema import CleaningConfig
+from gemma_keras.config.sections import CleaningConfig
 from gemma_keras.data.cleaning.rules import (
     Mender,
     contaminated,

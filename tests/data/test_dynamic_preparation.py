@@ -6,7 +6,7 @@ import datasets
 import pytest
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import CorpusConfig, DataConfig, EndpointConfig, SystemPromptConfig
+from gemma_keras.config.sections import CorpusConfig, DataConfig, EndpointConfig, SystemPromptConfig
 from gemma_keras.data.prepare import prepare
 from tests.chat_server import REPLIES, ChatServer
 

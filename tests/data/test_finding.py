@@ -5,7 +5,7 @@ import os
 import pytest
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import CorpusConfig
+from gemma_keras.config.sections import CorpusConfig
 from gemma_keras.data.reading.finding import AGAIN, BROKEN, CYCLE, HIDDEN, SPECIAL, UNREAD_FORMAT, below, describe, find
 from gemma_keras.data.sources import locate
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gemma_keras.config.schema import CorpusConfig
+from gemma_keras.config.sections import CorpusConfig
 from gemma_keras.data.reading.readers import read_file
 from gemma_keras.data.sources import locate, read_corpus
 from gemma_keras.text.templates import TEMPLATES

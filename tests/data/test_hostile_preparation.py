@@ -4,7 +4,7 @@ import json
 
 import datasets
 
-from gemma_keras.config.schema import CorpusConfig, DataConfig, SystemPromptConfig
+from gemma_keras.config.sections import CorpusConfig, DataConfig, SystemPromptConfig
 from gemma_keras.data.prepare import prepare
 from tests.data.hostile import write_hostile_files
 

@@ -7,7 +7,7 @@ import datasets
 import pytest
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import CleaningConfig, CorpusConfig, DataConfig, SystemPromptConfig
+from gemma_keras.config.sections import CleaningConfig, CorpusConfig, DataConfig, SystemPromptConfig
 from gemma_keras.data.mixing.shares import largest_remainder
 from gemma_keras.data.prepare import prepare
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemma_keras.config.schema import CorpusConfig
+from gemma_keras.config.sections import CorpusConfig
 from gemma_keras.data.encoding.packing import pack
 from gemma_keras.data.sources import locate, read_corpus
 from gemma_keras.text.templates import TEMPLATES

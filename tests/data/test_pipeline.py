@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import CorpusConfig, DataConfig
+from gemma_keras.config.sections import CorpusConfig, DataConfig
 from gemma_keras.data.pipeline import PreparedSplit, batch_at, batches, evaluation_batches, packed_rows_at, permuted
 from gemma_keras.data.prepare import prepare
 from gemma_keras.text.templates import CONTENT

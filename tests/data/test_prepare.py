@@ -5,7 +5,7 @@ import datasets
 import pytest
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import CorpusConfig, DataConfig, SystemPromptConfig
+from gemma_keras.config.sections import CorpusConfig, DataConfig, SystemPromptConfig
 from gemma_keras.data import prepare as module
 from gemma_keras.data.prepare import prepare
 from gemma_keras.text.templates import CLOSING, CONTENT, PROMPT, TEMPLATES

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import CleaningConfig, CorpusConfig, DataConfig, SystemPromptConfig
+from gemma_keras.config.sections import CleaningConfig, CorpusConfig, DataConfig, SystemPromptConfig
 from gemma_keras.data.pipeline import PreparedSplit, evaluation_batches
 from gemma_keras.data.pools.collecting import training_texts
 from gemma_keras.data.prepare import prepare

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import EndpointConfig, SystemPromptConfig
+from gemma_keras.config.sections import EndpointConfig, SystemPromptConfig
 from gemma_keras.data.mixing.system_prompts import (
     FIXED_PROMPTS,
     KINDS,

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import transformers
 
-from gemma_keras.config.schema import SamplingConfig
+from gemma_keras.config.sections import SamplingConfig
 from gemma_keras.inference.engine import Engine, with_streams
 from gemma_keras.inference.requests import FinishedSequence, Request
 from gemma_keras.models.families import to_hf_config

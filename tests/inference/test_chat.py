@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import SamplingConfig
+from gemma_keras.config.sections import SamplingConfig
 from gemma_keras.inference.chat import ChatModel, apply_chat_template, conversation, generate_response
 from gemma_keras.inference.engine import Engine
 from gemma_keras.inference.requests import Request

@@ -13,7 +13,7 @@ import pytest
 
 from gemma_keras.adapters.inject import add_adapters, initial_adapter_params, merge
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import AdapterConfig, SamplingConfig
+from gemma_keras.config.sections import AdapterConfig, SamplingConfig
 from gemma_keras.inference import scheduler
 from gemma_keras.inference.constraints import Choice
 from gemma_keras.inference.engine import Engine, with_streams

@@ -6,7 +6,7 @@ import pytest
 from keras_hub.models import GemmaBackbone, GemmaCausalLM
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import SamplingConfig, SolverConfig
+from gemma_keras.config.sections import SamplingConfig, SolverConfig
 from gemma_keras.inference.chat import ChatModel
 from gemma_keras.inference.constraints import Choice, Regex
 from gemma_keras.inference.keras_chat import KerasChat

@@ -13,7 +13,7 @@ from transformers.generation import logits_process as theirs
 
 from gemma_keras import builtin
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import SamplingConfig
+from gemma_keras.config.sections import SamplingConfig
 from gemma_keras.inference import samplers as module
 from gemma_keras.inference.constraints import Choice, JsonSchema, Regex
 from gemma_keras.inference.samplers import ConstrainedSampler, PenaltySampler

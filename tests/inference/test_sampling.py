@@ -9,7 +9,7 @@ from scipy.stats import chisquare
 from transformers.generation import logits_process as theirs
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import SamplingConfig
+from gemma_keras.config.sections import SamplingConfig
 from gemma_keras.inference import sampling as module
 from gemma_keras.inference.sampling import (
     SamplingRows,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from gemma_keras.adapters.inject import TARGETS, add_adapters
-from gemma_keras.config.schema import AdapterConfig, OptimConfig
+from gemma_keras.config.sections import AdapterConfig, OptimConfig
 from gemma_keras.models.families import ARCHITECTURES, get_architecture
 from gemma_keras.models.forward import build_backbone, variable_shapes
 from gemma_keras.models.layout import KINDS, Role, by_path, kind_of, model_kinds

@@ -17,7 +17,7 @@ from jax.sharding import AbstractMesh
 from gemma_keras.adapters.inject import TARGETS, add_adapters, initial_adapter_params
 from gemma_keras.adapters.low_rank import keep_mask
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import AdapterConfig
+from gemma_keras.config.sections import AdapterConfig
 from gemma_keras.models.families import ARCHITECTURES, get_architecture
 from gemma_keras.models.forward import build_backbone, variable_shapes
 from gemma_keras.models.sharding import param_sharding, variable_axes

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import AdapterConfig, ModelConfig, TrainConfig
+from gemma_keras.config.sections import AdapterConfig, ModelConfig, TrainConfig
 from gemma_keras.config.stages import PreflightConfig
 from gemma_keras.preflight.hardware import HARDWARE
 from gemma_keras.preflight.report import PreflightReport, Roofline, advice, describe

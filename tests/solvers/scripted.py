@@ -7,7 +7,7 @@ order, (message, temperature) of every call, and `model.batches` how many calls 
 from collections.abc import Callable, Mapping, Sequence
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import SamplingConfig, SolverConfig
+from gemma_keras.config.sections import SamplingConfig, SolverConfig
 from gemma_keras.inference.language_model import Ask, Reply
 from gemma_keras.solvers.prompts import Prompts, check_prompts
 from gemma_keras.solvers.steps import Settings

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gemma_keras.config.schema import InferenceConfig
+from gemma_keras.config.sections import InferenceConfig
 from gemma_keras.inference.chat import ChatModel
 from gemma_keras.inference.constraints import Choice
 from gemma_keras.inference.language_model import Ask

@@ -8,7 +8,7 @@ from safetensors.numpy import load_file, save_file
 
 from gemma_keras import builtin
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import ExportConfig, ModelConfig
+from gemma_keras.config.sections import ExportConfig, ModelConfig
 from gemma_keras.config.stages import ExportStageConfig
 from gemma_keras.export.huggingface import export_hf
 from gemma_keras.models.families import get_architecture

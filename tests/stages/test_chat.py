@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import ModelConfig, SamplingConfig
+from gemma_keras.config.sections import ModelConfig, SamplingConfig
 from gemma_keras.config.stages import ChatConfig
 from gemma_keras.stages import chat
 from gemma_keras.stages.assets import load_chat_model

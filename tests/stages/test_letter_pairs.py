@@ -2,7 +2,7 @@
 
 import json
 
-from gemma_keras.config.schema import CorpusConfig, DataConfig, InferenceConfig, ModelConfig, SamplingConfig
+from gemma_keras.config.sections import CorpusConfig, DataConfig, InferenceConfig, ModelConfig, SamplingConfig
 from gemma_keras.config.stages import LetterPairsConfig
 from gemma_keras.data.sources import SOURCES
 from gemma_keras.stages.letter_pairs import run

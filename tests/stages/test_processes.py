@@ -21,7 +21,7 @@ TOLERANCE = 1e-5  # relative, float32
 STEPS = 12
 JOIN = """
 import sys
-from gemma_keras.config.schema import ParallelConfig
+from gemma_keras.config.sections import ParallelConfig
 from gemma_keras.stages import processes
 count, number, coordinator, seconds = sys.argv[1:]
 try:

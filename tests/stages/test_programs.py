@@ -9,7 +9,7 @@ import pytest
 
 from gemma_keras.adapters.rank_allocator import resolve_schedule
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import (
+from gemma_keras.config.sections import (
     AdapterConfig,
     DataConfig,
     ModelConfig,

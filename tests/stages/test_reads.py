@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from gemma_keras.config.fields import SCALARS, leaves, sections
-from gemma_keras.config.schema import ModelConfig, SamplingConfig
+from gemma_keras.config.sections import ModelConfig, SamplingConfig
 from gemma_keras.config.stages import ChatConfig, ExportStageConfig
 from gemma_keras.stages import chat, export
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import (
+from gemma_keras.config.sections import (
     DataConfig,
     InferenceConfig,
     ModelConfig,

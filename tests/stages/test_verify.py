@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from gemma_keras.config.schema import ModelConfig
+from gemma_keras.config.sections import ModelConfig
 from gemma_keras.config.stages import ChatConfig
 from gemma_keras.stages.assets import load_chat_model
 from gemma_keras.stages.verify import verify_export

@@ -12,7 +12,7 @@ from email.utils import formatdate
 import pytest
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import EndpointConfig
+from gemma_keras.config.sections import EndpointConfig
 from gemma_keras.text import chat_api, rate_limits
 from gemma_keras.text.answer_cache import GROUP, AnswerCache
 from gemma_keras.text.chat_answers import judge
@@ -259,7 +259,7 @@ CHILD = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
 from pathlib import Path
-from gemma_keras.config.schema import EndpointConfig
+from gemma_keras.config.sections import EndpointConfig
 from gemma_keras.text.answer_cache import AnswerCache
 from gemma_keras.text.chat_api import ChatClient
 url, cache = sys.argv[1:]

@@ -15,7 +15,7 @@ import numpy as np
 
 from gemma_keras.adapters.inject import initial_adapter_params
 from gemma_keras.adapters.rank_allocator import resolve_schedule
-from gemma_keras.config.schema import AdapterConfig, DataConfig, ModelConfig, OptimConfig, ParallelConfig, TrainConfig
+from gemma_keras.config.sections import AdapterConfig, DataConfig, ModelConfig, OptimConfig, ParallelConfig, TrainConfig
 from gemma_keras.config.stages import StepConfig
 from gemma_keras.models.families import get_architecture
 from gemma_keras.models.forward import initial_params

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gemma_keras.adapters.inject import adapted_matrices, add_adapters, disable_adapters, initial_adapter_params
-from gemma_keras.config.schema import AdapterConfig
+from gemma_keras.config.sections import AdapterConfig
 from gemma_keras.models.forward import build_backbone, forward, logits
 from gemma_keras.parallel.plan import ONE_DEVICE
 from gemma_keras.training.objectives.preference import Preference, preference_sums

@@ -10,7 +10,7 @@ import transformers
 
 from gemma_keras.adapters.inject import adapter_stacks, add_adapters, dropout_seeds, initial_adapter_params
 from gemma_keras.adapters.rank_allocator import RankAllocator, resolve_schedule
-from gemma_keras.config.schema import AdapterConfig, OptimConfig
+from gemma_keras.config.sections import AdapterConfig, OptimConfig
 from gemma_keras.models.forward import build_backbone
 from gemma_keras.models.stacking import stack_params
 from gemma_keras.training.objectives.base import LossSums

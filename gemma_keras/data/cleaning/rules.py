@@ -7,7 +7,7 @@ from collections.abc import Callable
 import ftfy
 from ftfy.chardata import C1_CONTROL_RE, UTF8_DETECTOR_RE
 
-from gemma_keras.config.schema import CleaningConfig
+from gemma_keras.config.sections import CleaningConfig
 from gemma_keras.data.records import ChatRecord, ChoiceRecord, PreferenceRecord, Record, TextRecord
 from gemma_keras.text.templates import Message, is_unlearnt
 

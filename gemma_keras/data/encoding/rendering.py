@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import DataConfig
+from gemma_keras.config.sections import DataConfig
 from gemma_keras.data.cleaning.rules import unlearnt_turns
 from gemma_keras.data.encoding.encode import Encoded, Limits, encode_records
 from gemma_keras.data.encoding.writing import SplitWriter

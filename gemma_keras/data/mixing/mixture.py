@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import CorpusConfig, DataConfig
+from gemma_keras.config.sections import CorpusConfig, DataConfig
 from gemma_keras.data.mixing.shares import grouped_counts, interleave
 from gemma_keras.data.pools.fates import NOT_DRAWN
 from gemma_keras.data.pools.pool import Pool

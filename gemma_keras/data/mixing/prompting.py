@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gemma_keras.config.schema import DataConfig
+from gemma_keras.config.sections import DataConfig
 from gemma_keras.data.mixing.mixture import Mixture
 from gemma_keras.data.mixing.system_prompts import FIXED_PROMPTS, KINDS, OWN, DynamicPrompts, assign_kinds, exact_counts
 from gemma_keras.data.pace import Reporter

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import SystemPromptConfig
+from gemma_keras.config.sections import SystemPromptConfig
 from gemma_keras.data.mixing.shares import largest_remainder
 from gemma_keras.text.answer_cache import AnswerCache
 from gemma_keras.text.chat_api import ChatClient, Completion, Request

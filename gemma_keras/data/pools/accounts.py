@@ -4,7 +4,7 @@ import dataclasses
 from collections import Counter
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import CorpusConfig
+from gemma_keras.config.sections import CorpusConfig
 from gemma_keras.data.cleaning.rules import EMPTY
 from gemma_keras.data.records import general_reason
 from gemma_keras.data.sources import OTHER_KIND, SourceRow

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import CorpusConfig, DataConfig
+from gemma_keras.config.sections import CorpusConfig, DataConfig
 from gemma_keras.data.cleaning.contamination import Contamination
 from gemma_keras.data.cleaning.near_duplicates import NearDuplicates
 from gemma_keras.data.cleaning.rules import Mender, contents

@@ -13,7 +13,7 @@ from typing import IO, TypeVar
 import numpy as np
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import CorpusConfig
+from gemma_keras.config.sections import CorpusConfig
 from gemma_keras.data.cleaning.contamination import Contamination
 from gemma_keras.data.cleaning.near_duplicates import NearDuplicates
 from gemma_keras.data.cleaning.rules import (

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gemma_keras import builtin
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import CorpusConfig
+from gemma_keras.config.sections import CorpusConfig
 from gemma_keras.data.reading.finding import FoundFiles, describe, find
 from gemma_keras.data.reading.readers import SUFFIXES, ReadRow, read_file, read_hub, suffix_of
 from gemma_keras.data.records import BadRow, Quarantined, Record, SkippedRow, validate

@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from gemma_keras.config.schema import CorpusConfig
+from gemma_keras.config.sections import CorpusConfig
 from gemma_keras.data.records import BadRow, ChoiceRecord, SkippedRow
 from gemma_keras.data.sources import SOURCES, exams, locate, read_corpus
 from gemma_keras.data.sources.base import FILE

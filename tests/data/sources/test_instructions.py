@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from gemma_keras.config.schema import CorpusConfig
+from gemma_keras.config.sections import CorpusConfig
 from gemma_keras.data.records import BadRow, SkippedRow
 from gemma_keras.data.sources import SOURCES, instructions, locate, read_corpus
 from tests.data.sources.hostile import reads_anything

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gemma_keras.config.schema import CorpusConfig
+from gemma_keras.config.sections import CorpusConfig
 from gemma_keras.data.records import BadRow, SkippedRow
 from gemma_keras.data.sources import SOURCES, locate, read_corpus
 from gemma_keras.data.sources.turns import NOTHING_LEARNT

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.schema import CorpusConfig
+from gemma_keras.config.sections import CorpusConfig
 from gemma_keras.data.sources import SOURCES, get_source, locate, read_corpus
 
 

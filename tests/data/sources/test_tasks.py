@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from gemma_keras.config.schema import CorpusConfig
+from gemma_keras.config.sections import CorpusConfig
 from gemma_keras.data.records import BadRow, SkippedRow
 from gemma_keras.data.sources import SOURCES, locate, read_corpus, tasks
 from gemma_keras.data.sources.tasks import verse_form
