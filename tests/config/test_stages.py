@@ -22,7 +22,7 @@ from gemma_keras.config.stages import (
     SftConfig,
     SolveConfig,
 )
-from tests.test_imports import MODULES, ROOT
+from tests.house import MODULES, ROOT
 
 STAGE_FILE = (
     "from gemma_keras.config.sections import *\nfrom gemma_keras.config.stages import *\ndef get_config(): return {}"
