@@ -1,9 +1,12 @@
 """The order of packages, the limits on modules and functions, and what is not imported or written anywhere."""
 
+import ast
+import itertools
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +32,22 @@ def test_what_is_out_of_order_is_found(monkeypatch):
 
 def test_lines_of_code_leave_out_blanks_and_comments():
     assert house.code_lines('"""One.\n\nTwo."""\n\n# three\nfour = """\nfive"""  # six\n') == 4
+
+
+def test_walks_of_the_design_take_steps_that_there_are():
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    section = text.split("## Three walks through the house\n")[1].split("\n## ")[0]
+    walks = [
+        re.findall(r"^\d+\. `(\S+)` `(\S+)`: \S", part, re.M)
+        for part in re.split(r"^An? .*:$", section, flags=re.M)[1:]
+    ]
+    assert len(walks) == 3 and all(6 <= len(walk) <= 12 for walk in walks)
+    assert sum(map(len, walks)) == len(re.findall(r"^\d+\. ", section, re.M))
+    for module, name in itertools.chain(*walks):
+        tree: Any = ast.parse(house.source(f"gemma_keras/{module}"))
+        for part in name.split("."):
+            tree = next((node for node in tree.body if getattr(node, "name", "") == part), None)
+            assert tree, f"{module} has no {name}"
 
 
 def test_no_path_of_one_machine_is_written_anywhere():
