@@ -74,7 +74,7 @@ def decode(
 
     def advance(loop: _DecodeLoop) -> _DecodeLoop:
         length, clock = rows.length + loop.index, state.clock + loop.index
-        context = Context(length=length, cache=loop.cache, turn=rows.slot_offset, slot=clock)
+        context = Context(length=length, cache=loop.cache, slot_offset=rows.slot_offset, slot=clock)
         angles = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, loop.index, 1, axis=1), all_angles)
         hidden, new = forward(
             backbone, params, loop.last[:, None], length[:, None], context=context, angles=angles, plan=plan

@@ -1,7 +1,7 @@
 """What sequences that decode side by side share on the device, and the programs that change it: rows that come and go.
 
 A `DecodeState` holds B sequences, each at its own length, with settings of its own. Its clock counts its steps: a step writes
-slot `clock` mod S of every row, and the row's slot offset (the `turn` of kv_cache.py) says which position that is.
+slot `clock` mod S of every row, and the row's slot offset says which position that is.
 
     clock 5    p p p p p n . . .    slot offset 0, length 5: the next token is at position 5
                . . . p p n . . .    slot offset 3, length 2: the next token is at position 2
@@ -23,7 +23,15 @@ from keras_hub.models import GemmaBackbone
 
 from gemma_keras.inference.buckets import power_of_two
 from gemma_keras.inference.sampling import NEUTRAL, SamplingRows, Tallies
-from gemma_keras.models.kv_cache import Fresh, KVCache, Stored, cache_sharding, held_positions, init_cache, turned
+from gemma_keras.models.kv_cache import (
+    KVCache,
+    NewLayers,
+    Stored,
+    cache_sharding,
+    held_positions,
+    in_positions,
+    init_cache,
+)
 from gemma_keras.parallel.mesh import DATA
 from gemma_keras.parallel.plan import ComputePlan
 
@@ -166,7 +174,7 @@ def resize(state: DecodeState, *, backbone: GemmaBackbone, rows: int, slots: int
         if size <= stored.shape[2]:
             return stored
         held = held_positions(length, size, slot_offset)
-        return jax.tree.map(lambda x: turned(x, held, slot_offset), stored)
+        return jax.tree.map(lambda x: in_positions(x, held, slot_offset), stored)
 
     def taller(x: jax.Array) -> jax.Array:
         return jnp.pad(x, [(0, max(rows - len(x), 0)), *[(0, 0)] * (x.ndim - 1)]) if x.ndim else x
@@ -178,6 +186,6 @@ def resize(state: DecodeState, *, backbone: GemmaBackbone, rows: int, slots: int
     return placed(jax.tree.map(taller, state._replace(cache=cache)), plan)
 
 
-def layers(cache: KVCache) -> Fresh:
+def layers(cache: KVCache) -> NewLayers:
     """A pair of keys and values a layer."""
     return tuple(zip(cache.keys, cache.values, strict=True))

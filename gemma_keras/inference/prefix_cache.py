@@ -18,7 +18,7 @@ from keras_hub.models import GemmaBackbone
 
 from gemma_keras.inference.buckets import power_of_two
 from gemma_keras.inference.decode_state import DecodeState, layers, placed
-from gemma_keras.models.kv_cache import KVCache, init_cache, placed_cache, turned
+from gemma_keras.models.kv_cache import KVCache, in_positions, init_cache, placed_cache
 from gemma_keras.parallel.plan import ComputePlan
 
 BLOCK = 64
@@ -139,7 +139,7 @@ def _saved(
 
     def put(old: jax.Array, stored: jax.Array) -> jax.Array:
         whole = stored.shape[2] // BLOCK * BLOCK
-        own = turned(stored[row][None], jnp.arange(whole), slot_offset[None])[0]
+        own = in_positions(stored[row][None], jnp.arange(whole), slot_offset[None])[0]
         own = own.reshape(stored.shape[1], -1, BLOCK, stored.shape[3]).swapaxes(0, 1)
         return old.at[places].set(own[jnp.minimum(numbers, len(own) - 1)], mode="drop")
 

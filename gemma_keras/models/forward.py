@@ -31,7 +31,7 @@ from gemma_keras.parallel.plan import ATTENDED, DOWN, GATE, ONE_DEVICE, UP, Comp
 from gemma_keras.parallel.sharding import all_gathered, vocabulary_lookup
 
 Params = dict[str, jax.Array]
-FreshLayer = tuple[jax.Array, jax.Array]
+NewKeysValues = tuple[jax.Array, jax.Array]
 Angles = dict[tuple[float, float], tuple[jax.Array, jax.Array]]  # by `LayerSpec.rope`
 
 
@@ -133,7 +133,7 @@ def forward(
     angles: Angles | None = None,
     plan: ComputePlan = ONE_DEVICE,
 ) -> Any:
-    """Hidden states [B, T, D] after the final norm, in the compute dtype; with a context, the pair (hidden, fresh).
+    """Hidden states [B, T, D] after the final norm, in the compute dtype; with a context, the pair (hidden, new_keys_values).
 
     `tokens`, `positions`, `segment_ids` i32[B, T]; segment 0 is padding, and a token sees its own segment only. Without a
     context, positions have to rise by one from token to token within a segment, as the batches of `data` do. `params`
@@ -142,8 +142,8 @@ def forward(
     `plan` says on which devices and with which kernels; it changes the result by rounding only.
 
     With a context, the tokens go on where it ends, and see it besides each other: the prompt in one call or several, then a
-    token a call. `fresh` are their keys and values, for `KVCache.write`. Positions of -1 are padding then; there are no
-    segments. `angles` are the `layer_angles` of the positions, where the caller has them: in a loop, XLA:CPU computes cosines
+    token a call. `new_keys_values` are theirs, for `KVCache.write`. Positions of -1 are padding then; there are no segments.
+    `angles` are the `layer_angles` of the positions, where the caller has them: in a loop, XLA:CPU computes cosines
     for every layer anew, whatever the barrier.
     """
     with jax.named_scope("token_embedding"):
@@ -152,13 +152,13 @@ def forward(
         # Behind a barrier, lest every layer computes cosines of its own.
         angles = jax.lax.optimization_barrier(layer_angles(backbone.architecture, positions))
 
-    def block(layer: int, params: Params, x: jax.Array) -> tuple[jax.Array, FreshLayer | None]:
+    def block(layer: int, params: Params, x: jax.Array) -> tuple[jax.Array, NewKeysValues | None]:
         with _scope(backbone.transformer_layers[layer], params, plan):
             project = functools.partial(_projected, params=params, training=training)
             own = angles[backbone.architecture.layers[layer].rope]
             return _decoder_block(backbone, layer, x, own, positions, segment_ids, project, context, plan)
 
-    fresh = []
+    new_keys_values = []
     if is_stacked(params):
         assert context is None, "stacks are for training"
         x = _scan_blocks(backbone, params, x, lambda layer, params, x: block(layer, params, x)[0], plan)
@@ -166,10 +166,10 @@ def forward(
         for layer in range(backbone.architecture.num_layers):
             run = functools.partial(block, layer)
             x, own = (plan.recomputed(run) if context is None else run)(params, x)
-            fresh.append(own)
+            new_keys_values.append(own)
     with _scope(backbone.layer_norm, params, plan):
         hidden = backbone.layer_norm(x)
-    return hidden if context is None else (hidden, tuple(fresh))
+    return hidden if context is None else (hidden, tuple(new_keys_values))
 
 
 def _scan_blocks(
@@ -260,7 +260,7 @@ def _decoder_block(
     project: Callable[..., jax.Array],
     context: Context | None,
     plan: ComputePlan,
-) -> tuple[jax.Array, FreshLayer | None]:
+) -> tuple[jax.Array, NewKeysValues | None]:
     """Block `layer` of the backbone: attention, then feed-forward, each around a residual stream `x` [B, T, D].
 
     `project(layer, x)` applies a projection. With a context, the keys and values [B, K, T, H] come with the result.
@@ -273,15 +273,15 @@ def _decoder_block(
     value = plan.features(project(block.attention.value_dense, normed))
     with jax.named_scope("rope"):
         query, key = apply_rope(query, angles), apply_rope(key, angles)
-    fresh = None
+    new_keys_values = None
     settings = _attention_settings(backbone)
     if context is None:
         heads = packed_attention(
             query, key, value, segment_ids, window=window, kernel=plan.attention, mesh=plan.mesh, **settings
         )
     else:
-        fresh = (key.swapaxes(1, 2), value.swapaxes(1, 2))
-        heads = attention(query, context.sources(layer, *fresh, positions, window), **settings)
+        new_keys_values = (key.swapaxes(1, 2), value.swapaxes(1, 2))
+        heads = attention(query, context.sources(layer, *new_keys_values, positions, window), **settings)
     attended = checkpoint_name(plan.residual(project(block.attention.output_dense, heads)), ATTENDED)
     x = x + (block.post_attention_norm(attended) if post_norms else attended)
     normed = block.pre_ffw_norm(x)
@@ -289,7 +289,7 @@ def _decoder_block(
     up = checkpoint_name(plan.features(project(block.gating_ffw_2, normed)), UP)
     fed = plan.residual(project(block.ffw_linear, _gated_gelu(gate, up)))
     fed = checkpoint_name(fed, DOWN)
-    return x + (block.post_ffw_norm(fed) if post_norms else fed), fresh
+    return x + (block.post_ffw_norm(fed) if post_norms else fed), new_keys_values
 
 
 @jax.checkpoint

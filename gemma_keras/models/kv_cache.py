@@ -1,9 +1,9 @@
 """Keys and values of earlier tokens: a row of slots for every sequence, read by the forward pass.
 
-Position p of a row lies in slot (p + turn) mod S, with a turn of its own for every row: 0 for rows that are read once, and for
-rows that decode side by side such that the next token of each goes to one and the same slot, whatever their lengths. So a
-step writes one slice of each array, in place. Layers with a window keep no more slots than the window has, and there a
-new token takes the slot of the one that just went out of sight.
+Position p of a row lies in slot (p + offset) mod S, with a slot offset of its own for every row: 0 for rows that are read
+once, and for rows that decode side by side such that the next token of each goes to one and the same slot, whatever their
+lengths. So a step writes one slice of each array, in place. Layers with a window keep no more slots than the window has, and
+there a new token takes the slot of the one that just went out of sight.
 
 A forward pass returns the keys and values of its own tokens; only those of a `Context` with a slot are written before.
 
@@ -25,8 +25,8 @@ from gemma_keras.parallel.mesh import DATA, MODEL
 from gemma_keras.parallel.plan import ComputePlan
 
 Stored: TypeAlias = jax.Array | Int8
-Turn: TypeAlias = jax.Array | int  # i32[P], or the same for all rows
-Fresh: TypeAlias = tuple[tuple[Stored, Stored], ...]  # keys and values [P, K, T, H] of new tokens, a pair a layer
+SlotOffset: TypeAlias = jax.Array | int  # i32[P], or the same for all rows
+NewLayers: TypeAlias = tuple[tuple[Stored, Stored], ...]  # keys and values [P, K, T, H] of new tokens, a pair a layer
 
 
 @jax.tree_util.register_dataclass
@@ -51,18 +51,23 @@ class KVCache:
         """S of the layers without a window (or with one that is longer)."""
         return max(self.slots(layer) for layer in range(len(self.keys)))
 
-    def take(self, rows: jax.Array, slots: int, turn: Turn = 0) -> "KVCache":
-        """The first `slots` positions (all of a ring) of the rows i32[P], whose turn is 0 then."""
+    def take(self, rows: jax.Array, slots: int, slot_offset: SlotOffset = 0) -> "KVCache":
+        """The first `slots` positions (all of a ring) of the rows i32[P], whose slot offset is 0 then."""
 
         def taken(stored: jax.Array) -> jax.Array:
-            return turned(stored[rows], jnp.arange(min(slots, stored.shape[2])), turn)
+            return in_positions(stored[rows], jnp.arange(min(slots, stored.shape[2])), slot_offset)
 
         return jax.tree.map(taken, self)
 
     def write(
-        self, fresh: Fresh, start: jax.Array, count: jax.Array, rows: jax.Array | None = None, turn: Turn = 0
+        self,
+        layers: NewLayers,
+        start: jax.Array,
+        count: jax.Array,
+        rows: jax.Array | None = None,
+        slot_offset: SlotOffset = 0,
     ) -> "KVCache":
-        """The cache with the first `count` i32[P] tokens of `fresh` at positions `start` i32[P] and after.
+        """The cache with the first `count` i32[P] tokens of `layers` at positions `start` i32[P] and after.
 
         `rows` i32[P] are rows of the cache, those that it does not have are left out; None: all rows in order. Of more
         tokens than a layer has slots, the last ones stay.
@@ -74,22 +79,22 @@ class KVCache:
 
         def merged(old: jax.Array, new: jax.Array) -> jax.Array:
             # Which token each slot holds in the end; a gather, for scattering tokens one by one is slow everywhere.
-            held = held_positions(start + count, old.shape[2], turn)
-            tokens = _gathered(new, held - start[:, None])
+            held = held_positions(start + count, old.shape[2], slot_offset)
+            tokens = _taken(new, held - start[:, None])
             kept = jnp.where((held >= start[:, None])[:, None, :, None], tokens, old)
             # Whatever an earlier sequence left: nobody looks at it, but NaN times a weight of 0 is NaN.
             return jnp.where((held >= 0)[:, None, :, None], kept, 0)
 
-        keys = [written(old, new) for old, (new, _) in zip(whole.keys, fresh, strict=True)]
-        values = [written(old, new) for old, (_, new) in zip(whole.values, fresh, strict=True)]
+        keys = [written(old, new) for old, (new, _) in zip(whole.keys, layers, strict=True)]
+        values = [written(old, new) for old, (_, new) in zip(whole.values, layers, strict=True)]
         result = KVCache(tuple(keys), tuple(values))
         if rows is None:
             return result
         return jax.tree.map(lambda old, new: old.at[rows].set(new, mode="drop"), self, result)
 
-    def append(self, fresh: Fresh, slot: jax.Array) -> "KVCache":
-        """The cache with the one token of `fresh` in slot `slot` mod S of every row."""
-        keys, values = zip(*fresh, strict=True)
+    def append(self, layers: NewLayers, slot: jax.Array) -> "KVCache":
+        """The cache with the one token of `layers` in slot `slot` mod S of every row."""
+        keys, values = zip(*layers, strict=True)
         return KVCache(
             tuple(put(stored, new, slot) for stored, new in zip(self.keys, keys, strict=True)),
             tuple(put(stored, new, slot) for stored, new in zip(self.values, values, strict=True)),
@@ -104,18 +109,18 @@ def put(stored: Stored, new: Stored, slot: jax.Array) -> Stored:
     )
 
 
-def turned(stored: jax.Array, positions: jax.Array, turn: Turn) -> jax.Array:
+def in_positions(stored: jax.Array, positions: jax.Array, slot_offset: SlotOffset) -> jax.Array:
     """What the rows [P, K, S, ...] hold at `positions` i32[P, n], or i32[n] of all rows: [P, K, n, ...]."""
-    slots = (positions + jnp.reshape(turn, (-1, 1))) % stored.shape[2]
-    return _gathered(stored, jnp.broadcast_to(slots, (len(stored), slots.shape[-1])))
+    slots = (positions + jnp.reshape(slot_offset, (-1, 1))) % stored.shape[2]
+    return _taken(stored, jnp.broadcast_to(slots, (len(stored), slots.shape[-1])))
 
 
-def _gathered(x: jax.Array, places: jax.Array) -> jax.Array:
+def _taken(x: jax.Array, places: jax.Array) -> jax.Array:
     """[P, K, n, ...] of `x` [P, K, T, ...] at `places` i32[P, n], the nearest for those beyond it."""
     return jax.vmap(lambda row, at: jnp.take(row, at, axis=1, mode="clip"))(x, places)
 
 
-def held_positions(length: jax.Array, slots: int, turn: Turn = 0) -> jax.Array:
+def held_positions(length: jax.Array, slots: int, slot_offset: SlotOffset = 0) -> jax.Array:
     """The position i32[P, S] that each of `slots` slots holds after `length` i32[P] tokens; negative: none.
 
     >>> held_positions(jnp.array([2, 5]), 3).tolist()
@@ -124,7 +129,7 @@ def held_positions(length: jax.Array, slots: int, turn: Turn = 0) -> jax.Array:
     [[-1, 0, 1], [4, 2, 3]]
     """
     last = length[:, None] - 1
-    return last - (last + jnp.reshape(turn, (-1, 1)) - jnp.arange(slots)) % slots
+    return last - (last + jnp.reshape(slot_offset, (-1, 1)) - jnp.arange(slots)) % slots
 
 
 def init_cache(
@@ -164,7 +169,7 @@ def cache_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=("length", "cache", "turn", "slot", "recent", "step"),
+    data_fields=("length", "cache", "slot_offset", "slot", "recent", "step"),
     meta_fields=("alone",),
 )
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -173,7 +178,7 @@ class Context:
 
     Attributes:
         cache: P rows, of which the first `length` i32[P] positions are filled; None: nothing is cached.
-        turn: of the rows of the cache.
+        slot_offset: of the rows of the cache.
         slot: where the cache takes the one new token of every row; None: it takes none.
         recent: a chunk [P, K, C, H] a layer, of which the first `step` tokens follow those of `cache`.
         alone: whether a new token sees none of the others, such as candidates for one place; else it sees earlier ones.
@@ -181,7 +186,7 @@ class Context:
 
     length: jax.Array
     cache: KVCache | None = None
-    turn: Turn = 0
+    slot_offset: SlotOffset = 0
     slot: jax.Array | None = None
     recent: KVCache | None = None
     step: jax.Array | None = None
@@ -206,7 +211,7 @@ class Context:
             if self.slot is not None:
                 # Written first and read after, the cache is changed in place.
                 keys, values, length = put(keys, key, self.slot), put(values, value, self.slot), length + 1
-            held = held_positions(length, self.cache.slots(layer), self.turn)
+            held = held_positions(length, self.cache.slots(layer), self.slot_offset)
             sources.append(Source(keys, values, visible(held)))
             if self.slot is not None:
                 return sources

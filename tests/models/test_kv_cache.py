@@ -21,13 +21,13 @@ def empty(architecture, rows, slots, dtype=jnp.float32, **options):
 
 
 @partial(jax.jit, static_argnames=("backbone", "slots"))
-def read_piece(params, cache, tokens, start, count, at, turn=0, *, backbone, slots):
+def read_piece(params, cache, tokens, start, count, at, slot_offset=0, *, backbone, slots):
     """Logits of the tokens [P, T] at `start` and after, and the cache with them; `slots` 0: nothing was read before."""
     places = jnp.arange(tokens.shape[1])
     positions = jnp.where(places < count[:, None], start[:, None] + places, -1)
-    context = Context(length=start, cache=cache.take(at, slots, turn) if slots else None)
-    hidden, fresh = forward(backbone, params, tokens, positions, context=context)
-    return logits(backbone, params, hidden), cache.write(fresh, start, count, at, turn)
+    context = Context(length=start, cache=cache.take(at, slots, slot_offset) if slots else None)
+    hidden, new_keys_values = forward(backbone, params, tokens, positions, context=context)
+    return logits(backbone, params, hidden), cache.write(new_keys_values, start, count, at, slot_offset)
 
 
 def read(architecture, params, tokens, pieces, *, slots=40, rows=5, dtype=jnp.float32):
@@ -48,8 +48,8 @@ def read(architecture, params, tokens, pieces, *, slots=40, rows=5, dtype=jnp.fl
 def run(params, tokens, positions, *, backbone, segments=None, context=None):
     """Logits, and with a context what the cache is written from."""
     result = forward(backbone, params, tokens, positions, segments, context=context)
-    hidden, fresh = result if context is not None else (result, None)
-    return logits(backbone, params, hidden), fresh
+    hidden, new_keys_values = result if context is not None else (result, None)
+    return logits(backbone, params, hidden), new_keys_values
 
 
 def full(architecture, params, tokens):
@@ -103,8 +103,10 @@ def test_a_chunk_of_recent_tokens_is_seen(rng):
     for step in range(6):
         new = np.array([row[length + step] for row, length in zip(told, LENGTHS, strict=True)])
         context = Context(length=jnp.asarray(LENGTHS), cache=cache, recent=recent, step=jnp.int32(step))
-        found, fresh = run(params, new[:, None], (LENGTHS + step)[:, None], backbone=backbone, context=context)
-        recent = jax.jit(KVCache.append)(recent, fresh, np.int32(step))
+        found, new_keys_values = run(
+            params, new[:, None], (LENGTHS + step)[:, None], backbone=backbone, context=context
+        )
+        recent = jax.jit(KVCache.append)(recent, new_keys_values, np.int32(step))
     for row, length in enumerate(LENGTHS):
         expected = full(architecture, params, told[row][None])[0, length + 5]
         np.testing.assert_allclose(found[row, 0], expected, atol=1e-5, rtol=0)
@@ -112,17 +114,25 @@ def test_a_chunk_of_recent_tokens_is_seen(rng):
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_rows_of_different_lengths_write_the_same_slot(dtype, rng):
-    """Prompts that are read in pieces into turned rows, then 12 tokens, each in one slot of all rows."""
+    """Prompts that are read in pieces into rows with slot offsets, then 12 tokens, each in one slot of all rows."""
     architecture = small()
     backbone, params = build_backbone(architecture, "float32"), lively_params(architecture, gain=1)
     tokens = rng.integers(0, 97, (3, 42))
     clock, at = 101, np.array([4, 0, 2])
-    turn = jnp.asarray(clock - LENGTHS)
+    slot_offset = jnp.asarray(clock - LENGTHS)
     cache = empty(architecture, 5, 44, dtype)
     for first, last in PIECES["beyond the window"]:
         start, count = np.minimum(first, LENGTHS), np.clip(LENGTHS - first, 0, last - first)
         _, cache = read_piece(
-            params, cache, tokens[:, first:last], start, count, at, turn, backbone=backbone, slots=44 if first else 0
+            params,
+            cache,
+            tokens[:, first:last],
+            start,
+            count,
+            at,
+            slot_offset,
+            backbone=backbone,
+            slots=44 if first else 0,
         )
     cache = jax.tree.map(lambda x: x[at], cache)
     told = [np.concatenate([tokens[row, :length], tokens[row, 30:42]]) for row, length in enumerate(LENGTHS)]
@@ -130,9 +140,9 @@ def test_rows_of_different_lengths_write_the_same_slot(dtype, rng):
     for step in range(12):
         new = np.array([row[length + step] for row, length in zip(told, LENGTHS, strict=True)])
         length, slot = jnp.asarray(LENGTHS + step), jnp.int32(clock + step)
-        context = Context(length=length, cache=cache, turn=turn, slot=slot)
-        found, fresh = run(params, new[:, None], length[:, None], backbone=backbone, context=context)
-        cache = jax.jit(KVCache.append)(cache, fresh, slot)
+        context = Context(length=length, cache=cache, slot_offset=slot_offset, slot=slot)
+        found, new_keys_values = run(params, new[:, None], length[:, None], backbone=backbone, context=context)
+        cache = jax.jit(KVCache.append)(cache, new_keys_values, slot)
         for row, length in enumerate(LENGTHS):
             difference = np.abs(found[row, 0] - expected[row][length + step])
             if dtype == "float32":
@@ -143,12 +153,14 @@ def test_rows_of_different_lengths_write_the_same_slot(dtype, rng):
 
 def test_what_is_taken_is_turned_back(rng):
     stored = jnp.asarray(rng.normal(size=(2, 1, 5, 2)), jnp.float32)
-    cache, turn = KVCache((stored,), (stored,)), jnp.array([3, -4])
-    taken = cache.take(jnp.array([1, 0]), 4, turn).keys[0]
+    cache, slot_offset = KVCache((stored,), (stored,)), jnp.array([3, -4])
+    taken = cache.take(jnp.array([1, 0]), 4, slot_offset).keys[0]
     np.testing.assert_array_equal(taken[0, 0], stored[1, 0][np.array([3, 4, 0, 1])])
     np.testing.assert_array_equal(taken[1, 0], stored[0, 0][np.array([1, 2, 3, 4])])
-    whole = cache.take(jnp.array([1, 0]), 9, turn)
-    written = cache.write(((whole.keys[0], whole.keys[0]),), jnp.zeros(2, int), jnp.full(2, 5), jnp.array([1, 0]), turn)
+    whole = cache.take(jnp.array([1, 0]), 9, slot_offset)
+    written = cache.write(
+        ((whole.keys[0], whole.keys[0]),), jnp.zeros(2, int), jnp.full(2, 5), jnp.array([1, 0]), slot_offset
+    )
     np.testing.assert_array_equal(written.keys[0], stored)
 
 
@@ -189,8 +201,8 @@ def test_slots_without_a_token_are_emptied(rng):
     """NaN that an earlier sequence left would outlive it: times a weight of 0 it is NaN."""
     broken = jnp.full((3, 1, 6, 2), jnp.nan)
     new = jnp.asarray(rng.normal(size=(2, 1, 4, 2)), jnp.float32)
-    count, rows, turn = jnp.array([3, 0]), jnp.array([2, 0]), jnp.array([5, 0])
-    written = KVCache((broken,), (broken,)).write(((new, -new),), jnp.zeros(2, int), count, rows, turn)
+    count, rows, slot_offset = jnp.array([3, 0]), jnp.array([2, 0]), jnp.array([5, 0])
+    written = KVCache((broken,), (broken,)).write(((new, -new),), jnp.zeros(2, int), count, rows, slot_offset)
     expected = np.full(broken.shape, np.nan)
     expected[[2, 0]] = 0
     expected[2, 0, [5, 0, 1]] = new[0, 0, :3]
