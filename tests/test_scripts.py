@@ -94,9 +94,12 @@ def test_exit_statuses(tmp_path, body, status, stderr):
 
 
 def test_an_interruption_within_a_callback_is_not_lost(tmp_path):
-    """JAX has one at each garbage collection, where Python drops the exceptions of callbacks."""
+    """JAX has one at each garbage collection, where Python drops the exceptions of callbacks.
+
+    The handler is set, for a shell that starts tests in the background makes all of them ignore Ctrl-C.
+    """
     body = (
-        "import gc, os, signal, time; sent = []; "
+        "import gc, os, signal, time; sent = []; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "gc.callbacks.append(lambda *_: sent or (sent.append(1), os.kill(os.getpid(), signal.SIGINT), time.sleep(0.1))); "
         "gc.collect(); time.sleep(5); print('not interrupted')"
     )

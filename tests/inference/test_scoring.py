@@ -1,6 +1,7 @@
 """Log-probabilities of given tokens against a plain forward pass, and how they run beside answers."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +18,27 @@ from gemma_keras.models.forward import EMBEDDINGS, build_backbone, forward, logi
 from tests.inference.models import GREEDY, SMALLEST, hf_model, prompts, varied_params
 
 FEW = dataclasses.replace(GREEDY, max_new_tokens=20)
+LONGEST = 1280
+
+
+@functools.cache
+def compiled(engine):
+    """The forward pass of one packed row [1, LONGEST], compiled once."""
+
+    def log_probs(params, tokens, segment_ids):
+        positions = jnp.arange(LONGEST)[None]
+        return jax.nn.log_softmax(
+            logits(engine.backbone, params, forward(engine.backbone, params, tokens, positions, segment_ids))
+        )
+
+    return jax.jit(log_probs)
 
 
 def plain(engine, tokens) -> np.ndarray:
-    """Log-probabilities [n - 1, V] of all tokens after each but the last, by one forward pass."""
-    whole = jnp.asarray([tokens])
-    positions = jnp.arange(len(tokens))[None]
-    hidden = forward(engine.backbone, engine.params, whole, positions, whole * 0 + 1)
-    return np.asarray(jax.nn.log_softmax(logits(engine.backbone, engine.params, hidden))[0, :-1])
+    """Log-probabilities [n - 1, V] of all tokens after each but the last, by one forward pass over a padded row."""
+    row = np.zeros((2, 1, LONGEST), np.int32)
+    row[:, 0, : len(tokens)] = tokens, [1] * len(tokens)
+    return np.asarray(compiled(engine)(engine.params, *row)[0, : len(tokens) - 1])
 
 
 def agrees(found, expected, tokens, alternatives=0):

@@ -194,7 +194,8 @@ def test_a_mixture_of_everything(tmp_path):
         assert failed == [7, 70, 99]
         assert [one.text for one in done] == [t if i not in failed else "" for i, t in enumerate(expected(requests))]
         assert (asking.progress.answered, asking.progress.failed) == (297, 3)
-        assert sum(one.attempts for one in done) == asking.progress.calls == len(server.asked)
+        # On a busy machine a call may run out of time before the server has read it.
+        assert sum(one.attempts for one in done) == asking.progress.calls >= len(server.asked)
         assert 5 <= server.most_at_once <= 30
 
 
