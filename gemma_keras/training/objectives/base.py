@@ -54,7 +54,7 @@ class Objective(Protocol):
         """Builds `evaluate(params, batches)`, compiled once for batches of one shape.
 
         The figures have "loss", the mean over all batches. Of several processes, each gives its own rows
-        (`sharding.row_share`).
+        (`parallel.mesh.row_share`).
         """
 
 

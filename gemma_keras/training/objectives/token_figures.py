@@ -31,7 +31,7 @@ def make_evaluator(backbone: GemmaBackbone, plan: ComputePlan = ONE_DEVICE) -> E
     The result has, for each subset (all, response, content): `loss_<subset>` (mean negative log-likelihood in nats),
     `perplexity_<subset>`, `accuracy_<subset>` in 0..1 and `tokens_<subset>`; a subset without tokens is left out.
     Batches need `target_kinds` [B,T] beside the arrays of a training batch; of several processes, each gives its own rows
-    (`sharding.row_share`).
+    (`parallel.mesh.row_share`).
     """
 
     @jax.jit
