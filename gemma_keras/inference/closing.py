@@ -6,6 +6,8 @@ of tokens and tries few of the tokens that a grammar allows; states that allow t
 shortest and the longest text that leads there. So it may miss the shortest end; whatever it finds is an end.
 """
 
+import bisect
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -159,8 +161,9 @@ class Ends:
         assert self._options is not None
         if text not in self._missing:
             shortest = _NONE
-            for option in self._options:
-                closing = self.pieces.closing(option.removeprefix(text)) if option.startswith(text) else None
+            candidates = self._options[bisect.bisect_left(self._options, text) :]
+            for option in itertools.takewhile(lambda option: option.startswith(text), candidates):
+                closing = self.pieces.closing(option[len(text) :])
                 shortest = min(shortest, closing or _NONE, key=lambda closing: closing.size)
                 if shortest.size <= most:
                     return shortest

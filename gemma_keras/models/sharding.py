@@ -29,7 +29,7 @@ def variable_axes(path: str) -> tuple[Axes, Axes]:
 def param_sharding(mesh: Mesh, path: str, shape: tuple[int, ...], *, in_use: bool = False) -> NamedSharding:
     """Where a weight or a stack [L, ...] is stored, and every optimizer moment or average of its shape.
 
-    Inference stores weights as they are used (`in_use`), for gathering them would take longer than all else in a step.
+    Inference stores weights as they are used (`in_use`), for all-gathering them would take longer than all else in a step.
     """
     stored = variable_axes(path)[1 if in_use else 0]
     return NamedSharding(mesh, fitting(mesh, (None, *stored) if path.startswith(STACKS) else stored, shape))

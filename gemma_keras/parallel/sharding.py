@@ -23,7 +23,7 @@ def used_axes(axes: Sequence[str]) -> Axes:
     """The mesh axes of each dimension of a weight in use, whose dimensions have these letters (`layout`).
 
     Heads, ffn and vocabulary are divided by "model": each device multiplies with what it holds. The vocabulary is divided by
-    all devices and never gathered.
+    all devices and never all-gathered.
 
     >>> used_axes("FD"), used_axes("VD")
     (('model', None), (('model', 'data'), None))
@@ -32,7 +32,7 @@ def used_axes(axes: Sequence[str]) -> Axes:
 
 
 def stored_axes(axes: Sequence[str]) -> Axes:
-    """The same as it is stored: matrices in pieces over "data" besides, which are gathered before use.
+    """The same as it is stored: matrices in pieces over "data" besides, which are all-gathered before use.
 
     Factors of adapters are small to use but, with optimizer moments and importance averages, large to keep: all devices
     divide their long side.
@@ -57,7 +57,7 @@ def fitting(mesh: Mesh, axes: Axes, shape: tuple[int, ...]) -> PartitionSpec:
 
 
 def all_gathered(plan: ComputePlan, stored: Axes, used: Axes, value: jax.Array) -> jax.Array:
-    """A weight as its use wants it; under another name for `plan.remat`, so that the backward pass gathers it again."""
+    """A weight as its use wants it; under another name for `plan.remat`, so that the backward pass all-gathers it again."""
     if plan.mesh is None:
         return value
     specs = [fitting(plan.mesh, axes, value.shape) for axes in (stored, used)]
