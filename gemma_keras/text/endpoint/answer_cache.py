@@ -2,15 +2,14 @@
 
 import contextlib
 import sqlite3
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from gemma_keras.config.errors import UserError
 
-GROUP, SECONDS = 50, 1.0
-"""Answers, and seconds, after which what was put is written; what a killed process may lose."""
+GROUP = 50
+"""Answers after which what was put is written; with those of the client's `COMMIT_SECONDS`, what a killed process may lose."""
 
 
 class CachedAnswer(NamedTuple):
@@ -36,7 +35,6 @@ class AnswerCache:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._waiting: dict[str, CachedAnswer] = {}
-        self._written = time.monotonic()
         self._file: sqlite3.Connection | None = None
         with self._told():
             if path.exists():
@@ -54,12 +52,11 @@ class AnswerCache:
     def put(self, key: str, answer: CachedAnswer) -> None:
         """Keeps an answer; it is written with the next group."""
         self._waiting[key] = answer
-        if len(self._waiting) >= GROUP or time.monotonic() - self._written >= SECONDS:
+        if len(self._waiting) >= GROUP:
             self.commit()
 
     def commit(self) -> None:
         """Writes what waits. The lock on the file is held for this moment only."""
-        self._written = time.monotonic()
         if self._waiting:
             rows = [(key, *answer) for key, answer in self._waiting.items()]
             with self._told(), self._file or self._open() as file:

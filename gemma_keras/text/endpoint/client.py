@@ -16,13 +16,13 @@ from anyio.from_thread import start_blocking_portal
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import EndpointConfig
-from gemma_keras.text.endpoint.answer_cache import SECONDS, AnswerCache, CachedAnswer
+from gemma_keras.text.endpoint.answer_cache import AnswerCache, CachedAnswer
 from gemma_keras.text.endpoint.outcome import Outcome, judge
 from gemma_keras.text.endpoint.rate_limits import RateGate
 
 LONGEST_BACKOFF = 30.0
 LONGEST_BODY = 1 << 24
-PROGRESS_SECONDS = 5
+COMMIT_SECONDS, PROGRESS_SECONDS = 1, 5
 PATIENCE = 120.0
 """Seconds without any answer after which refusals for the rate count as attempts."""
 
@@ -199,7 +199,7 @@ class ChatClient:
         started, before = time.monotonic(), self.progress.seconds
         try:
             while True:
-                await asyncio.sleep(SECONDS)
+                await asyncio.sleep(COMMIT_SECONDS)
                 self.cache.commit()
                 self.progress.seconds = before + time.monotonic() - started
                 self._tell()
