@@ -1,11 +1,14 @@
 """How fields of a configuration are declared, and its leaves: one object per value that a flag, a check or `--help` refers to."""
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from types import GenericAlias
+from typing import Annotated, Any, Literal
 
-from gemma_keras.config.errors import require
+import pydantic
+from annotated_types import Interval
+
+from gemma_keras.config.errors import telling_of
 
 STRINGS = tuple[str, ...]
 SCALARS = (bool, int, float, str, STRINGS)  # what a leaf may be
@@ -19,43 +22,22 @@ TEXTS = "texts"
 ESCAPED_TEXTS = "escaped texts"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Range:
-    """An interval of numbers; `open_low` and `open_high` leave the bound itself out."""
-
-    low: float = 0.0
-    high: float = math.inf
-    open_low: bool = False
-    open_high: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        above = value > self.low if self.open_low else value >= self.low
-        below = value < self.high if self.open_high else value <= self.high
-        return above and below and math.isfinite(value)
-
-    def __str__(self) -> str:
-        low = f"{'more than' if self.open_low else 'at least'} {self.low:g}"
-        if self.high == math.inf:
-            return low
-        return f"{low} and {'less than' if self.open_high else 'at most'} {self.high:g}"
+NOT_NEGATIVE = Interval(ge=0)
+POSITIVE = Interval(gt=0)
+COUNT = Interval(ge=1)
+SHARE = Interval(ge=0, le=1)
+BELOW_ONE = Interval(ge=0, lt=1)
+DECAY = Interval(gt=0, lt=1)
 
 
-NOT_NEGATIVE = Range()
-POSITIVE = Range(open_low=True)
-COUNT = Range(low=1)
-SHARE = Range(high=1)
-BELOW_ONE = Range(high=1, open_high=True)
-DECAY = Range(high=1, open_low=True, open_high=True)
-
-
-def field(default: Any, doc: str, holds: str = NAMES, within: Range | tuple[str, ...] = ()) -> Any:
+def field(default: Any, doc: str, holds: str = NAMES, within: Interval | tuple[str, ...] = ()) -> Any:
     """A field of a section.
 
     Args:
         default: its value where none is given.
         doc: the sentence that `--help` shows for it.
         holds: what its strings are (`Leaf.holds`).
-        within: the numbers, or the names, that it may have; every number has a range.
+        within: the numbers, or the names, that it may have; every number has an interval.
     """
     return dataclasses.field(default=default, metadata={"doc": doc, "holds": holds, "within": within})
 
@@ -95,7 +77,7 @@ class Leaf:
     kind: Any
     doc: str
     holds: str = NAMES
-    within: Range | tuple[str, ...] = ()
+    within: Interval | tuple[str, ...] = ()
 
     @property
     def value(self) -> Any:
@@ -107,23 +89,17 @@ class Leaf:
 
     def check(self, path: str) -> None:
         """Raises `UserError`, which calls the leaf `path`, for a value that it may not have."""
-        if isinstance(self.within, Range):
-            require(
-                self.value in self.within, f"{path} is {self.value}, but it must be {self.within}: correct the value"
-            )
-        elif self.holds in (TEXTS, ESCAPED_TEXTS):
-            for number, text in enumerate(self.value, 1):  # blanks and line ends may end an answer, but ask nothing
-                full = text.strip() if self.holds == TEXTS else text
-                require(bool(full), f"{path} has an empty text in place {number}: leave it out, or give it a text")
+        kind: Any = {float: pydantic.FiniteFloat, STRINGS: str}.get(self.kind, self.kind)
+        if isinstance(self.within, Interval):
+            kind = Annotated[kind, self.within]
+        elif self.holds in (TEXTS, ESCAPED_TEXTS):  # blanks and line ends may end an answer, but ask nothing
+            kind = Annotated[str, pydantic.StringConstraints(min_length=1, strip_whitespace=self.holds == TEXTS)]
         elif self.within:
-            names, several = ", ".join(self.within), self.kind == STRINGS
-            for text in self.value if several else (self.value,):
-                require(
-                    text in self.within,
-                    f"{path} holds {text!r}, but its entries must be among {names}: choose from them"
-                    if several
-                    else f"{path} is {text!r}, but it must be one of {names}: choose one of them",
-                )
+            kind = Literal[self.within]
+        if self.kind == STRINGS:
+            kind = GenericAlias(tuple, (kind, ...))
+        with telling_of(path):
+            pydantic.TypeAdapter(kind).validate_python(self.value)
 
 
 def fields_read(kind: Any, read: tuple[str, ...] = ()) -> Iterator[tuple[Any, tuple[str, ...]]]:

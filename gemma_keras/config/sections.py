@@ -9,6 +9,8 @@ import dataclasses
 import math
 from typing import Any
 
+from annotated_types import Interval
+
 from gemma_keras.config.errors import require
 from gemma_keras.config.fields import (
     BELOW_ONE,
@@ -19,7 +21,6 @@ from gemma_keras.config.fields import (
     PATHS,
     POSITIVE,
     SHARE,
-    Range,
     field,
     section,
 )
@@ -40,7 +41,7 @@ def _check_steps_or_fraction(config: Any, path: str, *names: str) -> None:
 @dataclasses.dataclass(slots=True, kw_only=True)
 class TokenizerConfig:
     path: str = field("", "SentencePiece model file; empty: the one beside the weights, else the builtin one or, for other data, one trained on the text corpora", PATHS)
-    vocabulary_size: int = field(4096, "pieces of a tokenizer that is trained here", within=Range(low=512))
+    vocabulary_size: int = field(4096, "pieces of a tokenizer that is trained here", within=Interval(ge=512))
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -126,7 +127,7 @@ class CleaningConfig:
     duplicates: bool = field(True, "remove rows whose content is that of an earlier row but for blanks")
     near_duplicates: float = field(0.0, "remove rows whose 5-grams overlap with an earlier row's by this Jaccard similarity; 0: off", within=SHARE)
     contamination: tuple[str, ...] = field((), "evaluation corpora; rows that share an n-gram with one of their texts are removed")
-    contamination_ngram: int = field(13, "length of these n-grams, in Chinese characters, words and numbers", within=Range(low=4))
+    contamination_ngram: int = field(13, "length of these n-grams, in Chinese characters, words and numbers", within=Interval(ge=4))
     min_tokens: int = field(0, "remove rows whose turns (or text) have fewer tokens, system prompt and template left out", within=NOT_NEGATIVE)
     max_tokens: int = field(0, "remove rows whose turns (or text) have more tokens; 0: no limit, they are cut to data.sequence_length", within=NOT_NEGATIVE)
 
@@ -146,9 +147,9 @@ class DataConfig:
     loss_on: str = field("response", "tokens that carry loss: response (the model's turns) or all; turns that a corpus marks as not to be learnt carry none", within=("response", "all"))
     system_prompts: SystemPromptConfig = section(SystemPromptConfig)
     cleaning: CleaningConfig = section(CleaningConfig)
-    editions: int = field(1, "times that requests with random wording are drawn; epoch e trains on drawing e modulo this", within=Range(low=1, high=100))
+    editions: int = field(1, "times that requests with random wording are drawn; epoch e trains on drawing e modulo this", within=Interval(ge=1, le=100))
     max_prompt_tokens: int = field(0, "preference pairs with a longer prompt are removed; 0: no limit", within=NOT_NEGATIVE)
-    sequence_length: int = field(512, "tokens in a packed row (T)", within=Range(low=8))
+    sequence_length: int = field(512, "tokens in a packed row (T)", within=Interval(ge=8))
     seed: int = field(0, "draws, order and packing", within=NOT_NEGATIVE)
 
     def check(self, path: str) -> None:
@@ -252,14 +253,14 @@ class SamplingConfig:
     max_new_tokens: int = field(512, "tokens generated at most", within=COUNT)
     temperature: float = field(0.7, "0: greedy", within=NOT_NEGATIVE)
     top_k: int = field(0, "keep the k most likely tokens; 0: all", within=NOT_NEGATIVE)
-    top_p: float = field(0.95, "keep the most likely tokens up to this probability mass; 1: all", within=Range(high=1, open_low=True))
+    top_p: float = field(0.95, "keep the most likely tokens up to this probability mass; 1: all", within=Interval(gt=0, le=1))
     min_p: float = field(0.0, "drop tokens less likely than this share of the most likely one's probability; 0: none", within=BELOW_ONE)
     repetition_penalty: float = field(1.1, "divides the logits of tokens already seen, those of the prompt among them; 1: none", within=POSITIVE)
-    presence_penalty: float = field(0.0, "taken off the logits of tokens that the answer has already", within=Range(low=-2, high=2))
-    frequency_penalty: float = field(0.0, "the same, once for each time that the answer has them", within=Range(low=-2, high=2))
+    presence_penalty: float = field(0.0, "taken off the logits of tokens that the answer has already", within=Interval(ge=-2, le=2))
+    frequency_penalty: float = field(0.0, "the same, once for each time that the answer has them", within=Interval(ge=-2, le=2))
     stop: tuple[str, ...] = field((), "texts that end an answer, left out of it; a flag spells a line end \\n, a tab \\t, a carriage return \\r and a backslash before one of these letters \\\\", ESCAPED_TEXTS)
     num_beams: int = field(1, "beam search with this many beams, without random draws; 1: none", within=COUNT)
-    length_penalty: float = field(1.0, "beam search: exponent of the length that a beam's log-probability is divided by", within=Range(low=-math.inf))
+    length_penalty: float = field(1.0, "beam search: exponent of the length that a beam's log-probability is divided by", within=Interval())
     penalty_alpha: float = field(0.0, "contrastive search: weight of the likeness to earlier tokens, among the top_k likely ones; 0: none", within=SHARE)
     seed: int = field(0, "random draws", within=NOT_NEGATIVE)
 

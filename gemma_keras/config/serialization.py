@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import pydantic
 
-from gemma_keras.config.errors import UserError
+from gemma_keras.config.errors import telling_of
 from gemma_keras.config.fields import fields_read
 
 C = TypeVar("C")
@@ -28,12 +28,8 @@ def from_json(text: str, kind: type[C], path: str) -> C:
     Raises:
         UserError: the text is no JSON, or has an unknown field or a value of another type than the field's.
     """
-    try:
+    with telling_of(path):
         return _reader(kind).validate_json(text, strict=True, extra="forbid")
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, (path, *first["loc"])))
-        raise UserError(f"{place} is {first['input']!r:.80}: {first['msg']}") from None
 
 
 def from_dict(values: Any, kind: type[C], path: str = "config") -> C:

@@ -1,10 +1,11 @@
 import dataclasses
 
 import pytest
+from annotated_types import Interval
 
 from gemma_keras.config import sections
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.fields import STRINGS, Range, leaves, validate
+from gemma_keras.config.fields import STRINGS, leaves, validate
 from gemma_keras.config.stages import PreflightConfig
 from gemma_keras.stages.launch import NAMES
 from tests.config.everything import Config, CorpusConfig, DataConfig, PipelineConfig
@@ -33,7 +34,7 @@ SECTIONS = [kind for kind in vars(sections).values() if isinstance(kind, type) a
 def test_every_number_has_a_range():
     fields = [field for kind in (*SECTIONS, PreflightConfig) for field in dataclasses.fields(kind)]
     numbers = {field.name: field.metadata["within"] for field in fields if field.type in (int, float)}
-    assert "learning_rate" in numbers and all(isinstance(within, Range) for within in numbers.values())
+    assert "learning_rate" in numbers and all(isinstance(within, Interval) for within in numbers.values())
 
 
 def test_choices_are_text_fields_and_contain_their_defaults():
@@ -58,41 +59,26 @@ def test_lists_of_text_are_flags_too():
 
 
 @pytest.mark.parametrize(
-    ("interval", "inside", "outside", "words"),
-    [
-        (Range(), [0, 5], [-1], "at least 0"),
-        (Range(open_low=True), [0.1], [0], "more than 0"),
-        (Range(high=1), [0, 1], [1.01], "at least 0 and at most 1"),
-        (Range(high=1, open_low=True, open_high=True), [0.5], [0, 1], "more than 0 and less than 1"),
-    ],
-)
-def test_range(interval, inside, outside, words):
-    assert all(value in interval for value in inside)
-    assert not any(value in interval for value in outside)
-    assert str(interval) == words
-
-
-@pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"optim__learning_rate": 0.0}, "config.optim.learning_rate is 0.0, but it must be more than 0"),
+        ({"optim__learning_rate": 0.0}, "config.optim.learning_rate is 0.0: Input should be greater than 0"),
         ({"optim__learning_rate": float("nan")}, "config.optim.learning_rate is nan"),
         ({"optim__learning_rate": float("inf")}, "config.optim.learning_rate is inf"),
-        ({"train__steps": -1}, "config.train.steps is -1, but it must be at least 0"),
+        ({"train__steps": -1}, "config.train.steps is -1: Input should be greater than or equal to 0"),
         ({"train__batch_rows": 0}, "config.train.batch_rows is 0"),
         ({"train__batch_rows": 6, "train__accumulation": 4}, "config.train.accumulation (4) does not divide"),
-        ({"model__dtype": "float16"}, "config.model.dtype is 'float16', but it must be one of bfloat16, float32"),
+        ({"model__dtype": "float16"}, "config.model.dtype is 'float16': Input should be 'bfloat16' or 'float32'"),
         ({"model__architecture": "gemma3"}, "gemma2_tiny"),
-        ({"adapter__method": "dora"}, "one of none, lora, adalora"),
-        ({"data__loss_on": "prompt"}, "one of response, all"),
-        ({"optim__schedule": "linear"}, "one of cosine, constant"),
+        ({"adapter__method": "dora"}, "should be 'none', 'lora' or 'adalora'"),
+        ({"data__loss_on": "prompt"}, "should be 'response' or 'all'"),
+        ({"optim__schedule": "linear"}, "should be 'cosine' or 'constant'"),
         ({"data__corpora__0__share": 0.5}, "sum to 1.1, but shares must sum to 1"),
         ({"data__corpora__0__share": 0.0}, "config.data.corpora.0.share is 0 while other corpora have a share"),
         ({"data__corpora__0__share": 1.4}, "config.data.corpora.0.share is 1.4"),
         ({"data__corpora__0__name": ""}, "config.data.corpora.0.name is empty"),
         ({"data__corpora__0__path": "a", "data__corpora__0__hub": "b/c"}, "drop one"),
         ({"data__system_prompts__fixed": 0.5}, "the shares of config.data.system_prompts sum to 1.5"),
-        ({"data__too_small": "shrink"}, "one of error, repeat, less"),
+        ({"data__too_small": "shrink"}, "should be 'error', 'repeat' or 'less'"),
         ({"data__cleaning__near_duplicates": 1.5}, "config.data.cleaning.near_duplicates is 1.5"),
         ({"adapter__target_r": 65}, "config.adapter.target_r is 65, more than config.adapter.init_r (64)"),
         ({"adapter__tinit": 0.5, "adapter__tfinal": 0.5}, "make their sum less than 1"),
@@ -105,15 +91,21 @@ def test_range(interval, inside, outside, words):
         ),
         ({"adapter__tinit": 0.1, "adapter__tfinal": 0.3, "train__steps": 1}, "tfinal is 0 of 1 steps"),
         ({"adapter__targets": ()}, "config.adapter.targets is empty"),
-        ({"adapter__targets": ("query", "q_proj")}, "config.adapter.targets holds 'q_proj'"),
+        ({"adapter__targets": ("query", "q_proj")}, "config.adapter.targets.1 is 'q_proj': Input should be 'query'"),
         ({"adapter__targets": ("query", "query")}, "repeats a name"),
         ({"optim__warmup": 10.0, "train__steps": 10}, "config.optim.warmup is 10 steps"),
         ({"sampling__top_p": 0.0}, "config.sampling.top_p is 0.0"),
-        ({"sampling__presence_penalty": 2.5}, "must be at least -2 and at most 2"),
-        ({"solver__name": "l2m"}, "config.solver.name is 'l2m', but it must be one of normal, least_to_most"),
+        (
+            {"sampling__presence_penalty": 2.5},
+            "config.sampling.presence_penalty is 2.5: Input should be less than or equal to 2",
+        ),
+        ({"solver__name": "l2m"}, "config.solver.name is 'l2m': Input should be 'normal', 'least_to_most'"),
         ({"solver__threshold": 1.5}, "config.solver.threshold is 1.5"),
         ({"solver__pipeline": ()}, "config.solver.pipeline is empty"),
-        ({"solver__pipeline": ("normal", "escalation")}, "config.solver.pipeline holds 'escalation'"),
+        (
+            {"solver__pipeline": ("normal", "escalation")},
+            "config.solver.pipeline.1 is 'escalation': Input should be 'normal'",
+        ),
     ],
 )
 def test_impossible_values_are_named(values, sentence):
