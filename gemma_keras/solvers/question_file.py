@@ -142,23 +142,20 @@ def _find_delimiter(text: str, suffix: str) -> str:
 
 def _read_table(text: str, delimiter: str, origin: str) -> Iterator[Given]:
     """Rows by the names of their columns; in a table with tabs quotes are characters like others."""
-    reader = csv.reader(
-        io.StringIO(text, newline=""),
+    reader = csv.DictReader(
+        io.StringIO(text.lstrip("\r\n"), newline=""),
         delimiter=delimiter,
         quoting=csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL,
         strict=True,
     )
-    names: list[str] = []
     try:
-        for values in reader:
-            if not any(value.strip() for value in values):
+        for row in reader:
+            where, beyond = f"line {reader.line_num} of {origin}", row.pop(None, [])
+            values = [value for value in row.values() if value is not None]
+            if not any(value.strip() for value in (*values, *beyond)):
                 continue
-            if not names:
-                names = values
-                continue
-            where = f"line {reader.line_num} of {origin}"
-            if len(values) < len(names) or any(values[len(names) :]):
-                raise UserError(f"{where} has {len(values)} fields for {len(names)} columns; {FORM}.")
-            yield where, dict(zip(names, values))
+            if any(beyond) or len(values) < len(row):
+                raise UserError(f"{where} has {len(values) + len(beyond)} fields for {len(row)} columns; {FORM}.")
+            yield where, row
     except csv.Error as error:
-        raise UserError(f"line {reader.line_num} of {origin} is no row of a table ({error}); {FORM}.") from error
+        raise UserError(f"line {reader.reader.line_num} of {origin} is no row of a table ({error}); {FORM}.") from error

@@ -12,7 +12,7 @@ from gemma_keras.inference.constraints import Choice, Regex
 from gemma_keras.inference.keras_chat import KerasChat
 from gemma_keras.inference.language_model import Ask
 from gemma_keras.models.forward import Params, build_backbone
-from gemma_keras.solvers.prompts import Prompts, check_prompts
+from gemma_keras.solvers.prompts import load_builtin_prompts, replace_prompts
 from gemma_keras.solvers.registry import make_solver
 from gemma_keras.solvers.steps import Settings
 from gemma_keras.solvers.trace import Question
@@ -77,7 +77,9 @@ def test_the_same_greedy_trace_on_both(ours, theirs):
     """Plan and letter under constraints, everything else free."""
     solver = SolverConfig(constrained="list", plan_temperature=0.0, summary_temperature=0.0, judge_temperature=0.0)
     sampling = SamplingConfig(max_new_tokens=40, temperature=0.0, top_p=0.9, repetition_penalty=1.1)
-    prompts = Prompts(**check_prompts({name: PREFIX + text for name, text in NAMES.items()} | PIECES, "here"))
+    prompts = replace_prompts(
+        load_builtin_prompts("zh"), {name: PREFIX + text for name, text in NAMES.items()} | PIECES, "here"
+    )
     settings = Settings(solver=solver, sampling=sampling, prompts=prompts)
     question = Question("小明有 20 本书，借走 6 本，还剩多少本？", ("14 本", "26 本"))
     (one,), (other,) = (

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import SamplingConfig, SolverConfig
 from gemma_keras.inference.language_model import Ask, Reply
-from gemma_keras.solvers.prompts import Prompts, check_prompts
+from gemma_keras.solvers.prompts import load_builtin_prompts, replace_prompts
 from gemma_keras.solvers.steps import Settings
 
 NAMES = {
@@ -34,7 +34,7 @@ PIECES = {
     "options": "{question} ({options})",
     "final_line": "{question} finally",
 }
-PROMPTS = Prompts(**check_prompts(NAMES | PIECES, "the script"))
+PROMPTS = replace_prompts(load_builtin_prompts("zh"), NAMES | PIECES, "the script")
 
 PASS = "准确性：通过\n完整性：通过\n逻辑性：通过\n建议：无"
 FAIL = "准确性：不通过\n完整性：通过\n逻辑性：通过\n建议：写上单位"

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.solvers.prompts import PIECES, PLACEHOLDERS, Prompts, check_prompts, load_builtin_prompts, load_prompts
+from gemma_keras.solvers.prompts import (
+    PIECES,
+    PLACEHOLDERS,
+    Prompts,
+    load_builtin_prompts,
+    load_prompts,
+    replace_prompts,
+)
 from gemma_keras.solvers.replies import plans
 from gemma_keras.solvers.replies.judgements import read_verdict
 from gemma_keras.solvers.replies.letters import find_option
@@ -21,7 +28,7 @@ def test_own_prompts_are_complete(language):
     prompts = load_builtin_prompts(language)
     values = json.loads(prompts.to_json())
     assert values.keys() == PLACEHOLDERS.keys() == {field.name for field in dataclasses.fields(Prompts)}
-    assert Prompts(**check_prompts(values, "own")) == prompts
+    assert replace_prompts(load_builtin_prompts("zh"), values, "own") == prompts
 
 
 def test_an_installed_package_holds_them():
@@ -88,18 +95,21 @@ def test_a_file_takes_the_place_of_some(tmp_path):
         ({"anwser": "{question}"}, "the prompt 'anwser' of p.json has no use; give one of answer, plan"),
         ({"judge": "{question}"}, "lacks {answer}; it takes just {answer}, {question}"),
         ({"answer": "{question} {reply}"}, "must not have {reply}; it takes just {question}"),
-        ({"answer": 3}, "is a int; give a text, or a list of messages"),
-        ({"answer": []}, "is a list; give a text"),
-        ({"answer": [{"role": "user"}]}, "has the message {'role': 'user'}"),
-        ({"answer": [{"role": "assistant", "content": "{question}"}]}, "has the message"),
-        ({"answer": [{"role": "user", "content": 1}]}, "has the message"),
-        ({"answer": [{"role": "model", "content": "{question}"}]}, "ends with a turn of the model"),
-        ({"step": [{"role": "user", "content": ""}]}, "is a list; give a text, which will stand inside others"),
+        ({"answer": 3}, "p.json.answer is 3: Input should be a valid array"),
+        ({"answer": []}, "p.json.answer is []: Value should have at least 1 item"),
+        ({"answer": [{"role": "user"}]}, "the content of a user message is NoneType; give a string"),
+        (
+            {"answer": [{"role": "assistant", "content": "{question}"}]},
+            "a message has the role 'assistant'; use one of",
+        ),
+        ({"answer": [{"role": "user", "content": 1}]}, "p.json.answer.0.content is 1: Input should be a valid string"),
+        ({"answer": [{"role": "model", "content": "{question}"}]}, "the last message has to be the user's"),
+        ({"step": [{"role": "user", "content": ""}]}, "content': ''}]: Input should be a valid string"),
     ],
 )
 def test_mistakes_in_prompts(values, sentence):
     with pytest.raises(UserError) as error:
-        check_prompts(values, "p.json")
+        replace_prompts(load_builtin_prompts("zh"), values, "p.json")
     assert sentence in str(error.value)
 
 

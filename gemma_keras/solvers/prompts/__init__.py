@@ -21,12 +21,34 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from gemma_keras.config.errors import UserError
-from gemma_keras.text.templates import ROLES, Message
+import pydantic
+
+from gemma_keras.config.errors import UserError, require
+from gemma_keras.config.serialization import from_dict
+from gemma_keras.text.templates import Message, checked
 
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+
+
+def _as_messages(value: Any) -> Any:
+    return [{"role": "user", "content": value}] if isinstance(value, str) else value
+
+
+def _checked(messages: list[Message]) -> list[Message]:
+    for message in messages:
+        checked(message)
+    require(messages[-1]["role"] == "user", "the last message has to be the user's")
+    return messages
+
+
+Prompt = Annotated[
+    list[Message],
+    pydantic.BeforeValidator(_as_messages),
+    pydantic.Field(min_length=1),
+    pydantic.AfterValidator(_checked),
+]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,20 +76,20 @@ class Prompts:
         final_line: a question whose answers will be compared.
     """
 
-    answer: list[Message]
-    plan: list[Message]
-    plan_strictly: list[Message]
-    plan_json: list[Message]
-    first_step: list[Message]
-    next_step: list[Message]
-    summary: list[Message]
-    judge: list[Message]
-    rewrite: list[Message]
-    complexity: list[Message]
-    letter: list[Message]
-    statement: list[Message]
-    masked: list[Message]
-    verdict: list[Message]
+    answer: Prompt
+    plan: Prompt
+    plan_strictly: Prompt
+    plan_json: Prompt
+    first_step: Prompt
+    next_step: Prompt
+    summary: Prompt
+    judge: Prompt
+    rewrite: Prompt
+    complexity: Prompt
+    letter: Prompt
+    statement: Prompt
+    masked: Prompt
+    verdict: Prompt
 
     step: str
     step_in_context: str
@@ -95,9 +117,7 @@ PIECES = tuple(field.name for field in dataclasses.fields(Prompts) if field.type
 def load_builtin_prompts(language: str) -> Prompts:
     """The package's own prompts in Chinese ("zh") or English ("en")."""
     path = Path(__file__).with_name(f"{language}.toml")
-    values = tomllib.loads(path.read_text(encoding="utf-8"))
-    prompts: dict[str, Any] = {name: _read_prompt(name, value, path.name) for name, value in values.items()}
-    return Prompts(**prompts)
+    return from_dict(tomllib.loads(path.read_text(encoding="utf-8")), Prompts, path.name)
 
 
 def load_prompts(language: str, path: str = "") -> Prompts:
@@ -107,33 +127,23 @@ def load_prompts(language: str, path: str = "") -> Prompts:
         UserError: the file is missing or malformed, or a prompt lacks a placeholder or has one that it must not.
     """
     prompts = load_builtin_prompts(language)
-    if not path:
-        return prompts
-    return dataclasses.replace(prompts, **check_prompts(_read_file(Path(path)), path))
+    return replace_prompts(prompts, _read_file(Path(path)), path) if path else prompts
 
 
-def check_prompts(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """Prompts by name, in the form of `Prompts`, from a file's contents.
+def replace_prompts(prompts: Prompts, values: Mapping[str, Any], origin: str) -> Prompts:
+    """The prompts, with those of a file's contents in their place.
 
     Raises:
         UserError: as `load_prompts`.
     """
-    checked: dict[str, Any] = {}
-    for name, value in values.items():
-        where = f"the prompt {name!r} of {origin}"
-        if name not in PLACEHOLDERS:
-            raise UserError(f"{where} has no use; give one of {', '.join(PLACEHOLDERS)}.")
-        checked[name] = _read_prompt(name, value, where)
-        _check_placeholders(checked[name], PLACEHOLDERS[name], where)
-    return checked
-
-
-def _read_prompt(name: str, value: Any, where: str) -> str | list[Message]:
-    if name not in PIECES:
-        return _read_messages(value, where)
-    if not isinstance(value, str):
-        raise UserError(f"{where} is a {type(value).__name__}; give a text, which will stand inside others.")
-    return value
+    for name in values:
+        require(
+            name in PLACEHOLDERS, f"the prompt {name!r} of {origin} has no use; give one of {', '.join(PLACEHOLDERS)}."
+        )
+    prompts = from_dict(dataclasses.asdict(prompts) | dict(values), Prompts, origin)
+    for name in values:
+        _check_placeholders(getattr(prompts, name), PLACEHOLDERS[name], f"the prompt {name!r} of {origin}")
+    return prompts
 
 
 def _fill(text: str, values: Mapping[str, str]) -> str:
@@ -155,20 +165,6 @@ def _read_file(path: Path) -> Mapping[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"solver.prompts={path} holds a {type(values).__name__}; give prompts by name.")
     return values
-
-
-def _read_messages(value: Any, where: str) -> list[Message]:
-    messages = [{"role": "user", "content": value}] if isinstance(value, str) else value
-    form = "give a text, or a list of messages with role and content of which the last is the user's."
-    if not isinstance(messages, list) or not messages:
-        raise UserError(f"{where} is a {type(value).__name__}; {form}")
-    for message in messages:
-        sound = isinstance(message, dict) and message.keys() == {"role", "content"} and message["role"] in ROLES
-        if not sound or not isinstance(message["content"], str):
-            raise UserError(f"{where} has the message {message!r}; {form}")
-    if messages[-1]["role"] != "user":
-        raise UserError(f"{where} ends with a turn of the {messages[-1]['role']}; {form}")
-    return [dict(message) for message in messages]
 
 
 def _find_placeholders(prompt: str | list[Message]) -> frozenset[str]:
