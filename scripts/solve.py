@@ -8,9 +8,8 @@ csv, tsv or parquet, with options and known answers) or from standard input.
 import re
 import sys
 
-from gemma_keras.config.stages import SolveConfig
 from gemma_keras.stages.launch import launch
 
 if __name__ == "__main__":
     sys.argv = [re.sub(r"^--?config\.solver(?==|$)", "--config.solver.name", word) for word in sys.argv]
-    launch("solve", SolveConfig, default_config="configs/solve.py")
+    launch("solve", default_config="configs/solve.py")

@@ -1,7 +1,6 @@
 """Fine-tunes a base model on conversations with an adapter (AdaLoRA by default)."""
 
-from gemma_keras.config.stages import SftConfig
 from gemma_keras.stages.launch import launch
 
 if __name__ == "__main__":
-    launch("sft", SftConfig, default_config="configs/tiny.py")
+    launch("train_sft", "sft", default_config="configs/tiny.py")

@@ -101,11 +101,13 @@ def parse(argv: Sequence[str], default_config: str, kind: type[C], names: Names 
         require(
             word.isascii() or word == word.encode(errors="ignore").decode(), f"{word!a} is no valid UTF-8: correct it"
         )
-    first_pass = _base_flags(default_config)
-    _apply(first_pass, argv, kind, known_only=True)
-    config = load_config(os.path.expanduser(first_pass["config"].value), kind)
-
-    values = _base_flags(default_config)
+    values = absl_flags.FlagValues()
+    values.set_gnu_getopt(True)  # options may follow a stray word, which is then reported
+    absl_flags.DEFINE_string("config", default_config, "configuration file", flag_values=values)
+    absl_flags.DEFINE_string("workdir", "", "folder of this run", flag_values=values)
+    absl_flags.DEFINE_boolean("help", False, "list all flags", short_name="h", flag_values=values)
+    _apply(values, argv, kind, known_only=True)
+    config = load_config(os.path.expanduser(values["config"].value), kind)
     for leaf in leaves(config, names):
         absl_flags.DEFINE_flag(_flag(leaf), values)
     positional = _apply(values, argv, kind)[1:]
@@ -117,15 +119,6 @@ def parse(argv: Sequence[str], default_config: str, kind: type[C], names: Names 
         leaf.value = with_home(leaf, _value(leaf, values[f"config.{leaf.path}"]))
     validate(config, names)
     return config, _workdir(values["workdir"].value)
-
-
-def _base_flags(default_config: str) -> absl_flags.FlagValues:
-    values = absl_flags.FlagValues()
-    values.set_gnu_getopt(True)  # options may follow a stray word, which is then reported
-    absl_flags.DEFINE_string("config", default_config, "configuration file", flag_values=values)
-    absl_flags.DEFINE_string("workdir", "", "folder of this run", flag_values=values)
-    absl_flags.DEFINE_boolean("help", False, "list all flags", short_name="h", flag_values=values)
-    return values
 
 
 def _apply(values: absl_flags.FlagValues, argv: Sequence[str], kind: type[C], known_only: bool = False) -> list[str]:

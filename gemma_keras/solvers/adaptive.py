@@ -15,13 +15,9 @@ SIMPLE, HARD = 0.3, 0.7
 class Adaptive(Solver):
     """Below 0.3 the normal solver, below 0.7 least to most, else the enhanced one. A score that is none counts as 0.5."""
 
-    name = "adaptive"
+    name, work = "adaptive", Adapted
 
-    def begin(self, question: Question) -> tuple[Adapted, Steps]:
-        work = Adapted()
-        return work, self._score_and_solve(question, work)
-
-    def _score_and_solve(self, question: Question, work: Adapted) -> Steps:
+    def fill(self, question: Question, work: Adapted) -> Steps:
         settings = self.settings
         work.reply = yield from settings.ask(
             "complexity", settings.solver.judge_temperature, settings.constrained(scores.SCORE), question=question.text

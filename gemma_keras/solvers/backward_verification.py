@@ -11,7 +11,7 @@ import re
 from gemma_keras.solvers.base import Solver
 from gemma_keras.solvers.replies import answers, judgements
 from gemma_keras.solvers.replies.plain import find_marked_answer
-from gemma_keras.solvers.self_consistency import begin_samples
+from gemma_keras.solvers.self_consistency import plan_samples, sample
 from gemma_keras.solvers.steps import Settings, Steps, together
 from gemma_keras.solvers.trace import Backward, Candidate, Question, Recovery
 
@@ -24,13 +24,11 @@ class BackwardVerification(Solver):
 
     name = "backward_verification"
 
-    def begin(self, question: Question) -> tuple[Backward, Steps]:
-        voted, steps = begin_samples(self.settings, self.sampled[0], question)
-        work = Backward(voted=voted)
-        return work, self._sample_and_verify(question, work, steps)
+    def work(self) -> Backward:
+        return Backward(voted=plan_samples(self.settings, self.sampled[0]))
 
-    def _sample_and_verify(self, question: Question, work: Backward, sampling: Steps) -> Steps:
-        yield from sampling
+    def fill(self, question: Question, work: Backward) -> Steps:
+        yield from sample(self.settings, self.sampled[0], question, work.voted)
         votes = work.voted.votes()
         if len(votes) == 1:
             return

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from gemma_keras.inference.language_model import LanguageModel
 from gemma_keras.solvers import lockstep
@@ -16,22 +16,28 @@ OnDone = Callable[[int, Trace], None]
 class Solver(abc.ABC):
     """A way to answer questions with a model.
 
-    A subclass says with what work it begins, and how that is filled; `begin` is also how solvers use each other.
+    A subclass says with what `work` it begins, and how that is filled; `begin` is also how solvers use each other.
 
     Args:
         sampled: the solvers whose answers this one compares; none for most.
     """
 
     name: ClassVar[str]
+    work: Callable[..., Work]  # makes it, still empty
 
     def __init__(self, model: LanguageModel, settings: Settings | None = None, sampled: Sequence["Solver"] = ()):
         self.model = model
         self.settings = settings or Settings()
         self.sampled = sampled
 
-    @abc.abstractmethod
     def begin(self, question: Question) -> tuple[Work, Steps]:
         """Work that is still empty, and the steps that fill it. Nothing is asked yet."""
+        work = self.work()
+        return work, self.fill(question, work)
+
+    @abc.abstractmethod
+    def fill(self, question: Question, work: Any) -> Steps:
+        """The steps that fill the work."""
 
     def solve(self, questions: Sequence[Question | str], on_done: OnDone | None = None) -> list[Trace]:
         """The trace of each question.

@@ -14,12 +14,18 @@ class EnhancedSolver(Solver):
     verification changes none, the final answer is not made anew.
     """
 
-    name = "enhanced"
+    name, work = "enhanced", Enhanced
     verify_steps = True
 
-    def begin(self, question: Question) -> tuple[Enhanced, Steps]:
-        work = Enhanced()
-        return work, _enhance(self.settings, self.settings.wording(question), work, self.verify_steps)
+    def fill(self, question: Question, work: Enhanced) -> Steps:
+        settings, wording = self.settings, self.settings.wording(question)
+        yield from solve_least_to_most(settings, wording, work.decomposed)
+        if self.verify_steps:
+            yield from together(_begin_step_checks(settings, wording, work))
+            if any(step.check and step.check.rewrites for step in work.decomposed.steps):
+                work.rebuilt = yield from summarize(settings, wording, work.decomposed.steps)
+        work.check = Check(original=work.answer)
+        yield from verify(settings, wording, work.check)
 
 
 class SimplifiedEnhanced(EnhancedSolver):
@@ -27,16 +33,6 @@ class SimplifiedEnhanced(EnhancedSolver):
 
     name = "simplified_enhanced"
     verify_steps = False
-
-
-def _enhance(settings: Settings, question: str, work: Enhanced, verify_steps: bool) -> Steps:
-    yield from solve_least_to_most(settings, question, work.decomposed)
-    if verify_steps:
-        yield from together(_begin_step_checks(settings, question, work))
-        if any(step.check and step.check.rewrites for step in work.decomposed.steps):
-            work.rebuilt = yield from summarize(settings, question, work.decomposed.steps)
-    work.check = Check(original=work.answer)
-    yield from verify(settings, question, work.check)
 
 
 def _begin_step_checks(settings: Settings, question: str, work: Enhanced) -> list[Steps]:

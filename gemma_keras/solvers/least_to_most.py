@@ -15,11 +15,10 @@ class LeastToMost(Solver):
     has failed.
     """
 
-    name = "least_to_most"
+    name, work = "least_to_most", Decomposed
 
-    def begin(self, question: Question) -> tuple[Decomposed, Steps]:
-        work = Decomposed()
-        return work, solve_least_to_most(self.settings, self.settings.wording(question), work)
+    def fill(self, question: Question, work: Decomposed) -> Steps:
+        return solve_least_to_most(self.settings, self.settings.wording(question), work)
 
 
 def solve_least_to_most(settings: Settings, question: str, work: Decomposed) -> Steps:

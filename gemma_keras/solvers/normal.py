@@ -1,19 +1,15 @@
 """One answer to the question as it stands."""
 
 from gemma_keras.solvers.base import Solver
-from gemma_keras.solvers.steps import Settings, Steps
+from gemma_keras.solvers.steps import Steps
 from gemma_keras.solvers.trace import Direct, Question
 
 
 class Normal(Solver):
     """Asks the question."""
 
-    name = "normal"
+    name, work = "normal", Direct
 
-    def begin(self, question: Question) -> tuple[Direct, Steps]:
-        work = Direct()
-        return work, _answer(self.settings, self.settings.wording(question), work)
-
-
-def _answer(settings: Settings, question: str, work: Direct) -> Steps:
-    work.answer = yield from settings.ask("answer", settings.sampling.temperature, question=question)
+    def fill(self, question: Question, work: Direct) -> Steps:
+        wording = self.settings.wording(question)
+        work.answer = yield from self.settings.ask("answer", self.settings.sampling.temperature, question=wording)

@@ -17,8 +17,11 @@ class SelfConsistency(Solver):
 
     name = "self_consistency"
 
-    def begin(self, question: Question) -> tuple[Voted, Steps]:
-        return begin_samples(self.settings, self.sampled[0], question)
+    def work(self) -> Voted:
+        return plan_samples(self.settings, self.sampled[0])
+
+    def fill(self, question: Question, work: Voted) -> Steps:
+        return sample(self.settings, self.sampled[0], question, work)
 
 
 class Escalation(Solver):
@@ -30,16 +33,15 @@ class Escalation(Solver):
 
     name = "escalation"
 
-    def begin(self, question: Question) -> tuple[Escalated, Steps]:
-        work = Escalated(threshold=self.settings.solver.threshold)
-        return work, self._escalate(question, work)
+    def work(self) -> Escalated:
+        return Escalated(threshold=self.settings.solver.threshold)
 
-    def _escalate(self, question: Question, work: Escalated) -> Steps:
+    def fill(self, question: Question, work: Escalated) -> Steps:
         for solver in self.sampled:
-            stage, steps = begin_samples(self.settings, solver, question)
+            stage = plan_samples(self.settings, solver)
             work.stages.append(stage)
             try:
-                yield from steps
+                yield from sample(self.settings, solver, question, stage)
             except SolverFailure:
                 if solver is self.sampled[-1] and not work.answer:
                     raise
@@ -47,16 +49,13 @@ class Escalation(Solver):
                 return
 
 
-def begin_samples(settings: Settings, solver: Solver, question: Question) -> tuple[Voted, Steps]:
-    """Work that is still empty, and the steps that fill it with `solver.samples` answers of a solver, side by side.
-
-    The steps raise `SolverFailure` where no sample has an answer.
-    """
-    work = Voted(solver=solver.name, planned=settings.solver.samples)
-    return work, _sample(settings, solver, question, work)
+def plan_samples(settings: Settings, solver: Solver) -> Voted:
+    """Work that is still empty, for `solver.samples` answers of a solver."""
+    return Voted(solver=solver.name, planned=settings.solver.samples)
 
 
-def _sample(settings: Settings, solver: Solver, question: Question, work: Voted) -> Steps:
+def sample(settings: Settings, solver: Solver, question: Question, work: Voted) -> Steps:
+    """Fills the work with answers, side by side; raises `SolverFailure` where none has any."""
     asked = add_final_line(settings, question)
     parts = []
     for _ in range(work.planned):

@@ -13,17 +13,13 @@ class SelfVerification(Solver):
     and each rewriting is judged.
     """
 
-    name = "self_verification"
+    name, work = "self_verification", Verified
 
-    def begin(self, question: Question) -> tuple[Verified, Steps]:
-        work = Verified()
-        return work, _answer_and_verify(self.settings, self.settings.wording(question), work)
-
-
-def _answer_and_verify(settings: Settings, question: str, work: Verified) -> Steps:
-    work.draft = yield from settings.ask("answer", settings.sampling.temperature, question=question)
-    work.check = Check(original=work.draft)
-    yield from verify(settings, question, work.check)
+    def fill(self, question: Question, work: Verified) -> Steps:
+        settings, wording = self.settings, self.settings.wording(question)
+        work.draft = yield from settings.ask("answer", settings.sampling.temperature, question=wording)
+        work.check = Check(original=work.draft)
+        yield from verify(settings, wording, work.check)
 
 
 def verify(settings: Settings, question: str, check: Check) -> Steps:

@@ -5,20 +5,18 @@ Nothing here imports jax before a stage begins, so that `--help` and mistakes ar
 
 import importlib
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from gemma_keras import runtime
 from gemma_keras.config import flags
 from gemma_keras.config.fields import Names
 from gemma_keras.config.sections import AdapterConfig, DataConfig, ModelConfig, SolverConfig
-from gemma_keras.config.stages import StageConfig
+from gemma_keras.config.stages import STAGES, StageConfig
 from gemma_keras.models.families import ARCHITECTURES
 from gemma_keras.models.layout import PROJECTIONS
 from gemma_keras.solvers.registry import NAMES as SOLVERS
 from gemma_keras.solvers.registry import SINGLE
 from gemma_keras.text.templates import AUTO, TEMPLATES
-
-C = TypeVar("C", bound=StageConfig)
 
 NAMES: Names = {
     (ModelConfig, "architecture"): tuple(ARCHITECTURES),
@@ -30,11 +28,11 @@ NAMES: Names = {
 }
 
 
-def launch(stage: str, kind: type[C], *, default_config: str) -> NoReturn:
-    """Runs `gemma_keras.stages.<stage>` as the command line says, and exits (`config.flags.run`)."""
+def launch(script: str, stage: str = "", *, default_config: str) -> NoReturn:
+    """Runs `gemma_keras.stages.<stage>` (as the script, if not named) as the command line says, and exits."""
 
-    def main(config: C, workdir: Path) -> Any:
+    def main(config: StageConfig, workdir: Path) -> Any:
         runtime.configure(workdir)
-        return importlib.import_module(f"gemma_keras.stages.{stage}").run(config, workdir)
+        return importlib.import_module(f"gemma_keras.stages.{stage or script}").run(config, workdir)
 
-    flags.run(main, default_config=default_config, kind=kind, names=NAMES)
+    flags.run(main, default_config=default_config, kind=STAGES[script], names=NAMES)

@@ -41,15 +41,12 @@ class EndpointAnswer:
         key: `request_key` of it.
         text: the answer; empty where there is none.
         reason: why there is none.
-        prompt_tokens, completion_tokens: as the server counts them, all attempts together; 0 where it does not.
         attempts: how often it was sent; 0: the answer was in the cache.
     """
 
     key: str
     text: str = ""
     reason: str = ""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
     attempts: int = 0
 
 
@@ -242,14 +239,7 @@ class ChatClient:
                 self._give_up(outcome)
                 break
             await asyncio.sleep(random.uniform(0, min(LONGEST_BACKOFF, self._backoff * 2 ** min(attempts - 1, 10))))
-        return EndpointAnswer(
-            key=key,
-            text="" if reason else outcome.text,
-            reason=reason,
-            prompt_tokens=tokens[0],
-            completion_tokens=tokens[1],
-            attempts=attempts,
-        )
+        return EndpointAnswer(key=key, text="" if reason else outcome.text, reason=reason, attempts=attempts)
 
     async def _attempt(self, http: httpx2.AsyncClient, body: bytes) -> Outcome:
         self.progress.calls += 1

@@ -53,9 +53,7 @@ def test_answers_come_in_order_and_are_kept(tmp_path):
         asking = client(server, tmp_path, lines.append, temperature=0.3, max_tokens=17)
         done = asking.complete_all(requests)
         assert [one.text for one in done] == expected(requests)
-        assert all(
-            (one.attempts, one.prompt_tokens, one.completion_tokens, one.reason) == (1, 20, 10, "") for one in done
-        )
+        assert all((one.attempts, one.reason) == (1, "") for one in done)
         assert len(server.asked) == 40
         asked = server.asked[0]
         assert asked.headers["authorization"] == f"Bearer {KEY}"
