@@ -1,9 +1,9 @@
 """Configuration files: Python modules with a function `get_config()`."""
 
 import dataclasses
+import runpy
 import traceback
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeVar
 
 from gemma_keras.config.errors import UserError, require
@@ -26,8 +26,7 @@ def load_config(path: str, kind: type[C]) -> C:
             the stage does not read.
     """
     require(Path(path).is_file(), f"--config={path} is not a file: give one such as configs/pretrain.py")
-    module = _execute(path)
-    get_config = getattr(module, "get_config", None)
+    get_config = _guarded(path, runpy.run_path, path).get("get_config")  # not cached: the file as it is now counts
     require(
         callable(get_config),
         f"--config={path} has no function get_config(): give a file whose get_config() returns a {kind.__name__}",
@@ -65,16 +64,6 @@ def _require_read(path: str, config: Any) -> None:
                 read or field.type not in SCALARS,
                 f"--config={path} sets {place}.{field.name}, which a {type(config).__name__} does not read: leave it out",
             )
-
-
-def _execute(path: str) -> ModuleType:
-    """Runs the file as a module of its own: not cached, so that the file as it is now counts."""
-    module = ModuleType("gemma_keras_config_file")
-    module.__file__ = path
-    source = _guarded(path, Path(path).read_text, "utf-8")
-    code = _guarded(path, compile, source, path, "exec")
-    _guarded(path, exec, code, module.__dict__)
-    return module
 
 
 def _guarded(path: str, function: Any, *arguments: Any) -> Any:

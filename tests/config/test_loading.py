@@ -57,7 +57,7 @@ def test_broken_files_are_told_in_one_sentence(tmp_path, text, sentence):
 def test_a_file_that_is_not_text(tmp_path):
     path = tmp_path / "config.py"
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="UnicodeDecodeError"):
+    with pytest.raises(UserError, match="config.py fails with SyntaxError"):
         load_config(str(path), Config)
 
 

@@ -117,9 +117,7 @@ class _Patterns:
         ]
 
 
-@functools.lru_cache(maxsize=32)
-def _compile_patterns(letters: str) -> _Patterns:
-    return _Patterns(letters)
+_compile_patterns = functools.lru_cache(maxsize=32)(_Patterns)
 
 
 def _read_letter(found: re.Match[str]) -> str:

@@ -28,36 +28,22 @@ ENGLISH = re.compile(
 
 def read_chinese(found: re.Match[str]) -> Fraction | None:
     """The value of a match of `CHINESE`; None where its characters are no number."""
-    value = _read_unsigned(found)
-    return -value if value is not None and found["sign"] else value
-
-
-def _read_unsigned(found: re.Match[str]) -> Fraction | None:
-    if found["halves"]:
-        return Fraction(1, 2)
-    if found["tenths"]:
-        return Fraction(read_numeral(found["tenths"]) or 0) / 10 + (Fraction(1, 20) if found["half"] else 0)
-    if found["percent"]:
-        share = read_numeral(found["percent"])
-        return share / 100 if share is not None else None
-    if found["integer"]:
-        share = _divide(found["over"], found["beneath"])
-        return share + (read_numeral(found["integer"]) or 0) if share is not None else None
-    if found["below"]:
-        return _divide(found["above"], found["below"])
-    return read_numeral(found["whole"])
-
-
-def _divide(above: str, below: str) -> Fraction | None:
-    parts, whole = read_numeral(above), read_numeral(below)
-    return parts / whole if parts is not None and whole else None
+    part = found.groupdict()
+    above = part["over"] or part["percent"] or part["above"] or part["tenths"] or part["whole"] or "一"
+    fixed = {"percent": "一百", "tenths": "十", "halves": "二"}
+    below = part["beneath"] or part["below"] or next((fixed[name] for name in fixed if part[name]), "一")
+    whole, parts, of = (read_numeral(text) for text in (part["integer"] or "零", above, below))
+    if whole is None or parts is None or not of:
+        return None
+    value = whole + parts / of + (Fraction(1, 20) if part["half"] else 0)
+    return -value if part["sign"] else value
 
 
 def read_numeral(text: str) -> Fraction | None:
     """The value of a Chinese numeral, which may have Arabic digits before its units of ten; None where it is none."""
     try:
         return Fraction(str(cn2an.cn2an(text, "smart"))).limit_denominator(10**9)
-    except ValueError:
+    except (ValueError, KeyError):  # cn2an has no unit for some runs of them
         return None
 
 
