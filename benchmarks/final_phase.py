@@ -23,7 +23,7 @@ def main(argv: list[str]) -> None:
     runtime.configure()
     from configs.quickstart import get_config
     from gemma_keras.stages import sft
-    from gemma_keras.stages.workdir import MetricsFile
+    from gemma_keras.stages.running.workdir import MetricsFile
 
     base = get_config().sft
     base = dataclasses.replace(

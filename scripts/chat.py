@@ -4,7 +4,7 @@ What cannot be answered has the reason in brackets, and then the exit status is 
 """
 
 from gemma_keras.config.stages import ChatConfig
-from gemma_keras.stages.launch import launch
+from gemma_keras.stages.running.launch import launch
 
 if __name__ == "__main__":
     launch("chat", ChatConfig, default_config="configs/chat.py")

@@ -1,7 +1,7 @@
 """Exports a model as a Hugging Face folder, adapters merged."""
 
 from gemma_keras.config.stages import ExportStageConfig
-from gemma_keras.stages.launch import launch
+from gemma_keras.stages.running.launch import launch
 
 if __name__ == "__main__":
     launch("export", ExportStageConfig, default_config="configs/export.py")

@@ -1,7 +1,7 @@
 """Writes QQP and CoLA as json files {instruction, input, output}, one for training and one for dev, in WORKDIR."""
 
 from gemma_keras.config.stages import GlueConfig
-from gemma_keras.stages.launch import launch
+from gemma_keras.stages.running.launch import launch
 
 if __name__ == "__main__":
     launch("glue", GlueConfig, default_config="configs/recipe_e.py")

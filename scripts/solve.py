@@ -9,7 +9,7 @@ import re
 import sys
 
 from gemma_keras.config.stages import SolveConfig
-from gemma_keras.stages.launch import launch
+from gemma_keras.stages.running.launch import launch
 
 if __name__ == "__main__":
     sys.argv = [re.sub(r"^--?config\.solver(?==|$)", "--config.solver.name", word) for word in sys.argv]

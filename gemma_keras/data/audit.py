@@ -8,7 +8,7 @@ from pathlib import Path
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import CleaningConfig, CorpusConfig
 from gemma_keras.data.cleaning.rules import EMPTY, Mender, is_empty
-from gemma_keras.data.pace import Pace, Reporter
+from gemma_keras.data.progress import Pace, Reporter
 from gemma_keras.data.reading.finding import below
 from gemma_keras.data.records import general_reason
 from gemma_keras.data.sources import ALL_KINDS, SOURCES, Located, locate, read_corpus

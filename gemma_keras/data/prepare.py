@@ -21,10 +21,10 @@ from gemma_keras.config.sections import DataConfig
 from gemma_keras.data.encoding.rendering import Renderer
 from gemma_keras.data.mixing.mixture import Mixture, mix
 from gemma_keras.data.mixing.prompting import FAILED, Prompter
-from gemma_keras.data.pace import Reporter, print_progress
 from gemma_keras.data.pools.collecting import Collected, Origins, collect, find_origins, set_aside
 from gemma_keras.data.pools.holding_out import overlaps
 from gemma_keras.data.prepared import FORMAT, is_current, read_report
+from gemma_keras.data.progress import Reporter, print_progress
 from gemma_keras.data.report import split_report, write_report
 from gemma_keras.data.sources import get_source
 from gemma_keras.text.templates import get_template

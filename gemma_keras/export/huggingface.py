@@ -19,7 +19,7 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.export.safetensors_writer import TensorEntry, write_safetensors
 from gemma_keras.export.tokenizer_files import require_expressible, write_tokenizer_files
 from gemma_keras.models.architecture import Architecture
-from gemma_keras.models.families import to_hf_config
+from gemma_keras.models.families.registry import to_hf_config
 from gemma_keras.models.hf_names import HfTensor, hf_tensors
 from gemma_keras.text.templates import DEFAULT, TEMPLATES, ChatTemplate
 from gemma_keras.text.tokenizer import Tokenizer

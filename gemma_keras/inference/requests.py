@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import SamplingConfig
-from gemma_keras.inference.constraints import Constraint
+from gemma_keras.inference.constraints.constraint import Constraint
 from gemma_keras.inference.sampling import check_sampling
 from gemma_keras.inference.text_stream import StopStrings
 

@@ -25,8 +25,8 @@ from safetensors import SafetensorError, safe_open
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.models.architecture import Architecture
-from gemma_keras.models.families import from_hf_config
 from gemma_keras.models.families.keras_preset import from_keras_config
+from gemma_keras.models.families.registry import from_hf_config
 from gemma_keras.models.forward import Params, variable_shapes
 from gemma_keras.models.hf_names import HfTensor, hf_tensors
 from gemma_keras.models.layout import Role, kind_of

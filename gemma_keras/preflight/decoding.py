@@ -18,7 +18,7 @@ from gemma_keras.inference.decode_state import DecodeState, empty_state, state_s
 from gemma_keras.models.architecture import Architecture
 from gemma_keras.models.forward import build_backbone, variable_shapes
 from gemma_keras.models.quantization import quantized, summed_axes
-from gemma_keras.models.sharding import param_sharding
+from gemma_keras.models.weight_sharding import param_sharding
 from gemma_keras.parallel.plan import ComputePlan
 
 

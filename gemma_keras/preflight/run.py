@@ -19,7 +19,7 @@ from gemma_keras import runtime
 from gemma_keras.config.errors import UserError, require
 from gemma_keras.config.stages import PreflightConfig
 from gemma_keras.models.architecture import Architecture
-from gemma_keras.models.families import get_architecture
+from gemma_keras.models.families.registry import get_architecture
 from gemma_keras.models.loading import describe_weights
 from gemma_keras.parallel.mesh import DATA, MODEL
 from gemma_keras.parallel.plan import ComputePlan
@@ -31,7 +31,7 @@ from gemma_keras.preflight.flops import MatmulFlops, largest_shapes, matmul_flop
 from gemma_keras.preflight.hardware import GIB, Hardware, hardware_of
 from gemma_keras.preflight.report import PreflightReport, Roofline, advice, decoding_advice, describe
 from gemma_keras.preflight.topologies import topology_devices
-from gemma_keras.stages.workdir import write_json
+from gemma_keras.stages.running.workdir import write_json
 from gemma_keras.training.program import total_steps, train_program
 
 UNITS = {"": 1 / GIB, "K": 1 / 1024**2, "M": 1 / 1024, "G": 1.0, "T": 1024.0}

@@ -9,8 +9,8 @@ from gemma_keras.config.sections import SamplingConfig
 from gemma_keras.config.serialization import to_dict
 from gemma_keras.config.stages import ChatConfig
 from gemma_keras.inference.chat import ChatModel, conversation
-from gemma_keras.stages import workdir as files
-from gemma_keras.stages.assets import load_chat_model
+from gemma_keras.stages.running import workdir as files
+from gemma_keras.stages.running.assets import load_chat_model
 
 # Questions that an error names at most, and characters of each.
 _NAMED, _SHOWN = 3, 60

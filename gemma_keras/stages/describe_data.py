@@ -6,8 +6,8 @@ from gemma_keras.config.errors import require
 from gemma_keras.config.serialization import to_dict
 from gemma_keras.config.stages import DescribeDataConfig
 from gemma_keras.data.audit import audit, page, unread
-from gemma_keras.data.pace import print_progress
-from gemma_keras.stages import workdir as files
+from gemma_keras.data.progress import print_progress
+from gemma_keras.stages.running import workdir as files
 
 
 def run(config: DescribeDataConfig, workdir: Path) -> dict:

@@ -7,8 +7,8 @@ from pathlib import Path
 from gemma_keras.config.errors import require
 from gemma_keras.config.serialization import to_dict
 from gemma_keras.config.stages import GlueConfig
-from gemma_keras.data import glue
-from gemma_keras.stages import workdir as files
+from gemma_keras.data import glue_json as glue
+from gemma_keras.stages.running import workdir as files
 
 
 def run(config: GlueConfig, workdir: Path) -> dict:

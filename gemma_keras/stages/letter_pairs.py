@@ -11,11 +11,11 @@ from gemma_keras.config.sections import DataConfig
 from gemma_keras.config.serialization import to_dict
 from gemma_keras.config.stages import LetterPairsConfig
 from gemma_keras.data.letter_pairs import extract_letter, letter_pair, letter_prompt, stratified_split
-from gemma_keras.data.pace import Pace, print_progress
+from gemma_keras.data.progress import Pace, print_progress
 from gemma_keras.data.records import ChoiceRecord, SkippedRow
 from gemma_keras.data.sources import locate, read_corpus
-from gemma_keras.stages import workdir as files
-from gemma_keras.stages.assets import load_chat_model, resolve_data
+from gemma_keras.stages.running import workdir as files
+from gemma_keras.stages.running.assets import load_chat_model, resolve_data
 
 VALIDATION_SHARE = 0.2
 

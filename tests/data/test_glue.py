@@ -3,7 +3,7 @@ import json
 import pytest
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.data.glue import preprocess, run
+from gemma_keras.data.glue_json import preprocess, run
 
 HEADER = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
 

@@ -20,7 +20,7 @@ import pytest
 from keras_hub.models import GemmaBackbone
 
 from gemma_keras.models.architecture import Architecture
-from gemma_keras.models.families import get_architecture
+from gemma_keras.models.families.registry import get_architecture
 from gemma_keras.models.forward import build_backbone, forward, variable_shapes
 from gemma_keras.parallel.plan import ComputePlan
 from gemma_keras.preflight import hlo

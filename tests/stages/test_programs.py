@@ -21,7 +21,7 @@ from gemma_keras.config.stages import StepConfig
 from gemma_keras.parallel.plan import REMAT_POLICIES, ComputePlan
 from gemma_keras.planning.memory import policies_to_try, saved_bytes
 from gemma_keras.planning.plans import default_mesh_shape, plan_for
-from gemma_keras.stages.assets import load_trainable_model
+from gemma_keras.stages.running.assets import load_trainable_model
 from gemma_keras.training.program import step_settings, train_program
 from tests.models.conftest import small
 

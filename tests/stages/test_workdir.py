@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.stages import plots
-from gemma_keras.stages.workdir import (
+from gemma_keras.stages.running import plots
+from gemma_keras.stages.running.workdir import (
     MetricsFile,
     TensorBoard,
     begin,

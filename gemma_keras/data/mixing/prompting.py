@@ -11,7 +11,7 @@ import numpy as np
 from gemma_keras.config.sections import DataConfig
 from gemma_keras.data.mixing.mixture import Mixture
 from gemma_keras.data.mixing.system_prompts import FIXED_PROMPTS, KINDS, OWN, DynamicPrompts, assign_kinds, exact_counts
-from gemma_keras.data.pace import Reporter
+from gemma_keras.data.progress import Reporter
 from gemma_keras.data.records import ChatRecord, Record
 from gemma_keras.text.templates import Message
 from gemma_keras.text.tokenizer import Tokenizer

@@ -18,7 +18,6 @@ from gemma_keras.data.cleaning.contamination import Contamination
 from gemma_keras.data.cleaning.near_duplicates import NearDuplicates
 from gemma_keras.data.cleaning.rules import Mender, contents
 from gemma_keras.data.mixing.mixture import validation_counts
-from gemma_keras.data.pace import Pace, Reporter
 from gemma_keras.data.pools import pool as pooling
 from gemma_keras.data.pools.accounts import told_set_aside
 from gemma_keras.data.pools.fates import NOT_DRAWN, SET_APART, UNDECIDED, USED
@@ -26,6 +25,7 @@ from gemma_keras.data.pools.holding_out import remove_held_out, set_apart
 from gemma_keras.data.pools.pool import Pool, Screen, read_pool, read_texts
 from gemma_keras.data.pools.spool import Spool
 from gemma_keras.data.prepared import ROWS_FILE, is_current, read_report
+from gemma_keras.data.progress import Pace, Reporter
 from gemma_keras.data.reading.finding import describe
 from gemma_keras.data.records import ChatRecord, PreferenceRecord, Record
 from gemma_keras.data.sources import Located, SourceRow, get_source, locate, read_corpus

@@ -28,10 +28,10 @@ from gemma_keras.data.cleaning.rules import (
     question_key,
     unlearnt_turns,
 )
-from gemma_keras.data.pace import Pace
 from gemma_keras.data.pools.accounts import Account
 from gemma_keras.data.pools.fates import UNDECIDED, USED, Fates
 from gemma_keras.data.pools.spool import Spool
+from gemma_keras.data.progress import Pace
 from gemma_keras.data.records import ChatRecord, ChoiceRecord, Record
 from gemma_keras.data.sources import SourceRow, get_source
 

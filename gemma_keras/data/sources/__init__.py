@@ -15,7 +15,8 @@ from gemma_keras.config.sections import CorpusConfig
 from gemma_keras.data.reading.finding import FoundFiles, describe, find
 from gemma_keras.data.reading.readers import SUFFIXES, ReadRow, read_file, read_hub, suffix_of
 from gemma_keras.data.records import BadRow, Quarantined, Record, SkippedRow, validate
-from gemma_keras.data.sources import dialogues, exams, instructions, preferences, tasks, texts
+from gemma_keras.data.sources import dialogues, exams, instructions, preferences, texts
+from gemma_keras.data.sources import single_tasks as tasks
 from gemma_keras.data.sources.base import FILE, Corpus, Row
 
 SOURCES: dict[str, Corpus] = {

@@ -4,8 +4,9 @@ import pytest
 
 from gemma_keras.config.sections import CorpusConfig
 from gemma_keras.data.records import BadRow, SkippedRow
-from gemma_keras.data.sources import SOURCES, locate, read_corpus, tasks
-from gemma_keras.data.sources.tasks import verse_form
+from gemma_keras.data.sources import SOURCES, locate, read_corpus
+from gemma_keras.data.sources import single_tasks as tasks
+from gemma_keras.data.sources.single_tasks import verse_form
 from tests.data.sources.hostile import reads_anything
 
 POEM = "title:春夜\ndate:1926\n\n月光落在窗前，\n\n我想起故乡。\n"

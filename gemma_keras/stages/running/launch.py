@@ -12,7 +12,7 @@ from gemma_keras.config import flags
 from gemma_keras.config.fields import Names
 from gemma_keras.config.sections import AdapterConfig, DataConfig, ModelConfig, SolverConfig
 from gemma_keras.config.stages import StageConfig
-from gemma_keras.models.families import ARCHITECTURES
+from gemma_keras.models.families.registry import ARCHITECTURES
 from gemma_keras.models.layout import PROJECTIONS
 from gemma_keras.solvers.registry import NAMES as SOLVERS
 from gemma_keras.solvers.registry import SINGLE

@@ -14,10 +14,10 @@ from keras_hub.models import GemmaCausalLM
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.inference.buckets import power_of_two
-from gemma_keras.inference.constraints import Constraint
+from gemma_keras.inference.constraints.constraint import Constraint
+from gemma_keras.inference.keras_hub.samplers import ConstrainedSampler, PenaltySampler
 from gemma_keras.inference.language_model import Ask, Reply, check_vocabulary
 from gemma_keras.inference.requests import check_length
-from gemma_keras.inference.samplers import ConstrainedSampler, PenaltySampler
 from gemma_keras.inference.sampling import check_sampling
 from gemma_keras.text.templates import ChatTemplate
 from gemma_keras.text.tokenizer import Tokenizer

@@ -18,18 +18,18 @@ from gemma_keras.builtin.tokenizer import train_tokenizer
 from gemma_keras.config.errors import UserError, require
 from gemma_keras.config.sections import DataConfig
 from gemma_keras.config.stages import AnsweringConfig, EvaluateConfig, ModelStage, PipelineSftConfig, TrainingConfig
-from gemma_keras.data.pace import print_progress
 from gemma_keras.data.pools.collecting import find_origins, training_texts
 from gemma_keras.data.prepare import check
+from gemma_keras.data.progress import print_progress
 from gemma_keras.inference.chat import ChatModel
 from gemma_keras.models.architecture import Architecture
-from gemma_keras.models.families import get_architecture
+from gemma_keras.models.families.registry import get_architecture
 from gemma_keras.models.forward import Params, build_backbone, initial_params
 from gemma_keras.models.loading import describe_weights, load_params
 from gemma_keras.models.quantization import quantize_params
-from gemma_keras.models.sharding import param_sharding
 from gemma_keras.models.stacking import stack_params
 from gemma_keras.models.weight_checks import is_padded, require_no_more_tokens
+from gemma_keras.models.weight_sharding import param_sharding
 from gemma_keras.planning.plans import inference_plan, plan_for
 from gemma_keras.text.folder_templates import folder_template
 from gemma_keras.text.foreign_template import ForeignTemplate

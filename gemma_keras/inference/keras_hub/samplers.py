@@ -22,7 +22,8 @@ from keras_hub.samplers import Sampler
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import SamplingConfig
-from gemma_keras.inference.constraints import Choice, Constraint, Grammars, JsonSchema, Regex, allowed, taken
+from gemma_keras.inference.constraints.constraint import Choice, Constraint, JsonSchema, Regex
+from gemma_keras.inference.constraints.grammars import Grammars, allowed, taken
 from gemma_keras.inference.sampling import SamplingRows, Tallies, masked, next_tokens
 from gemma_keras.text.tokenizer import Tokenizer
 

@@ -11,10 +11,10 @@ from gemma_keras.adapters.inject import MergedParams
 from gemma_keras.config.errors import require
 from gemma_keras.export.huggingface import export_hf
 from gemma_keras.models.stacking import UnstackedParams
-from gemma_keras.stages import processes
-from gemma_keras.stages import workdir as files
-from gemma_keras.stages.assets import ByteProgress, count
-from gemma_keras.stages.training_run import TrainingRun
+from gemma_keras.stages.running import processes
+from gemma_keras.stages.running import workdir as files
+from gemma_keras.stages.running.assets import ByteProgress, count
+from gemma_keras.stages.running.training_run import TrainingRun
 from gemma_keras.training.state import TrainState
 
 

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.models.blockwise_attention import MASKED, blockwise_attention
+from gemma_keras.models.attention.blockwise import MASKED, blockwise_attention
+from gemma_keras.models.attention.splash import splash_attention
 from gemma_keras.models.quantization import Int8
-from gemma_keras.models.splash_attention import splash_attention
 
 __all__ = ["KERNELS", "Source", "attention", "attention_mask", "choose_kernel", "packed_attention"]
 

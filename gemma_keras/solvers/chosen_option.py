@@ -1,6 +1,6 @@
 """Which option of a multiple-choice question an answer chooses."""
 
-from gemma_keras.inference.constraints import Choice
+from gemma_keras.inference.constraints.constraint import Choice
 from gemma_keras.solvers.replies.letters import find_option
 from gemma_keras.solvers.steps import Asking, Settings
 from gemma_keras.solvers.trace import Backward, Escalated, Question, Voted, Work

@@ -12,13 +12,11 @@ import numpy as np
 from llguidance import LLTokenizer, TokenizerWrapper
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.inference.closing import Ends
-from gemma_keras.inference.grammar import Choice, Constraint, JsonSchema, Regex, compiled
-from gemma_keras.inference.matcher import Matcher
-from gemma_keras.inference.pieces import Pieces
+from gemma_keras.inference.constraints.constraint import Constraint, compiled
+from gemma_keras.inference.constraints.endings import Ends
+from gemma_keras.inference.constraints.matcher import Matcher
+from gemma_keras.inference.constraints.pieces import Pieces
 from gemma_keras.text.tokenizer import Tokenizer
-
-__all__ = ["Choice", "Constraint", "Grammars", "JsonSchema", "Matcher", "Regex", "allowed", "taken"]
 
 _COMPILED = 256  # constraints that are kept compiled
 _PREFIXES = 1024  # matchers that are kept for `allowed` and `taken`

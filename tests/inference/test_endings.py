@@ -8,11 +8,12 @@ import re
 import llguidance
 import pytest
 
-from gemma_keras.inference import grammar, pieces
-from gemma_keras.inference.closing import DEEP, QUICK, THOROUGH, Ends
-from gemma_keras.inference.constraints import Choice, Grammars, JsonSchema, Regex
-from gemma_keras.inference.grammar import literals
-from gemma_keras.inference.pieces import Closing, Pieces
+from gemma_keras.inference.constraints import constraint as grammar
+from gemma_keras.inference.constraints import pieces
+from gemma_keras.inference.constraints.constraint import Choice, JsonSchema, Regex, literals
+from gemma_keras.inference.constraints.endings import DEEP, QUICK, THOROUGH, Ends
+from gemma_keras.inference.constraints.grammars import Grammars
+from gemma_keras.inference.constraints.pieces import Closing, Pieces
 
 BYTES = [bytes([byte]) for byte in range(256)]
 STOP = 300

@@ -4,14 +4,14 @@ from collections.abc import Iterator, Sequence
 
 from keras_hub.models import GemmaBackbone
 
-from gemma_keras.inference.beam import beam_search
 from gemma_keras.inference.buckets import power_of_two, slot_bucket
-from gemma_keras.inference.contrastive import candidates_of, contrastive_search, is_over
 from gemma_keras.inference.delivery import ActiveSequence, Decode
 from gemma_keras.inference.groups import GroupRunner
 from gemma_keras.inference.prefill import PromptReader, divided_rows
 from gemma_keras.inference.prefix_cache import PrefixCache
 from gemma_keras.inference.requests import broken_logits
+from gemma_keras.inference.search.beam import beam_search
+from gemma_keras.inference.search.contrastive import candidates_of, contrastive_search, is_over
 from gemma_keras.models.forward import Params
 from gemma_keras.parallel.plan import ComputePlan
 

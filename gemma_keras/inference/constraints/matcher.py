@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from llguidance import LLMatcher
 
-from gemma_keras.inference.closing import DEEP, QUICK, Ends
+from gemma_keras.inference.constraints.endings import DEEP, QUICK, Ends
 
 _ROOM = 16  # tokens, besides twice the known end, that make it worth while to search long
 _NEAR = 4  # bytes at the start of a known end that a token may have made superfluous

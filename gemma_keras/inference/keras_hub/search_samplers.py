@@ -18,8 +18,8 @@ import keras
 from keras_hub.samplers import Sampler
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.inference.contrastive import candidate_scores, unit
-from gemma_keras.inference.samplers import Next, begin, is_stop, unfinished
+from gemma_keras.inference.keras_hub.samplers import Next, begin, is_stop, unfinished
+from gemma_keras.inference.search.contrastive import candidate_scores, unit
 
 
 @keras.saving.register_keras_serializable(package="gemma_keras")

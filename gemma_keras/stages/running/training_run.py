@@ -17,18 +17,18 @@ from gemma_keras.batch_arrays import Batch
 from gemma_keras.checkpoints.manager import Checkpoints
 from gemma_keras.config.errors import UserError, require
 from gemma_keras.config.stages import TrainingConfig
-from gemma_keras.data.pace import print_progress
 from gemma_keras.data.pipeline import PreparedSplit, batches, evaluation_batches
 from gemma_keras.data.prepare import prepare
+from gemma_keras.data.progress import print_progress
 from gemma_keras.export.tokenizer_files import require_expressible
 from gemma_keras.models.architecture import Architecture
 from gemma_keras.models.forward import Params
 from gemma_keras.parallel.mesh import row_share
 from gemma_keras.planning.memory import compile_first_that_fits
 from gemma_keras.planning.plans import plan_for
-from gemma_keras.stages import plots, processes
-from gemma_keras.stages import workdir as files
-from gemma_keras.stages.assets import (
+from gemma_keras.stages.running import plots, processes
+from gemma_keras.stages.running import workdir as files
+from gemma_keras.stages.running.assets import (
     TrainableModel,
     count,
     load_trainable_model,
@@ -38,7 +38,7 @@ from gemma_keras.stages.assets import (
     resolve_tokenizer,
     with_spans,
 )
-from gemma_keras.stages.stopping import stop_on_signal
+from gemma_keras.stages.running.stopping import stop_on_signal
 from gemma_keras.training import hooks
 from gemma_keras.training.loop import Hook, Metrics, train
 from gemma_keras.training.optimizers import learning_rate_schedule

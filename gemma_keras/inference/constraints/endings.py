@@ -14,8 +14,8 @@ from typing import NamedTuple
 from llguidance import LLMatcher
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.inference.grammar import Choice, Constraint, described, literals
-from gemma_keras.inference.pieces import EMPTY, FEW, Closing, Pieces
+from gemma_keras.inference.constraints.constraint import Choice, Constraint, described, literals
+from gemma_keras.inference.constraints.pieces import EMPTY, FEW, Closing, Pieces
 
 _LITERALS = 48  # texts that a grammar spells out and that are tried
 _KNOWN, _STATES = 4, 4096  # ends that are kept of states that allow the same tokens, and such states
