@@ -56,8 +56,8 @@ def word_problems(root: Path, count: int):
 
 def measure(name: str, model, settings, asked: Sequence, folder: Path) -> str:
     """A solver's line of the table; its traces go to `folder`."""
+    from gemma_keras.config.serialization import to_dict
     from gemma_keras.solvers.analysis import analyze, bound_share, is_right
-    from gemma_keras.solvers.codec import to_plain
     from gemma_keras.solvers.registry import make_solver
     from gemma_keras.solvers.rendering import render
 
@@ -67,7 +67,7 @@ def measure(name: str, model, settings, asked: Sequence, folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     page = "\n".join(render(trace, settings.solver.language) for trace in traces)
     (folder / f"{name}.md").write_text(page, encoding="utf-8")
-    lines = (json.dumps(to_plain(trace), ensure_ascii=False) for trace in traces)
+    lines = (json.dumps(to_dict(trace), ensure_ascii=False) for trace in traces)
     (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     right = sum(is_right(trace, one.expected) for trace, one in zip(traces, asked, strict=True))
     low, high = bound_share(right, len(asked))

@@ -171,9 +171,6 @@ class _LeafParser(absl_flags.ArgumentParser):
     def parse(self, argument: Any) -> Any:
         return read(self.leaf, argument) if isinstance(argument, str) else argument
 
-    def flag_type(self) -> str:
-        return kind_of(self.leaf)
-
 
 def _flag(leaf: Leaf) -> absl_flags.Flag:
     name = f"config.{leaf.path}"

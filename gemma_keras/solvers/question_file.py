@@ -4,12 +4,13 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.data.reading.readers import read_file, suffix_of
+from gemma_keras.data.reading.elements import json_rows
+from gemma_keras.data.reading.readers import ReadRow, read_file, suffix_of
 from gemma_keras.data.reading.streams import ByteStream
 from gemma_keras.solvers.question_rows import FORM, QUESTION, Asked, Given, is_question, to_questions
 from gemma_keras.solvers.trace import Question
@@ -20,11 +21,22 @@ _JSON_START = re.compile(r'\{\s*["}]|\[\s*[{"\]]')
 _DECODER = json.JSONDecoder(strict=False)
 
 
-class _File(ByteStream):
+class _Input(ByteStream):
     """As corpora are read: compressed or not, UTF-8, UTF-16 or GB18030; a pipe such as `<(command)` serves as well."""
 
     def open(self) -> BinaryIO:
         return self.path.open("rb")
+
+
+class _Text(ByteStream):
+    """A text that is at hand."""
+
+    def __init__(self, text: str):
+        super().__init__(Path())
+        self._content = text.encode()
+
+    def open(self) -> BinaryIO:
+        return io.BytesIO(self._content)
 
 
 def read_questions(path: str) -> list[Asked]:
@@ -36,8 +48,8 @@ def read_questions(path: str) -> list[Asked]:
     origin = f"solver.input={path}"
     suffix = suffix_of(Path(path))
     if suffix == ".parquet" and Path(path).is_file():
-        return to_questions(list(_read_parquet(path, origin)), origin)
-    stream = _File(Path(path))
+        return to_questions(_checked(read_file(Path(path)), origin), origin)
+    stream = _Input(Path(path))
     content = b"".join(stream)
     if stream.damage:
         raise UserError(f"{origin} {stream.damage}; give a file of questions.")
@@ -89,47 +101,33 @@ def _is_json(text: str) -> bool:
 
 
 def _read_json(text: str, origin: str) -> list[Given]:
-    """The entries of a list, of the only list of an object, or of an object of objects; or one value a line."""
-    try:
-        value = _DECODER.decode(text.strip())
-    except (ValueError, RecursionError) as error:
-        rows = _read_json_lines(text, origin)
-        if len(rows) < 2:
-            raise UserError(f"{origin} is no JSON ({error}); {FORM}.") from error
-        return rows
-    entries = value
-    if isinstance(value, dict):
-        entries = [value] if is_question(value) else _find_list(value)
-    if not isinstance(entries, list):
-        raise UserError(f"{origin} is a {type(value).__name__}; {FORM}.")
-    if entries == [value]:
-        return [(f"line 1 of {origin}", value)]
-    return [(f"entry {number} of {origin}", entry) for number, entry in enumerate(entries, 1)]
+    """The rows of the layouts of corpora; of one object, those of its only list, or of its objects."""
+    rows = _checked(json_rows(_Text(text)), origin)
+    alone = rows[0][1] if len(rows) == 1 else None
+    if isinstance(alone, dict) and not is_question(alone) and (entries := _find_list(alone)):
+        return [(f"entry {number} of {origin}", entry) for number, entry in enumerate(entries, 1)]
+    return rows
+
+
+def _checked(read: Iterable[ReadRow], origin: str) -> list[Given]:
+    """Rows that could be read, those of a text alone as this."""
+    rows: list[Given] = []
+    for number, row, reason in read:
+        where = f"row {number} of {origin}" if number else origin
+        if row is None:
+            raise UserError(f"{where} cannot be read ({reason}); {FORM}.")
+        is_text = row.keys() == {"text"} and isinstance(row["text"], str)
+        rows.append((where, row["text"] if is_text else row))
+    return rows
 
 
 def _find_list(value: dict[str, Any]) -> list[Any]:
-    """What an object that is no question itself holds of them: its only list, or its objects; else the object."""
+    """What an object that is no question itself holds of them: its only list, or its objects; empty: nothing."""
     lists = [entry for entry in value.values() if isinstance(entry, list)]
     if len(lists) == 1:
         return lists[0]
     objects = list(value.values())
-    return objects if objects and all(isinstance(entry, dict) for entry in objects) else [value]
-
-
-def _read_json_lines(text: str, origin: str) -> list[Given]:
-    """One value a line; none where the first line is no JSON."""
-    rows: list[Given] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        line, where = line.strip("\ufeff \t\r"), f"line {number} of {origin}"
-        if not line:
-            continue
-        try:
-            rows.append((where, _DECODER.decode(line)))
-        except (ValueError, RecursionError) as error:
-            if not rows:
-                break
-            raise UserError(f"{where} is no JSON ({error}); {FORM}.") from error
-    return rows
+    return objects if all(isinstance(entry, dict) for entry in objects) else []
 
 
 def _find_delimiter(text: str, suffix: str) -> str:
@@ -164,10 +162,3 @@ def _read_table(text: str, delimiter: str, origin: str) -> Iterator[Given]:
             yield where, dict(zip(names, values))
     except csv.Error as error:
         raise UserError(f"line {reader.line_num} of {origin} is no row of a table ({error}); {FORM}.") from error
-
-
-def _read_parquet(path: str, origin: str) -> Iterator[Given]:
-    for number, row, reason in read_file(Path(path)):
-        if row is None:
-            raise UserError(f"{origin} cannot be read ({reason}); give a file of questions.")
-        yield f"row {number} of {origin}", row

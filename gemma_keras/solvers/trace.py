@@ -1,13 +1,16 @@
 """What solving a question left behind: every sub-question, answer and verdict, and what it cost.
 
 A trace is filled while a question is being solved, and `answer` of each part is worked out from what is there: so it is
-the best answer so far at any moment, wherever a budget or a failure ends the work. `codec` writes it as JSON and reads
-it back.
+the best answer so far at any moment, wherever a budget or a failure ends the work. `config.serialization` writes it as
+JSON and reads it back.
 """
 
 import operator
 from collections import Counter
 from dataclasses import astuple, dataclass, field
+from typing import Annotated, Literal
+
+import pydantic
 
 LETTERS = "ABCDEFGHIJ"
 """Of options, of which a question has at most as many."""
@@ -97,6 +100,7 @@ class Step:
 class Direct:
     """One answer."""
 
+    kind: Literal["direct"] = "direct"
     answer: str = ""
 
 
@@ -104,6 +108,7 @@ class Direct:
 class Decomposed:
     """Least to most: `attempts` are the texts of the decompositions, of which the last gave the steps."""
 
+    kind: Literal["decomposed"] = "decomposed"
     attempts: list[str] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     summary: str = ""
@@ -119,6 +124,7 @@ class Decomposed:
 class Verified:
     """One answer, and the check of it."""
 
+    kind: Literal["verified"] = "verified"
     draft: str = ""
     check: Check | None = None
 
@@ -134,6 +140,7 @@ class Enhanced:
     `rebuilt` is the final answer from the improved steps; empty where no step was changed.
     """
 
+    kind: Literal["enhanced"] = "enhanced"
     decomposed: Decomposed = field(default_factory=Decomposed)
     rebuilt: str = ""
     check: Check | None = None
@@ -147,6 +154,7 @@ class Enhanced:
 class Adapted:
     """What the model said of the complexity, the score, and the work of the solver that was chosen by it."""
 
+    kind: Literal["adapted"] = "adapted"
     reply: str = ""
     complexity: float | None = None
     solver: str = ""
@@ -174,6 +182,7 @@ class Sample:
 class Voted:
     """Self-consistency: samples of one solver. `planned` is their number, so that a lost sample agrees with none."""
 
+    kind: Literal["voted"] = "voted"
     solver: str
     planned: int
     samples: list[Sample] = field(default_factory=list)
@@ -203,6 +212,7 @@ class Voted:
 class Escalated:
     """Samples of one solver after another, until `threshold` of them agree."""
 
+    kind: Literal["escalated"] = "escalated"
     threshold: float
     stages: list[Voted] = field(default_factory=list)
 
@@ -250,6 +260,7 @@ class Candidate:
 class Backward:
     """Backward verification: the samples, and their distinct answers (none where all samples agree)."""
 
+    kind: Literal["backward"] = "backward"
     voted: Voted
     candidates: list[Candidate] = field(default_factory=list)
 
@@ -267,8 +278,11 @@ class Backward:
         return self.best.answer
 
 
-Work = Direct | Decomposed | Verified | Enhanced | Adapted | Voted | Escalated | Backward
-"""What one kind of solver leaves behind."""
+Work = Annotated[
+    Direct | Decomposed | Verified | Enhanced | Adapted | Voted | Escalated | Backward,
+    pydantic.Field(discriminator="kind"),
+]
+"""What one kind of solver leaves behind; `kind` tells it in JSON."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -7,15 +7,16 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import pydantic
 
 from gemma_keras.config.errors import UserError, require
-from gemma_keras.config.serialization import to_dict
+from gemma_keras.config.serialization import from_json, to_dict
 from gemma_keras.config.stages import SolveConfig
 from gemma_keras.data.progress import print_progress
 from gemma_keras.inference.language_model import Ask, LanguageModel, Reply
 from gemma_keras.solvers.analysis import Analysis, analyze, bound_share, format_costs, format_verification, is_right
-from gemma_keras.solvers.codec import from_plain, to_plain
 from gemma_keras.solvers.prompts import load_prompts
 from gemma_keras.solvers.question_file import parse_questions, read_questions
 from gemma_keras.solvers.question_rows import Asked, replace_surrogates
@@ -156,6 +157,14 @@ def _questions(config: SolveConfig) -> list[Asked]:
     return parse_questions(sys.stdin.read(), "standard input")
 
 
+@dataclasses.dataclass(slots=True)
+class _Line:
+    """One of `traces.jsonl`."""
+
+    number: Annotated[int, pydantic.Field(ge=0)]
+    trace: Trace
+
+
 class _Ledger:
     """The traces of a workdir by the numbers of their questions, and the files that hold them."""
 
@@ -171,16 +180,13 @@ class _Ledger:
         text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
         for line_number, line in enumerate(text.split("\n")[:-1], 1):
             try:
-                row = json.loads(line)
-                number, trace = row["number"], from_plain(row["trace"])
-                require(type(number) is int and number >= 0, f"number is {number!r}, but one from 0 on is expected")
-            except (ValueError, LookupError, TypeError, RecursionError) as error:
-                what = str(error).removesuffix(".")
+                row = from_json(line, _Line, "line")
+            except UserError as error:
                 raise UserError(
-                    f"line {line_number} of {path} is damaged ({what}); delete it, or give another --workdir."
+                    f"line {line_number} of {path} is damaged ({error}); delete it, or give another --workdir."
                 ) from error
-            self._check_same(number, trace)
-            self.traces[number] = trace
+            self._check_same(row.number, row.trace)
+            self.traces[row.number] = row.trace
 
     def _check_same(self, number: int, trace: Trace) -> None:
         if number >= len(self.asked) or self.asked[number].question != trace.question:
@@ -220,7 +226,7 @@ class _Ledger:
         if expected:
             answer |= {"expected": expected, "right": is_right(trace, expected)}
         answer |= {"calls": trace.cost.calls, "tokens": trace.cost.tokens, "seconds": round(trace.cost.seconds, 3)}
-        rows = ({"number": number, "trace": to_plain(trace)}, answer)
+        rows = (to_dict(_Line(number, trace)), answer)
         traced, answered = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         return traced, answered
 

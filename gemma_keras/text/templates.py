@@ -1,4 +1,4 @@
-"""Chat templates: messages to spans, and spans to text or to token ids.
+"""Chat templates: messages to blocks, and blocks to text or to token ids.
 
 Every message becomes one block, written by the row of its role in the template's table:
 
@@ -40,20 +40,6 @@ def is_unlearnt(message: Message) -> bool:
 
 _KINDS = dict.fromkeys(ROLES, bytes([PROMPT] * 4)) | {"model": bytes([PROMPT, CONTENT, CLOSING, PROMPT])}
 """Of the four texts of a block."""
-
-
-class Span(NamedTuple):
-    """A piece of a rendered conversation.
-
-    Attributes:
-        text: its characters.
-        own: whether it is the template's own, so that control literals in it are control tokens.
-        kind: PROMPT, CLOSING or CONTENT.
-    """
-
-    text: str
-    own: bool
-    kind: int
 
 
 class Block(NamedTuple):
@@ -118,31 +104,20 @@ class Template:
     given: str = ""
     source: str = ""
 
-    def spans(self, messages: Messages) -> list[Span]:
-        """The spans of a conversation, without bos.
+    def render(self, messages: Messages, add_generation_prompt: bool = False) -> str:
+        """The conversation as one string, without bos.
 
         Raises:
             UserError: a message has an unknown role, content that is no string, or no place in this template.
-        """
-        spans: list[Span] = []
-        for (role, content), kinds in zip(self._turns(messages), self._kinds(messages), strict=True):
-            block = self.blocks[role]
-            texts = (block.before, content, block.closing, block.after)
-            spans.extend(map(Span, texts, (True, False, True, True), kinds))
-        return spans
-
-    def generation_prompt(self) -> list[Span]:
-        """What is appended for the model to answer."""
-        return [Span(self.blocks["model"].before, True, PROMPT)]
-
-    def render(self, messages: Messages, add_generation_prompt: bool = False) -> str:
-        """The conversation as one string, without bos.
 
         >>> TEMPLATES["gemmalm_zh"].render([{"role": "user", "content": "你好"}])
         '<start_of_turn>user\\n你好\\n<end_of_turn><eos>\\n'
         """
-        spans = self.spans(messages) + (self.generation_prompt() if add_generation_prompt else [])
-        return "".join(span.text for span in spans)
+        texts = []
+        for role, content in self._turns(messages):
+            before, closing, after = self.blocks[role]
+            texts += [before, content, closing, after]
+        return "".join(texts) + (self.blocks["model"].before if add_generation_prompt else "")
 
     def encode(
         self, tokenizer: Tokenizer, messages: Messages, add_generation_prompt: bool = False

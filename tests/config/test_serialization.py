@@ -35,16 +35,19 @@ def test_copies_share_no_section():
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"trian": {}}, "config has no field 'trian'"),
-        ({"train": {"step": 1}}, "config.train has no field 'step'"),
-        ({"train": {"steps": "10"}}, "config.train.steps is '10', but a whole number is expected"),
+        ({"trian": {}}, "config.trian is {}: Unexpected keyword argument"),
+        ({"train": {"step": 1}}, "config.train.step is 1: Unexpected keyword argument"),
+        ({"train": {"steps": "10"}}, "config.train.steps is '10': Input should be a valid integer"),
         ({"train": {"steps": 1.5}}, "config.train.steps is 1.5"),
         ({"train": {"steps": True}}, "config.train.steps is True"),
-        ({"optim": {"learning_rate": None}}, "config.optim.learning_rate is None, but a number is expected"),
-        ({"adapter": {"peft_compatible": 1}}, "true or false is expected"),
-        ({"adapter": {"targets": "query"}}, "config.adapter.targets is 'query', but a list of texts is expected"),
+        ({"optim": {"learning_rate": None}}, "config.optim.learning_rate is None: Input should be a valid number"),
+        ({"adapter": {"peft_compatible": 1}}, "Input should be a valid boolean"),
+        ({"adapter": {"targets": "query"}}, "config.adapter.targets is 'query': Input should be a valid array"),
         ({"questions": [1]}, "config.questions.0 is 1"),
-        ({"data": {"corpora": [{"nam": "belle"}]}}, "config.data.corpora.0 has no field 'nam'"),
+        (
+            {"data": {"corpora": [{"nam": "belle"}]}},
+            "config.data.corpora.0.nam is 'belle': Unexpected keyword argument",
+        ),
         ({"data": None}, "config.data is None"),
     ],
 )

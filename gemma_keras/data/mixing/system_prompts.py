@@ -10,8 +10,8 @@ import numpy as np
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import SystemPromptConfig
 from gemma_keras.data.mixing.shares import largest_remainder
-from gemma_keras.text.answer_cache import AnswerCache
-from gemma_keras.text.chat_api import ChatClient, Completion, Request
+from gemma_keras.text.endpoint.answer_cache import AnswerCache
+from gemma_keras.text.endpoint.client import ChatClient, ChatMessages, EndpointAnswer
 from gemma_keras.text.templates import Message
 
 FIXED_PROMPTS = (
@@ -202,7 +202,7 @@ def _bare(text: str) -> str:
     return re.sub(r"[\W_]+", "", text)
 
 
-def _request(messages: Sequence[Message]) -> Request:
+def _request(messages: Sequence[Message]) -> ChatMessages:
     turns = []
     for message in messages[:_TURNS]:
         content, longest = message["content"].strip(), _LONGEST_TURN[message["role"]]
@@ -214,5 +214,5 @@ def _request(messages: Sequence[Message]) -> Request:
     ]
 
 
-def _failure(done: Completion, messages: Sequence[Message]) -> dict[str, str | int]:
+def _failure(done: EndpointAnswer, messages: Sequence[Message]) -> dict[str, str | int]:
     return {"key": done.key, "content": messages[0]["content"][:80], "reason": done.reason, "attempts": done.attempts}

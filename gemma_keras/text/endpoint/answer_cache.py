@@ -2,18 +2,17 @@
 
 import contextlib
 import sqlite3
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from gemma_keras.config.errors import UserError
 
-GROUP, SECONDS = 50, 1.0
-"""Answers, and seconds, after which what was put is written; what a killed process may lose."""
+GROUP = 50
+"""Answers after which what was put is written; with those of the client's `COMMIT_SECONDS`, what a killed process may lose."""
 
 
-class Answer(NamedTuple):
+class CachedAnswer(NamedTuple):
     """An answer and what it cost in tokens, all attempts together; 0 where the server does not say."""
 
     text: str
@@ -35,31 +34,29 @@ class AnswerCache:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._waiting: dict[str, Answer] = {}
-        self._written = time.monotonic()
+        self._waiting: dict[str, CachedAnswer] = {}
         self._file: sqlite3.Connection | None = None
         with self._told():
             if path.exists():
                 self._open()
 
-    def get(self, key: str) -> Answer | None:
+    def get(self, key: str) -> CachedAnswer | None:
         """The answer kept under `key`."""
         if key in self._waiting or not self._file:
             return self._waiting.get(key)
         with self._told():
             query = "SELECT text, prompt_tokens, completion_tokens FROM answers WHERE key = ?"
             row = self._file.execute(query, (key,)).fetchone()
-        return Answer(*row) if row else None
+        return CachedAnswer(*row) if row else None
 
-    def put(self, key: str, answer: Answer) -> None:
+    def put(self, key: str, answer: CachedAnswer) -> None:
         """Keeps an answer; it is written with the next group."""
         self._waiting[key] = answer
-        if len(self._waiting) >= GROUP or time.monotonic() - self._written >= SECONDS:
+        if len(self._waiting) >= GROUP:
             self.commit()
 
     def commit(self) -> None:
         """Writes what waits. The lock on the file is held for this moment only."""
-        self._written = time.monotonic()
         if self._waiting:
             rows = [(key, *answer) for key, answer in self._waiting.items()]
             with self._told(), self._file or self._open() as file:

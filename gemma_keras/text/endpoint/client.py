@@ -16,17 +16,17 @@ from anyio.from_thread import start_blocking_portal
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import EndpointConfig
-from gemma_keras.text.answer_cache import SECONDS, Answer, AnswerCache
-from gemma_keras.text.chat_answers import Outcome, judge
-from gemma_keras.text.rate_limits import RateGate
+from gemma_keras.text.endpoint.answer_cache import AnswerCache, CachedAnswer
+from gemma_keras.text.endpoint.outcome import Outcome, judge
+from gemma_keras.text.endpoint.rate_limits import RateGate
 
 LONGEST_BACKOFF = 30.0
 LONGEST_BODY = 1 << 24
-PROGRESS_SECONDS = 5
+COMMIT_SECONDS, PROGRESS_SECONDS = 1, 5
 PATIENCE = 120.0
 """Seconds without any answer after which refusals for the rate count as attempts."""
 
-Request = Sequence[Mapping[str, str]]
+ChatMessages = Sequence[Mapping[str, str]]
 """Messages `{"role": "system" | "user" | "assistant", "content": str}`."""
 
 Check = Callable[[int, str], str]
@@ -34,7 +34,7 @@ Check = Callable[[int, str], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Completion:
+class EndpointAnswer:
     """What became of a request.
 
     Attributes:
@@ -54,7 +54,7 @@ class Completion:
 
 
 @dataclass(slots=True, kw_only=True)
-class Progress:
+class EndpointProgress:
     """Counts over the life of a client. `total` is what will be asked for, where that is known; tokens are those used now."""
 
     total: int = 0
@@ -100,7 +100,7 @@ class ChatClient:
         report: Callable[[str], None] = lambda line: None,
         backoff: float = 0.5,
     ) -> None:
-        self.endpoint, self.cache, self.progress = endpoint, cache, Progress()
+        self.endpoint, self.cache, self.progress = endpoint, cache, EndpointProgress()
         self._report, self._backoff = report, backoff
         self._announced = self._asked = 0
         self._url = endpoint.url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
@@ -123,13 +123,15 @@ class ChatClient:
         """Lets the progress know that `total` more requests will come, over any number of calls."""
         self._announced += total
 
-    def look_up(self, request: Request, check: Callable[[str], str]) -> tuple[str, Answer | None]:
+    def look_up(self, request: ChatMessages, check: Callable[[str], str]) -> tuple[str, CachedAnswer | None]:
         """The key of a request and, where the cache has an answer that passes `check`, this answer."""
         key = request_key(self.endpoint, request)
         answer = self.cache.get(key)
         return key, answer if answer and not check(answer.text) else None
 
-    def complete_all(self, requests: Sequence[Request], check: Check = lambda index, text: "") -> list[Completion]:
+    def complete_all(
+        self, requests: Sequence[ChatMessages], check: Check = lambda index, text: ""
+    ) -> list[EndpointAnswer]:
         """What became of each request, in their order; of equal ones, one is sent.
 
         Args:
@@ -140,14 +142,14 @@ class ChatClient:
             UserError: the endpoint cannot be reached, answers nothing at all, or refuses what no repetition mends
                 (key, model, address); the cache cannot be written. Answers so far are kept, also on Ctrl-C.
         """
-        results: dict[str, Completion] = {}
+        results: dict[str, EndpointAnswer] = {}
         todo: dict[str, int] = {}
         keys = []
         for index, request in enumerate(requests):
             key, answer = self.look_up(request, partial(check, index))
             keys.append(key)
             if answer:
-                results[key] = Completion(key=key, text=answer.text)
+                results[key] = EndpointAnswer(key=key, text=answer.text)
             else:
                 todo.setdefault(key, index)
         self.progress.cached += len(keys) - len(todo)
@@ -165,7 +167,7 @@ class ChatClient:
         return [results[key] for key in keys]
 
     async def _ask_all(
-        self, todo: dict[str, int], requests: Sequence[Request], check: Check, results: dict[str, Completion]
+        self, todo: dict[str, int], requests: Sequence[ChatMessages], check: Check, results: dict[str, EndpointAnswer]
     ) -> None:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
         workers = min(self.endpoint.concurrency, len(todo))
@@ -197,7 +199,7 @@ class ChatClient:
         started, before = time.monotonic(), self.progress.seconds
         try:
             while True:
-                await asyncio.sleep(SECONDS)
+                await asyncio.sleep(COMMIT_SECONDS)
                 self.cache.commit()
                 self.progress.seconds = before + time.monotonic() - started
                 self._tell()
@@ -210,8 +212,8 @@ class ChatClient:
             self._report(self.progress.line())
 
     async def _ask(
-        self, http: httpx2.AsyncClient, key: str, request: Request, check: Callable[[str], str]
-    ) -> Completion:
+        self, http: httpx2.AsyncClient, key: str, request: ChatMessages, check: Callable[[str], str]
+    ) -> EndpointAnswer:
         body = json.dumps(
             {
                 "model": self.endpoint.model,
@@ -231,7 +233,7 @@ class ChatClient:
             if not reason:
                 progress.answered += 1
                 self._answered_at = time.monotonic()
-                self.cache.put(key, Answer(outcome.text, *tokens))
+                self.cache.put(key, CachedAnswer(outcome.text, *tokens))
                 break
             # A refusal for the rate says nothing against this request while others get their answers.
             charged += outcome.status != 429 or time.monotonic() - self._answered_at > PATIENCE
@@ -240,7 +242,7 @@ class ChatClient:
                 self._give_up(outcome)
                 break
             await asyncio.sleep(random.uniform(0, min(LONGEST_BACKOFF, self._backoff * 2 ** min(attempts - 1, 10))))
-        return Completion(
+        return EndpointAnswer(
             key=key,
             text="" if reason else outcome.text,
             reason=reason,
@@ -292,7 +294,7 @@ class ChatClient:
         )
 
 
-def request_key(endpoint: EndpointConfig, request: Request) -> str:
+def request_key(endpoint: EndpointConfig, request: ChatMessages) -> str:
     """SHA-256, in hex, of all that an answer depends on: model, messages, temperature and max_tokens."""
     parts = [endpoint.model, list(map(dict, request)), endpoint.temperature, endpoint.max_tokens]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
