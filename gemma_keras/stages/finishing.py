@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 from gemma_keras.adapters.inject import MergedParams
 from gemma_keras.config.errors import require
-from gemma_keras.export.huggingface import export_hf
+from gemma_keras.export.huggingface import export_hf, gathered
 from gemma_keras.models.stacking import UnstackedParams
 from gemma_keras.stages import processes
 from gemma_keras.stages import workdir as files
@@ -70,7 +70,8 @@ def _survivors(run: TrainingRun, state: TrainState) -> dict[str, list[bool]]:
 
 def _save_adapter(run: TrainingRun, state: TrainState) -> None:
     """`adapter.safetensors` (weights by variable path, pruned triplets with lora_E = 0) and its configuration."""
-    weights = dict(UnstackedParams(processes.to_host(state.trainable)))
+    whole = {path: np.asarray(gathered(array)) for path, array in state.trainable.items()}
+    weights = dict(UnstackedParams(whole))
     if not processes.is_writer():
         return
     folder = run.workdir / "adapter"

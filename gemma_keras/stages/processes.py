@@ -190,8 +190,6 @@ def by_writer(make: Callable[[], R]) -> R | None:
     Raises:
         UserError: in the others, when the first one failed.
     """
-    if jax.process_count() == 1:
-        return make()
     made, failed = None, True
     try:
         made = make() if is_writer() else None
@@ -211,8 +209,6 @@ def writer_first(make: Callable[[], R]) -> R:
 
 def any_of_all(flag: bool) -> bool:
     """Whether the flag is set in any process; all of them have to ask."""
-    if jax.process_count() == 1:
-        return flag
     return bool(multihost_utils.process_allgather(np.bool_(flag)).any())
 
 
@@ -241,28 +237,13 @@ def stopping_together(asked: Callable[[], bool]) -> Callable[[], bool]:
 
 def mean_of_all(number: float) -> float:
     """The mean of every process's number; all of them have to ask."""
-    if jax.process_count() == 1:
-        return number
     return float(multihost_utils.process_allgather(np.float32(number)).mean())
 
 
 def union_of_all(numbers: list[int]) -> list[int]:
     """The numbers that any process has, sorted, each once; all of them have to ask."""
-    if jax.process_count() == 1:
-        return sorted(set(numbers))
     most = int(multihost_utils.process_allgather(np.int32(len(numbers))).max())
     padded = np.full(most, -1, np.int32)
     padded[: len(numbers)] = numbers
     gathered = np.unique(multihost_utils.process_allgather(padded))
     return gathered[gathered >= 0].tolist()
-
-
-def to_host(tree: Any) -> Any:
-    """Arrays as numpy, those that are spread over processes gathered; all processes have to ask."""
-
-    def fetch(array: Any) -> np.ndarray:
-        if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
-            return np.asarray(multihost_utils.process_allgather(array, tiled=True))
-        return np.asarray(array)
-
-    return jax.tree.map(fetch, tree)
