@@ -1,7 +1,6 @@
 """QQP and CoLA as the json files of recipe E."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 from gemma_keras.config.errors import require
@@ -17,8 +16,7 @@ def run(config: GlueConfig, workdir: Path) -> dict:
     files.begin(workdir, to_dict(config))
     counts = glue.run(Path(config.data.root), [corpus.name for corpus in config.data.corpora], workdir)
     bad = [row for count in counts.values() for row in count.bad]
-    lines = (json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n" for row in bad)
-    (workdir / "quarantine.jsonl").write_text("".join(lines), encoding="utf-8")
+    files.JsonLines(workdir / "quarantine.jsonl").write(map(dataclasses.asdict, bad))
     result = {
         name: {"rows": count.rows, "written": count.written, "unlabelled": count.unlabelled, "bad": len(count.bad)}
         for name, count in counts.items()

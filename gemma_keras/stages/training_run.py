@@ -26,7 +26,7 @@ from gemma_keras.models.forward import Params
 from gemma_keras.parallel.mesh import row_share
 from gemma_keras.planning.memory import compile_first_that_fits
 from gemma_keras.planning.plans import plan_for
-from gemma_keras.stages import plots, processes
+from gemma_keras.stages import processes
 from gemma_keras.stages import workdir as files
 from gemma_keras.stages.assets import (
     TrainableModel,
@@ -152,7 +152,7 @@ class TrainingRun:
         def step(number: int, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
             return self.step(state, self.model.frozen, self.program.place(batch), settings(number))
 
-        log = _Log(self.workdir, completed)
+        log = files.RunLog(self.workdir, completed) if processes.is_writer() else None
         try:
             with stop_on_signal() as stop:
                 state = train(
@@ -163,13 +163,14 @@ class TrainingRun:
         except hooks.NonFiniteError as error:
             raise self._explain(error, checkpoints) from error
         finally:
-            log.close([matrix.name for matrix in self.program.matrices])
+            if log:
+                log.close([matrix.name for matrix in self.program.matrices])
         if processes.any_of_all(stop()):
             print(f"stopped after step {int(state.step)}; the same command goes on from there", file=sys.stderr)
             raise SystemExit(128 + (stop.signal or signal.SIGTERM))
         return state
 
-    def _hooks(self, completed: int, checkpoints: Checkpoints, log: "_Log") -> list[Hook]:
+    def _hooks(self, completed: int, checkpoints: Checkpoints, log: files.RunLog | None) -> list[Hook]:
         settings, last_step = self.config.train, self.last_step
         listed: list[Hook] = [
             hooks.NonFiniteGuard(),
@@ -179,8 +180,10 @@ class TrainingRun:
             listed.append(
                 hooks.Evaluation(lambda state: self.evaluate(state.trainable), settings.eval_every, last_step)
             )
-        listed.append(hooks.Log(log.append, settings.log_every, last_step, self._sum_over_processes))
-        if processes.is_writer():
+        listed.append(
+            hooks.Log(log.append if log else lambda line: None, settings.log_every, last_step, self._sum_over_processes)
+        )
+        if log:
             listed.append(hooks.ProgressLine(settings.log_every, completed + 1, last_step, len(self.program.matrices)))
         return [*listed, hooks.Checkpoint(checkpoints.save, settings.save_every, last_step)]
 
@@ -238,27 +241,3 @@ class _Compilation:
             f"compiled in {seconds:.0f} s: mesh {mesh}, remat {plan.remat}, {plan.attention} attention", file=sys.stderr
         )
         return program, step
-
-
-class _Log:
-    """`metrics.jsonl`, TensorBoard and plots; of several processes, the first one's."""
-
-    def __init__(self, workdir: Path, completed: int):
-        self._plots = workdir / "plots"
-        self._writes = processes.is_writer()
-        if self._writes:
-            self._metrics = files.MetricsFile(workdir / "metrics.jsonl")
-            self._metrics.truncate(completed)
-            self._tensorboard = files.TensorBoard(workdir / "tensorboard", completed + 1)
-
-    def append(self, line: dict) -> None:
-        """Writes one logged step."""
-        if self._writes:
-            self._metrics.append(line)
-            self._tensorboard.append(line)
-
-    def close(self, matrices: list[str]) -> None:
-        """Closes the files and draws what they hold."""
-        if self._writes:
-            self._tensorboard.close()
-            plots.draw(self._metrics.read(), self._plots, matrices)

@@ -13,6 +13,7 @@ from typing import Any
 
 from gemma_keras import runtime
 from gemma_keras.config.errors import UserError
+from gemma_keras.stages import plots
 
 # Sections whose change makes a resumed run another run.
 _BINDING = ("tokenizer", "model", "data", "adapter", "optim", "train")
@@ -195,59 +196,59 @@ def _drop(section: dict, name: str) -> None:
     section.pop(field, None)
 
 
-class MetricsFile:
-    """`metrics.jsonl`: one object a logged step."""
+class JsonLines:
+    """A file of JSON objects, one a line, that grows as they come."""
 
     def __init__(self, path: Path):
         self.path = path
 
-    def truncate(self, step: int) -> None:
-        """Drops lines after `step` and a line cut short by a kill: the run goes on from the checkpoint of `step`."""
-        lines = [json.dumps(line, ensure_ascii=False) for line in self.read() if line["step"] <= step]
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        os.replace(temporary, self.path)
-
-    def append(self, line: dict) -> None:
+    def append(self, row: dict) -> None:
         """Adds one object."""
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def read(self) -> list[dict]:
-        """All complete lines."""
-        if not self.path.exists():
-            return []
-        lines = []
-        for text in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except json.JSONDecodeError:
-                break
-        return lines
+        """The objects up to a line cut short by a kill."""
+        rows: list[dict] = []
+        text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
+        with contextlib.suppress(json.JSONDecodeError):
+            for line in text.split("\n"):
+                rows.append(json.loads(line))
+        return rows
+
+    def write(self, rows: Iterable[dict]) -> None:
+        """Puts these objects in the place of all."""
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        os.replace(temporary, self.path)
 
 
-class TensorBoard:
-    """Scalars of logged steps, from `first_step` on, as TensorBoard events; TensorFlow is not needed."""
+class RunLog:
+    """What a training run logs: `metrics.jsonl`, the same for TensorBoard, and plots of it.
 
-    def __init__(self, folder: Path, first_step: int):
-        from tensorboard.compat.proto import event_pb2, summary_pb2
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    Of a run that goes on after `completed` steps, what it logged of later ones is forgotten.
+    """
 
-        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
-        self._writer = EventFileWriter(str(folder))
-        # Tells TensorBoard to forget what an interrupted run logged from here on.
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._writer.add_event(self._event(step=first_step, session_log=start))
+    def __init__(self, workdir: Path, completed: int):
+        from tensorboardX import SummaryWriter
+
+        self._plots = workdir / "plots"
+        self._metrics = JsonLines(workdir / "metrics.jsonl")
+        self._metrics.write(line for line in self._metrics.read() if line["step"] <= completed)
+        # A file of its own, even of runs that follow each other within a second, by which such files are named.
+        suffix = f".{completed}"
+        self._tensorboard = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=completed + 1, filename_suffix=suffix
+        )
 
     def append(self, line: dict) -> None:
-        """Writes the scalars of one object of `metrics.jsonl`."""
-        values = [
-            self._summary.Value(tag=name, simple_value=value)
-            for name, value in line.items()
-            if name != "step" and isinstance(value, int | float)
-        ]
-        self._writer.add_event(self._event(step=line["step"], summary=self._summary(value=values)))
+        """Writes one logged step."""
+        self._metrics.append(line)
+        for name, value in line.items():
+            if name != "step" and isinstance(value, int | float):
+                self._tensorboard.add_scalar(name, value, line["step"])
 
-    def close(self) -> None:
-        """Flushes and closes the file."""
-        self._writer.close()
+    def close(self, matrices: list[str]) -> None:
+        """Closes TensorBoard's file and draws what was logged."""
+        self._tensorboard.close()
+        plots.draw(self._metrics.read(), self._plots, matrices)
