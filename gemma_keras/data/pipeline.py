@@ -6,7 +6,10 @@ Training visits the packed rows in a new order every epoch, by a keyed permutati
 any step follows from (seed, step) alone. Epoch e packs augmentation e modulo E of the rows whose wording is drawn anew.
 """
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,9 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.data.hashing import mixed
 from gemma_keras.data.prepared import is_current, read_report
 from gemma_keras.text.templates import CLOSING, CONTENT, PROMPT
+
+AHEAD = 4
+"""Batches that are built before they are asked for."""
 
 LOSS_KINDS = {"response": (CLOSING, CONTENT), "all": (PROMPT, CLOSING, CONTENT)}
 
@@ -69,7 +75,7 @@ class PreparedSplit:
             ) from error
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        return len(self._dataset)
 
     def row_ids(self, rows: np.ndarray | list[int]) -> list[str]:
         """Names of prepared rows for people: corpus, file and row that they come from."""
@@ -108,17 +114,11 @@ class _Ragged:
     """Rows of a list column, without copying the column."""
 
     def __init__(self, column: Any):
-        self._chunks = [(c.offsets.to_numpy(), c.values.to_numpy(zero_copy_only=True)) for c in column.chunks]
-        self.starts = np.cumsum([0] + [len(offsets) - 1 for offsets, _ in self._chunks])
-
-    def __len__(self) -> int:
-        return int(self.starts[-1])
+        self._column = column
 
     def __getitem__(self, row: int) -> np.ndarray:
-        chunk = int(np.searchsorted(self.starts, row, side="right")) - 1
-        offsets, values = self._chunks[chunk]
-        place = row - self.starts[chunk]
-        return values[offsets[place] : offsets[place + 1]]
+        values: np.ndarray = self._column[int(row)].values.to_numpy()
+        return values
 
 
 def permuted(index: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
@@ -179,12 +179,13 @@ def batch_at(
 
 
 def batches(split: PreparedSplit, *, start_step: int, steps: int | None, **settings: Any) -> Iterator[Batch]:
-    """The training batches from `start_step` on, built ahead by tf.data; `steps` of them, or without end if None.
+    """The training batches from `start_step` on, built ahead; `steps` of them, or without end if None.
 
     Args:
         settings: those of `batch_at`.
     """
-    return _prefetched(partial(batch_at, split, **settings), start_step, steps)
+    numbers = itertools.count(start_step) if steps is None else range(start_step, start_step + steps)
+    return _prefetched(partial(batch_at, split, **settings), numbers)
 
 
 def evaluation_batches(
@@ -244,30 +245,16 @@ def _fill(split: PreparedSplit, rows: list[Any], loss_on: str) -> Batch:
     return batch
 
 
-def _prefetched(build: Callable[[int], Batch], start_step: int, steps: int | None) -> Iterator[Batch]:
+def _prefetched(build: Callable[[int], Batch], steps: Iterable[int]) -> Iterator[Batch]:
     """`build` of one step after the other, on two threads and a few steps ahead."""
-    # Built here once: for names and shapes, and so that a user's mistake comes out as itself.
-    sample = build(start_step)
-
-    from gemma_keras.runtime import hide_accelerators_from_tensorflow
-
-    hide_accelerators_from_tensorflow()
-    import tensorflow as tf
-
-    names = list(sample)
-    stop = np.iinfo(np.int64).max if steps is None else start_step + steps
-
-    def arrays(step: np.int64) -> list[np.ndarray]:
-        batch = build(int(step))
-        return [batch[name] for name in names]
-
-    def in_graph(step: Any) -> dict[str, Any]:
-        values = tf.numpy_function(arrays, [step], [sample[name].dtype for name in names], stateful=False)
-        for name, value in zip(names, values, strict=True):
-            value.set_shape(sample[name].shape)
-        return dict(zip(names, values, strict=True))
-
-    dataset = (
-        tf.data.Dataset.range(start_step, stop).map(in_graph, num_parallel_calls=2, deterministic=True).prefetch(4)
-    )
-    return dataset.as_numpy_iterator()
+    pending: deque[Future[Batch]] = deque()
+    pool = ThreadPoolExecutor(2)
+    try:
+        for step in steps:
+            pending.append(pool.submit(build, step))
+            if len(pending) > AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
