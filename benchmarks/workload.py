@@ -110,7 +110,7 @@ def _records(name: str, root: Path):
     from gemma_keras.data.sources import locate, read_corpus
 
     config = CorpusConfig(name=name)
-    return [record for row in read_corpus(config, locate(config, root)) for record in row.records]
+    return [record for row in read_corpus(locate(config, root)) for record in row.records]
 
 
 def _texts(record) -> list[str]:

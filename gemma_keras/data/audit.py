@@ -11,7 +11,7 @@ from gemma_keras.data.cleaning.rules import EMPTY, Mender, is_empty
 from gemma_keras.data.pace import Pace, Reporter
 from gemma_keras.data.reading.finding import below
 from gemma_keras.data.records import general_reason
-from gemma_keras.data.sources import ALL_KINDS, SOURCES, Located, locate, read_corpus
+from gemma_keras.data.sources import ALL_KINDS, SOURCES, Origin, locate, read_corpus
 
 REASONS_SHOWN = 3
 
@@ -39,11 +39,11 @@ def audit(corpora: tuple[CorpusConfig, ...], root: Path, progress: Reporter) -> 
     known = [CorpusConfig(name=name, kinds=(ALL_KINDS,)) for name in SOURCES]
     for corpus in (*known, *corpora):
         try:
-            located = locate(corpus, root)
+            origin = locate(corpus, root)
         except UserError:
-            located = Located(root=root)
-        if located.files:
-            yield _read(corpus, located, progress)
+            origin = Origin(corpus=corpus, root=root)
+        if origin.files:
+            yield _read(origin, progress)
         elif corpus not in known:
             progress(f"{root} has no {corpus.path or corpus.name}")
 
@@ -55,11 +55,11 @@ def unread(audits: list[Audit], root: Path) -> list[Path]:
     return sorted(p.relative_to(root) for p in (*found.files, *(p for p, _ in found.not_read)) if p not in read)
 
 
-def _read(corpus: CorpusConfig, located: Located, progress: Reporter) -> Audit:
-    result = Audit(corpus, list(located.files))
+def _read(origin: Origin, progress: Reporter) -> Audit:
+    result = Audit(origin.corpus, list(origin.files))
     mender = Mender(CleaningConfig())
-    pace = Pace(f"read {corpus.name}", progress)
-    for row in read_corpus(corpus, located):
+    pace = Pace(f"read {origin.corpus.name}", progress)
+    for row in read_corpus(origin):
         result.rows += row.rows
         pace.done(result.rows)
         for record in row.records:

@@ -61,7 +61,7 @@ def run(config: LetterPairsConfig, workdir: Path) -> dict:
 
 def _questions(data: DataConfig) -> Iterator[ChoiceRecord]:
     for corpus in data.corpora:
-        for row in read_corpus(corpus, locate(corpus, Path(data.root), data.missing)):
+        for row in read_corpus(locate(corpus, Path(data.root), data.missing)):
             yield from (record for record in row.records if isinstance(record, ChoiceRecord))
 
 

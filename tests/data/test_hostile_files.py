@@ -28,7 +28,7 @@ def hostile(tmp_path_factory):
 
 def read(folder, name, corpus):
     config = CorpusConfig(name=corpus, path=name)
-    return list(read_corpus(config, locate(config, folder)))
+    return list(read_corpus(locate(config, folder)))
 
 
 def test_there_are_many(hostile):

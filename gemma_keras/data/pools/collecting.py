@@ -1,6 +1,5 @@
 """From the corpora of a configuration to clean pools of training and validation records."""
 
-import dataclasses
 import itertools
 import json
 from collections import Counter
@@ -28,52 +27,13 @@ from gemma_keras.data.pools.spool import Spool
 from gemma_keras.data.prepared import ROWS_FILE, is_current, read_report
 from gemma_keras.data.reading.finding import describe
 from gemma_keras.data.records import ChatRecord, PreferenceRecord, Record
-from gemma_keras.data.sources import Located, SourceRow, get_source, locate, read_corpus
+from gemma_keras.data.sources import Origin, SourceRow, get_source, locate, read_corpus
 
 EARLIER = "earlier stage"
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """Where the rows of a corpus come from: raw files, or one split of an earlier stage's prepared data."""
-
-    corpus: CorpusConfig
-    located: Located
-    split: Path | None = None
-    earlier_fingerprint: str = ""
-
-    def describe(self) -> str:
-        """For the report: earlier stage, hub, builtin, stand-in (files of another corpus) or files."""
-        if self.split:
-            return EARLIER
-        if self.located.hub:
-            return "hub"
-        return "builtin" if self.located.builtin else "stand-in" if self.located.stand_in else "files"
-
-    def rows(self) -> Iterator[SourceRow]:
-        return _earlier_rows(self.split, self.corpus.name) if self.split else read_corpus(self.corpus, self.located)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Origins:
-    """Origins of everything that is read; `earlier_valid` are the validation rows of earlier stages, for all their corpora."""
-
-    train: tuple[Origin, ...]
-    valid: tuple[Origin, ...]
-    earlier_valid: tuple[Origin, ...]
-    contamination: tuple[Origin, ...]
-
-    def all(self) -> tuple[Origin, ...]:
-        return (*self.train, *self.valid, *self.earlier_valid, *self.contamination)
-
-
-@dataclasses.dataclass(slots=True)
-class Collected:
-    """The pools of both splits, and what the rows were compared with."""
-
-    train: list[Pool]
-    valid: list[Pool]
-    contamination: dict[str, Any]
+Origins = dict[str, list[Origin]]
+"""By use: `train`, `valid`, `earlier_valid` (validation rows of earlier stages, of all their corpora) and `contamination`."""
 
 
 def find_origins(config: DataConfig, root: Path, progress: Reporter) -> Origins:
@@ -87,7 +47,7 @@ def find_origins(config: DataConfig, root: Path, progress: Reporter) -> Origins:
     for corpus in config.corpora:
         held = [stage for stage in earlier if _offers(stage[1], corpus, config.corpora, progress)]
         origin = _earlier(corpus, root, *held[0], "train") if held else None
-        train.append(origin or Origin(corpus=corpus, located=locate(corpus, root, config.missing)))
+        train.append(origin or locate(corpus, root, config.missing))
     earlier_valid = [
         _earlier(CorpusConfig(name=name), root, folder, report, "valid")
         for folder, report in earlier
@@ -99,17 +59,12 @@ def find_origins(config: DataConfig, root: Path, progress: Reporter) -> Origins:
         name, _, path = entry.partition(":")
         get_source(name)
         try:
-            corpus = CorpusConfig(name=name, path=path)
-            contamination.append(Origin(corpus=corpus, located=locate(corpus, root, config.missing)))
+            contamination.append(locate(CorpusConfig(name=name, path=path), root, config.missing))
         except UserError:
             # The rule is a safeguard: data that cannot be had must not stop a run, nor be passed over in silence.
             progress(f"not compared with {entry}, of which {root} has no files")
-    return Origins(
-        train=tuple(train),
-        valid=tuple(Origin(corpus=c, located=locate(c, root, config.missing)) for c in config.validation),
-        earlier_valid=tuple(earlier_valid),
-        contamination=tuple(contamination),
-    )
+    valid = [locate(corpus, root, config.missing) for corpus in config.validation]
+    return {"train": train, "valid": valid, "earlier_valid": earlier_valid, "contamination": contamination}
 
 
 def collect(
@@ -118,17 +73,21 @@ def collect(
     folder: Path,
     usable: Callable[[list[Record]], list[bool]],
     progress: Reporter,
-) -> Collected:
+) -> tuple[list[Pool], list[Pool], dict[str, str]]:
     """Reads and cleans all corpora; raw rows that cannot be read go to `folder`/quarantine.jsonl.
 
     Args:
         usable: whether records fit into a row; asked of those that may be set apart for validation.
+
+    Returns:
+        the pools of training and of validation rows; and for each entry of `cleaning.contamination`, whether it was compared.
     """
     contamination = None
-    if origins.contamination:
-        names = ", ".join(origin.corpus.name for origin in origins.contamination)
+    if origins["contamination"]:
+        names = ", ".join(origin.corpus.name for origin in origins["contamination"])
         progress(f"reading the evaluation texts of {names}")
-        contamination = Contamination(_evaluation_texts(origins.contamination), config.cleaning.contamination_ngram)
+        texts = _evaluation_texts(origins["contamination"])
+        contamination = Contamination(texts, config.cleaning.contamination_ngram)
     threshold = config.cleaning.near_duplicates
     near_duplicates = NearDuplicates(threshold, folder) if threshold else None
     screen = Screen(Mender(config.cleaning), contamination, near_duplicates)
@@ -137,18 +96,16 @@ def collect(
 
         def read(origin: Origin, how: Screen) -> Pool:
             pace = Pace(f"read {origin.corpus.name}", progress)
-            pool = read_pool(origin.corpus, origin.rows(), Spool(folder), how, quarantine, pace)
-            pool.origin = origin.describe()
-            pool.not_read = origin.located.shown_not_read()
+            pool = read_pool(origin, _rows(origin), Spool(folder), how, quarantine, pace)
             if pool.not_read:
                 progress(f"{origin.corpus.name}: not read: {describe(pool.not_read)}")
-            stand_in = f", {pool.files[0].partition('/')[0]} in its place" if origin.located.stand_in else ""
+            stand_in = f", {pool.files[0].partition('/')[0]} in its place" if origin.kind == "stand-in" else ""
             pace.finish(pool.rows_in, f" from {len(pool.files)} files{stand_in}")
             return pool
 
-        valid = [read(origin, spare) for origin in origins.valid]
-        earlier_valid = [read(origin, spare) for origin in origins.earlier_valid]
-        train = [read(origin, screen) for origin in origins.train]
+        valid = [read(origin, spare) for origin in origins["valid"]]
+        earlier_valid = [read(origin, spare) for origin in origins["earlier_valid"]]
+        train = [read(origin, screen) for origin in origins["train"]]
     # Every validation row counts, also those that a limit leaves out.
     remove_held_out(train, [*valid, *earlier_valid])
     if config.cleaning.duplicates:
@@ -159,7 +116,12 @@ def collect(
     if config.validation_rows:
         valid = _set_apart(config, train, earlier_valid, usable)
         remove_held_out(train, valid)
-    return Collected(train, valid, _compared(config, contamination))
+    found = contamination.corpora if contamination else []
+    compared = {
+        entry: "compared" if entry.partition(":")[0] in found else "not compared: no files"
+        for entry in config.cleaning.contamination
+    }
+    return train, valid, compared
 
 
 def set_aside(pools: list[Pool]) -> list[str]:
@@ -175,8 +137,8 @@ def training_texts(config: DataConfig) -> Iterator[str]:
     Raises:
         UserError: a corpus is missing, or has no usable row.
     """
-    for origin in find_origins(config, Path(config.root), lambda line: None).train:
-        yield from read_texts(origin.corpus, origin.rows())
+    for origin in find_origins(config, Path(config.root), lambda line: None)["train"]:
+        yield from read_texts(origin.corpus, _rows(origin))
 
 
 def _set_apart(
@@ -188,20 +150,12 @@ def _set_apart(
     return set_apart(sources, validation_counts(train, sources, config.validation_rows), config.seed, usable)
 
 
-def _evaluation_texts(origins: tuple[Origin, ...]) -> Iterator[tuple[str, str]]:
+def _evaluation_texts(origins: list[Origin]) -> Iterator[tuple[str, str]]:
     for origin in origins:
         texts = get_source(origin.corpus.name).bodies or contents
-        for row in origin.rows():
+        for row in _rows(origin):
             for record in row.records:
                 yield from ((origin.corpus.name, text) for text in texts(record))
-
-
-def _compared(config: DataConfig, contamination: Contamination | None) -> dict[str, Any]:
-    found = contamination.corpora if contamination else []
-    return {
-        entry: "compared" if entry.partition(":")[0] in found else "not compared: no files"
-        for entry in config.cleaning.contamination
-    }
 
 
 def _earlier_report(folder: Path) -> dict[str, Any]:
@@ -243,12 +197,12 @@ def _offers(
 
 
 def _earlier(corpus: CorpusConfig, root: Path, folder: Path, report: dict[str, Any], split: str) -> Origin:
-    return Origin(
-        corpus=corpus,
-        located=Located(root=root),
-        split=folder / split,
-        earlier_fingerprint=f"{report['fingerprint']} {split}",
-    )
+    fingerprint = f"{report['fingerprint']} {split}"
+    return Origin(corpus=corpus, root=root, kind=EARLIER, split=folder / split, fingerprint=fingerprint)
+
+
+def _rows(origin: Origin) -> Iterator[SourceRow]:
+    return _earlier_rows(origin.split, origin.corpus.name) if origin.split else read_corpus(origin)
 
 
 def _earlier_rows(split: Path, name: str) -> Iterator[SourceRow]:

@@ -33,7 +33,7 @@ from gemma_keras.data.pools.accounts import Account
 from gemma_keras.data.pools.fates import UNDECIDED, USED, Fates
 from gemma_keras.data.pools.spool import Spool
 from gemma_keras.data.records import ChatRecord, ChoiceRecord, Record
-from gemma_keras.data.sources import SourceRow, get_source
+from gemma_keras.data.sources import Origin, SourceRow, get_source
 
 BATCH_RECORDS, BATCH_CHARACTERS = 512, 300_000
 """What the vectorised rules look at together, at most; they take some 60 bytes a character."""
@@ -109,14 +109,15 @@ class Screen:
 
 
 def read_pool(
-    corpus: CorpusConfig, rows: Iterable[SourceRow], spool: Spool, screen: Screen, quarantine: IO[str], pace: Pace
+    origin: Origin, rows: Iterable[SourceRow], spool: Spool, screen: Screen, quarantine: IO[str], pace: Pace
 ) -> Pool:
     """Reads a whole corpus into a pool; rows that cannot be read are written to `quarantine` as JSON lines.
 
     Raises:
         UserError: none of its rows can be read.
     """
-    pool = Pool(corpus=corpus, spool=spool)
+    corpus = origin.corpus
+    pool = Pool(corpus=corpus, spool=spool, origin=origin.kind, not_read=origin.shown_not_read())
     columns = bytearray()
     own = get_source(corpus.name).bodies or contents
     last: tuple[int, list[str]] = (0, [])

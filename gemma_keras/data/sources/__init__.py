@@ -44,23 +44,28 @@ class SourceRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Located:
-    """Where a corpus is read from: files below a root, or the hub.
+class Origin:
+    """Where the rows of a corpus come from.
 
-    `builtin` if the package's own rows stand in, `stand_in` if another corpus does that has the same schema; `not_read` is what
-    else lies where the files were found, with the reason.
+    Attributes:
+        kind: for reports: files, stand-in (files of another corpus of the same schema), builtin (the package's own rows), hub, or
+            earlier stage.
+        root: the folder that `files` are named from.
+        not_read: what else lies where the files were found, with the reason.
+        split: of an earlier stage, the folder of its train or valid rows; `fingerprint` says which rows these are.
     """
 
+    corpus: CorpusConfig
     root: Path
+    kind: str = "files"
     files: tuple[Path, ...] = ()
-    hub: str = ""
-    builtin: bool = False
-    stand_in: bool = False
     not_read: tuple[tuple[Path, str], ...] = ()
+    split: Path | None = None
+    fingerprint: str = ""
 
     def shown(self) -> list[str]:
         """The files as reports and row ids name them."""
-        return [f"hub:{self.hub}"] if self.hub else [shown_path(path, self.root) for path in self.files]
+        return [shown_path(path, self.root) for path in self.files]
 
     def shown_not_read(self) -> list[tuple[str, str]]:
         """`not_read` as reports name it."""
@@ -80,7 +85,7 @@ def get_source(name: str) -> Corpus:
     return SOURCES[name]
 
 
-def locate(config: CorpusConfig, root: Path, missing: str = "error") -> Located:
+def locate(config: CorpusConfig, root: Path, missing: str = "error") -> Origin:
     """Finds a corpus: its hub id, its path, or its usual places under `root`; files are sorted by path.
 
     Args:
@@ -91,22 +96,22 @@ def locate(config: CorpusConfig, root: Path, missing: str = "error") -> Located:
     """
     source = get_source(config.name)
     if config.hub:
-        return Located(root=root, hub=config.hub)
+        return Origin(corpus=config, root=root, kind="hub")
     places = (config.path,) if config.path else source.places
     found = _first_found(places, root, source)
     if found.files:
         first = found.files[0].relative_to(root).parts[0] if found.files[0].is_relative_to(root) else ""
-        stand_in = not config.path and first != source.name
-        return Located(root=root, files=found.files, stand_in=stand_in, not_read=found.not_read)
+        kind = "files" if config.path or first == source.name else "stand-in"
+        return Origin(corpus=config, root=root, kind=kind, files=found.files, not_read=found.not_read)
     if missing == "builtin":
         files = _first_found(source.places, builtin.CORPUS, source).files
         if files:
-            return Located(root=builtin.CORPUS, files=files, builtin=True)
+            return Origin(corpus=config, root=builtin.CORPUS, kind="builtin", files=files)
     if not root.is_dir():
         raise UserError(f"data.root={root} is no folder; give the folder that holds the corpora")
     looked = ", ".join(str(root / place) for place in places)
     if found.not_read:
-        looked += f", where there is only {describe(Located(root=root, not_read=found.not_read).shown_not_read())}"
+        looked += f", where there is only {describe([(shown_path(path, root), why) for path, why in found.not_read])}"
     raise UserError(
         f"no files of corpus {config.name!r} ({', '.join((*SUFFIXES, *source.suffixes))}) in {looked}; set data.root to the "
         "folder of corpora, or the corpus's path or hub, or take it out of the configuration"
@@ -114,17 +119,16 @@ def locate(config: CorpusConfig, root: Path, missing: str = "error") -> Located:
     )
 
 
-def read_corpus(config: CorpusConfig, located: Located) -> Iterator[SourceRow]:
+def read_corpus(origin: Origin) -> Iterator[SourceRow]:
     """Every row of a corpus, in the order of its files, each with its validated records or what is wrong with it."""
-    source = get_source(config.name)
-    if located.hub:
-        yield from _read_rows(source, config.kinds, f"hub:{located.hub}", read_hub(located.hub))
-        return
-    for path, file in zip(located.files, located.shown(), strict=True):
+    corpus, source = origin.corpus, get_source(origin.corpus.name)
+    if corpus.hub:
+        yield from _read_rows(source, corpus.kinds, f"hub:{corpus.hub}", read_hub(corpus.hub))
+    for path, file in zip(origin.files, origin.shown(), strict=True):
         rows = read_file(
             path, text_unit=source.text_unit, columns=source.columns, plain=suffix_of(path) in source.suffixes
         )
-        yield from _read_rows(source, config.kinds, file, rows)
+        yield from _read_rows(source, corpus.kinds, file, rows)
 
 
 def shown_path(path: Path, root: Path) -> str:

@@ -184,7 +184,7 @@ def written(folder, name, rows):
 
 def read(name, root, *kinds):
     corpus = CorpusConfig(name=name, kinds=kinds)
-    return list(read_corpus(corpus, locate(corpus, root)))
+    return list(read_corpus(locate(corpus, root)))
 
 
 def test_messages_of_a_tree_are_read_together(tmp_path):

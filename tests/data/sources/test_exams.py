@@ -96,7 +96,7 @@ def test_the_file_gives_subject_and_split(tmp_path):
         "id,question,A,B,C,D,answer\n0,题,甲,乙,丙,丁,C\n1,题,甲,乙,丙,丁,E\n"
     )
     corpus = CorpusConfig(name="ceval")
-    good, bad = read_corpus(corpus, locate(corpus, tmp_path))
+    good, bad = read_corpus(locate(corpus, tmp_path))
     (record,) = good.records
     assert (record.subject, record.split, record.answer) == ("law", "val", "C")
     assert "'E'" in bad.quarantined.reason
@@ -120,7 +120,7 @@ REAL = {
 def test_real_slices_are_read_whole(real_data, name):
     rows, usable, splits = REAL[name]
     corpus = CorpusConfig(name=name)
-    read = list(read_corpus(corpus, locate(corpus, real_data)))
+    read = list(read_corpus(locate(corpus, real_data)))
     assert (sum(row.rows for row in read), sum(bool(row.records) for row in read)) == (rows, usable)
     records = [record for row in read for record in row.records]
     assert Counter(getattr(record, "split", "") for record in records) == splits

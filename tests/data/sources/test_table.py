@@ -11,7 +11,7 @@ from gemma_keras.data.sources import SOURCES, get_source, locate, read_corpus
 
 def read(root, name, **settings):
     corpus = CorpusConfig(name=name, **settings)
-    return list(read_corpus(corpus, locate(corpus, root)))
+    return list(read_corpus(locate(corpus, root)))
 
 
 def files(root, **settings):
@@ -97,6 +97,8 @@ def test_the_package_stands_in_only_where_it_is_allowed_and_has_rows(tmp_path):
     with pytest.raises(UserError, match="no files of corpus 'firefly'"):
         locate(corpus, tmp_path)
     located = locate(corpus, tmp_path, missing="builtin")
-    assert located.builtin and located.files and all(row.records or row.skipped for row in read_corpus(corpus, located))
+    assert (
+        located.kind == "builtin" and located.files and all(row.records or row.skipped for row in read_corpus(located))
+    )
     with pytest.raises(UserError, match="the package has no such rows either"):
         locate(CorpusConfig(name="coig"), tmp_path, missing="builtin")
