@@ -19,13 +19,17 @@ _OTHER = "other reasons"
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Account:
-    """The rows of one corpus: `rows_in` of `files`, of which rules `skipped` some, and others were quarantined for `reasons`."""
+    """The rows of one corpus: `rows_in` of `files`, of which rules `skipped` some, and others were quarantined for `reasons`.
+
+    `mended` counts its records by the rule that mended them.
+    """
 
     corpus: CorpusConfig
     files: list[str] = dataclasses.field(default_factory=list)
     rows_in: int = 0
     skipped: Counter[str] = dataclasses.field(default_factory=Counter)
     reasons: Counter[str] = dataclasses.field(default_factory=Counter)
+    mended: Counter[str] = dataclasses.field(default_factory=Counter)
 
     @property
     def quarantined(self) -> int:

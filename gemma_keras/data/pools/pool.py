@@ -60,7 +60,6 @@ class Pool(Account):
     spool: Spool
     origin: str = ""
     not_read: list[tuple[str, str]] = dataclasses.field(default_factory=list)
-    mended: Counter[str] = dataclasses.field(default_factory=Counter)
     fates: Fates = dataclasses.field(default_factory=Fates)
     columns: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, COLUMNS))
     rows_of_parent: dict[int, int] = dataclasses.field(default_factory=dict)
