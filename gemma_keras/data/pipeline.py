@@ -170,7 +170,7 @@ def batch_at(
         batch_rows: rows of the global batch, all processes together.
 
     Raises:
-        UserError: the split is empty, rows cannot be shared out evenly or `loss_on` is unknown.
+        UserError: the split is empty, or rows cannot be shared out evenly.
     """
     if not split.packed_count:
         raise UserError("there are no training rows; name corpora in data.corpora")
@@ -215,8 +215,6 @@ def _share(batch_rows: int, process_index: int, process_count: int) -> slice:
 
 def _build(split: PreparedSplit, packed_rows: np.ndarray, loss_on: str) -> Batch:
     """The batch of these packed rows i64[B,2] (augmentation, packed row); packed row -1 stands for a row of padding."""
-    if loss_on not in LOSS_KINDS:
-        raise UserError(f"data.loss_on is {loss_on!r}; choose one of {', '.join(LOSS_KINDS)}")
     rows = [
         split.packed_row(packed, augmentation) if packed >= 0 else () for augmentation, packed in packed_rows.tolist()
     ]

@@ -105,8 +105,6 @@ def check(config: DataConfig) -> None:
             )
     if config.root and not Path(config.root).is_dir():
         raise UserError(f"data.root={config.root} is no folder; give the folder that holds the corpora")
-    if config.sequence_length < 8:
-        raise UserError(f"data.sequence_length is {config.sequence_length}; give at least 8 tokens")
     if config.validation and config.validation_rows:
         raise UserError("data.validation and data.validation_rows are both set; set only one of them")
     prompts = config.system_prompts

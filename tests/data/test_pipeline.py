@@ -212,8 +212,6 @@ def test_row_ids(split):
 def test_user_mistakes(split, tmp_path):
     with pytest.raises(UserError, match="give a multiple"):
         batch_at(split, 0, batch_rows=5, seed=0, process_count=2)
-    with pytest.raises(UserError, match="choose one of response, all"):
-        next(batches(split, start_step=0, steps=1, batch_rows=5, seed=0, loss_on="nothing"))
     with pytest.raises(UserError, match="prepare it again"):
         PreparedSplit.load(tmp_path / "train")
 

@@ -50,7 +50,7 @@ def mix(split: str, pools: list[Pool], rows: int, config: DataConfig) -> Mixture
     """Draws `rows` records from the pools by their shares (0: all of them) and lays them out.
 
     Raises:
-        UserError: shares make no sense, or a pool is too small for its share and the configuration allows no way out.
+        UserError: shares have no rows to be of, or a pool is too small for its share and the configuration allows no way out.
     """
     queues = [_queue(pool, config.seed, index) for index, pool in enumerate(pools)]
     available = [len(queue) for queue in queues]
@@ -106,9 +106,6 @@ def _queue(pool: Pool, seed: int, index: int) -> np.ndarray:
 
 def _wanted(corpora: list[CorpusConfig], available: list[int], rows: int, config: DataConfig) -> list[int]:
     shares = [corpus.share for corpus in corpora]
-    names = ", ".join(corpus.name for corpus in corpora)
-    if min(shares, default=0) < 0 or (any(shares) and not all(shares)):
-        raise UserError(f"the shares of {names} are {shares}; give every corpus a positive share, or none")
     if not rows:
         if any(shares) and len(set(shares)) > 1:
             raise UserError(
