@@ -5,10 +5,11 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.data.reading.readers import read_file
-from gemma_keras.data.records import BadRow, Quarantined
+from gemma_keras.data.records import BadRow
 from gemma_keras.data.sources.exams import COLA_COLUMNS, GLUE_INSTRUCTIONS, glue_example
 
 SPLITS = ("train", "dev")
@@ -23,7 +24,7 @@ class Counts:
     rows: int = 0
     written: int = 0
     unlabelled: int = 0
-    bad: list[Quarantined] = field(default_factory=list)
+    bad: list[dict[str, Any]] = field(default_factory=list)
 
 
 def run(root: Path, names: Iterable[str], out: Path) -> dict[str, Counts]:
@@ -70,7 +71,7 @@ def preprocess(dataset: str, tsv_path: Path, json_path: Path, labelled: bool = F
             if labelled and not label:
                 raise BadRow("no label")
         except BadRow as error:
-            counts.bad.append(Quarantined(file=tsv_path.name, row=number, reason=str(error)))
+            counts.bad.append({"file": tsv_path.name, "row": number, "reason": str(error)})
             continue
         counts.unlabelled += not label
         example = {"instruction": GLUE_INSTRUCTIONS[dataset], "input": given, "output": label}

@@ -47,7 +47,8 @@ class PreparedSplit:
         self.tokens = _Ragged(self._dataset.data.column("tokens"))
         self.kinds = _Ragged(self._dataset.data.column("kinds"))
         self._plans = [
-            _load_plan(folder, augmentation) for augmentation in range(len(list(folder.glob("plan_*_rows.npy"))))
+            [np.load(folder / f"plan_{augmentation}_{part}.npy", mmap_mode="r") for part in ("offsets", "rows")]
+            for augmentation in range(len(list(folder.glob("plan_*_rows.npy"))))
         ]
         self.starts = np.cumsum([0] + [len(offsets) - 1 for offsets, _ in self._plans])
         self.packed_count = int(self.starts[1])
@@ -103,11 +104,6 @@ class PreparedSplit:
         """The augmentation that an epoch trains on, and how many packed rows it has."""
         augmentation = epoch % len(self._plans)
         return augmentation, int(self.starts[augmentation + 1] - self.starts[augmentation])
-
-
-def _load_plan(folder: Path, augmentation: int) -> tuple[np.ndarray, np.ndarray]:
-    offsets, rows = (np.load(folder / f"plan_{augmentation}_{part}.npy", mmap_mode="r") for part in ("offsets", "rows"))
-    return offsets, rows
 
 
 class _Ragged:

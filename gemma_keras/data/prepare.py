@@ -25,7 +25,6 @@ from gemma_keras.data.mixing.prompting import FAILED, Prompter
 from gemma_keras.data.pace import Reporter, print_progress
 from gemma_keras.data.pools.collecting import Origins, collect, find_origins, set_aside
 from gemma_keras.data.pools.holding_out import overlaps
-from gemma_keras.data.pools.pool import Pool
 from gemma_keras.data.prepared import FORMAT, is_current, read_report
 from gemma_keras.data.report import split_report, write_report
 from gemma_keras.data.sources import get_source
@@ -68,15 +67,18 @@ def prepare(
     try:
         renderer = Renderer(config, tokenizer, prompter, progress)
         train, valid, compared = collect(config, origins, partial, renderer.usable, progress)
-        told = _tell_set_aside([*train, *valid], [], progress)
+        told = set_aside([*train, *valid])
+        for line in told:
+            progress(line)
         mixtures = [mix("valid", valid, 0, config), mix("train", train, config.rows, config)]
         for mixture in mixtures:
             prompter.assign(mixture)
         if config.system_prompts.dry_run:
             return prompter.estimate()
         report = _write(config, renderer, mixtures, compared, prompter, partial, fingerprint)
-        # Rules that count tokens have removed more meanwhile.
-        _tell_set_aside([*train, *valid], told, progress)
+        for line in set_aside([*train, *valid]):
+            if line not in told:  # rules that count tokens have removed more meanwhile
+                progress(line)
         _replace(partial, out)
     finally:
         gc.unfreeze()
@@ -173,15 +175,6 @@ def _fingerprint(config: DataConfig, tokenizer: Tokenizer, origins: Origins) -> 
             with path.open("rb") as file:
                 digest.update(shown.encode() + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
-
-
-def _tell_set_aside(pools: list[Pool], told: list[str], progress: Reporter) -> list[str]:
-    """Tells of the rows that are set aside, but for what is `told` already; returns all that is to be told."""
-    lines = set_aside(pools)
-    for line in lines:
-        if line not in told:
-            progress(line)
-    return lines
 
 
 def _finished_report(out: Path) -> dict[str, Any]:

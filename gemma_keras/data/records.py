@@ -101,15 +101,6 @@ def general_reason(reason: str) -> str:
     return reason.split(":")[0][:80]
 
 
-@dataclass(slots=True, kw_only=True, frozen=True)
-class Quarantined:
-    """A row set aside. `row` counts from 1 in its file; 0 stands for the file as a whole."""
-
-    file: str
-    row: int
-    reason: str
-
-
 def validate(record: Record) -> None:
     """Checks roles, the order of turns and that every text can be written as UTF-8.
 

@@ -1,6 +1,5 @@
 """QQP and CoLA as the json files of recipe E."""
 
-import dataclasses
 from pathlib import Path
 
 from gemma_keras.config.errors import require
@@ -15,8 +14,7 @@ def run(config: GlueConfig, workdir: Path) -> dict:
     require(config.data.root != "", "config.data.root is empty; give the folder that holds the tsv files.")
     files.begin(workdir, to_dict(config))
     counts = glue.run(Path(config.data.root), [corpus.name for corpus in config.data.corpora], workdir)
-    bad = [row for count in counts.values() for row in count.bad]
-    files.JsonLines(workdir / "quarantine.jsonl").write(map(dataclasses.asdict, bad))
+    files.JsonLines(workdir / "quarantine.jsonl").write(row for count in counts.values() for row in count.bad)
     result = {
         name: {"rows": count.rows, "written": count.written, "unlabelled": count.unlabelled, "bad": len(count.bad)}
         for name, count in counts.items()

@@ -23,10 +23,8 @@ def test_recipe_files(tmp_path):
     assert [row["output"] for row in read["qqp_dev.json"]] == [""]
     assert [(row["input"], row["output"]) for row in read["cola_train.json"]] == [("He ran.", "1"), ("Him ran.", "0")]
     assert [(row["input"], row["output"]) for row in read["cola_dev.json"]] == [("She ran.", "")]
-    assert [(bad.file, bad.row, bad.reason) for bad in counts["qqp_train.json"].bad] == [
-        ("qqp_train.tsv", 2, "5 fields, but 6 columns")
-    ]
-    assert [(bad.row, bad.reason) for bad in counts["cola_train.json"].bad] == [(3, "no label")]
+    assert counts["qqp_train.json"].bad == [{"file": "qqp_train.tsv", "row": 2, "reason": "5 fields, but 6 columns"}]
+    assert [(bad["row"], bad["reason"]) for bad in counts["cola_train.json"].bad] == [(3, "no label")]
     assert counts["cola_dev.json"].unlabelled == 1
     assert all(found.rows == found.written + len(found.bad) for found in counts.values())
 
@@ -50,7 +48,7 @@ def test_test_form_of_glue_has_a_header(tmp_path):
 def test_an_empty_file_is_reported(tmp_path):
     (tmp_path / "cola_dev.tsv").write_text("")
     counts = preprocess("cola", tmp_path / "cola_dev.tsv", tmp_path / "a.json")
-    assert (counts.rows, [bad.row for bad in counts.bad]) == (0, [0])
+    assert (counts.rows, [bad["row"] for bad in counts.bad]) == (0, [0])
     assert json.loads((tmp_path / "a.json").read_text()) == []
 
 

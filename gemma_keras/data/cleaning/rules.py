@@ -89,12 +89,7 @@ def contaminated(corpus: str) -> str:
 
 def contents(record: Record) -> list[str]:
     """The texts that make a row what it is: turns but system ones; the document; prompt and answers; question and options."""
-    if isinstance(record, TextRecord):
-        return [record.text]
-    if isinstance(record, ChoiceRecord):
-        return [record.question, *record.choices]
-    turns = [message["content"] for message in record_messages(record) if message["role"] != "system"]
-    return [*turns, record.chosen, record.rejected] if isinstance(record, PreferenceRecord) else turns
+    return [text for text, role in _texts(record) if role != "system"]
 
 
 def question(record: Record) -> list[str]:
@@ -234,7 +229,7 @@ def without_residue(text: str, role: str) -> str:
 
 
 def _rewrite(record: Record, mend: Callable[[str, str], str]) -> bool:
-    """Replaces every text by `mend(text, role)`; whether one changed. The role of a question or option is "question"."""
+    """Replaces every text by `mend(text, role)`; whether one changed."""
     before = _texts(record)
     after = [mend(text, role) for text, role in before]
     if all(new is old or new == old for new, (old, _) in zip(after, before)):
@@ -252,6 +247,7 @@ def _rewrite(record: Record, mend: Callable[[str, str], str]) -> bool:
 
 
 def _texts(record: Record) -> list[tuple[str, str]]:
+    """Every text of a record with its role; "text" of a document, "question" of a question or option."""
     if isinstance(record, TextRecord):
         return [(record.text, "text")]
     if isinstance(record, ChoiceRecord):

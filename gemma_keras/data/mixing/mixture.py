@@ -55,8 +55,9 @@ def mix(split: str, pools: list[Pool], rows: int, config: DataConfig) -> Mixture
     queues = [_queue(pool, config.seed, index) for index, pool in enumerate(pools)]
     available = [len(queue) for queue in queues]
     counts = _wanted([pool.corpus for pool in pools], available, rows, config)
+    repeat = config.too_small == "repeat"
     shares = [
-        Share(corpus=pool.corpus, wanted=want, taken=_taken(want, have, config), available=have)
+        Share(corpus=pool.corpus, wanted=want, taken=want if repeat and have else min(want, have), available=have)
         for pool, want, have in zip(pools, counts, available, strict=True)
     ]
     _complain(shares, rows, config)
@@ -116,12 +117,6 @@ def _wanted(corpora: list[CorpusConfig], available: list[int], rows: int, config
     if not any(shares):
         shares = [float(have) for have in available]
     return grouped_counts(shares, [corpus.group for corpus in corpora], rows, rng)
-
-
-def _taken(wanted: int, available: int, config: DataConfig) -> int:
-    if config.too_small == "repeat" and available:
-        return wanted
-    return min(wanted, available)
 
 
 def _complain(shares: list[Share], rows: int, config: DataConfig) -> None:

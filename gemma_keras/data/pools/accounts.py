@@ -41,7 +41,7 @@ class Account:
         if self.files[-1:] != [row.file]:
             self.files.append(row.file)
         if row.quarantined:
-            reason = general_reason(row.quarantined.reason)
+            reason = general_reason(row.quarantined)
             # Reasons that quote their row may be as many as the rows.
             known = reason in self.reasons or len(self.reasons) < _REASONS_KEPT
             self.reasons[reason if known else _OTHER] += row.rows

@@ -4,6 +4,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -218,13 +219,10 @@ def _earlier_rows(split: Path, name: str) -> Iterator[SourceRow]:
             places = np.flatnonzero(mine.to_numpy())
             table = table.select(["type", "parent", "part", "record"])
             parents = table["parent"].take(places).combine_chunks()
-            order = pc.sort_indices(parents)  # stable
-            ends = pc.run_end_encode(parents.take(order)).run_ends.to_numpy()
-            places = places[order]
-            for start, end in itertools.pairwise(np.concatenate([[0], ends])):
-                rows = table.take(places[start:end]).to_pylist()
-                records = [_restored(row, name) for row in rows]
-                yield SourceRow(file=f"earlier {split.name}", row=0, records=records)
+            places = places[pc.sort_indices(parents)]  # stable
+            rows = (table.slice(place, 1).to_pylist()[0] for place in places)
+            for _, same in itertools.groupby(rows, key=itemgetter("parent")):
+                yield SourceRow(file=f"earlier {split.name}", row=0, records=[_restored(row, name) for row in same])
     except (OSError, pa.ArrowException) as error:
         raise UserError(
             f"the earlier stage's data in {split} is damaged ({str(error).splitlines()[0]}); prepare it again"

@@ -171,7 +171,8 @@ def _account(pool: Pool, rows: Iterable[SourceRow], quarantine: IO[str], pace: P
         pool.add(row)
         pace.done(pool.rows_in)
         if row.quarantined:
-            quarantine.write(json.dumps(dataclasses.asdict(row.quarantined), ensure_ascii=False) + "\n")
+            bad = {"file": row.file, "row": row.row, "reason": row.quarantined}
+            quarantine.write(json.dumps(bad, ensure_ascii=False) + "\n")
         elif row.records and row.rows > 1:
             pool.rows_of_parent[pool.rows_in] = row.rows
         for record in row.records:

@@ -14,7 +14,7 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import CorpusConfig
 from gemma_keras.data.reading.finding import FoundFiles, describe, find
 from gemma_keras.data.reading.readers import SUFFIXES, ReadRow, read_file, read_hub, suffix_of
-from gemma_keras.data.records import BadRow, Quarantined, Record, SkippedRow, validate
+from gemma_keras.data.records import BadRow, Record, SkippedRow, validate
 from gemma_keras.data.sources import dialogues, exams, instructions, preferences, tasks, texts
 from gemma_keras.data.sources.base import FILE, Corpus, Row
 
@@ -33,14 +33,17 @@ OTHER_KIND = "other_kind"
 
 @dataclass(slots=True, kw_only=True)
 class SourceRow:
-    """One raw row (or a group of `rows` that is read together): its records, the rule that skips it, or what is wrong."""
+    """One raw row (or a group of `rows` that is read together): its records, the rule that skips it, or why it is quarantined.
+
+    `row` counts from 1 in its file; 0 stands for the file as a whole.
+    """
 
     file: str
     row: int
     records: list[Record]
     rows: int = 1
     skipped: str = ""
-    quarantined: Quarantined | None = None
+    quarantined: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +175,7 @@ def _source_row(
             validate(record)
         result.records = records
     except BadRow as error:
-        result.quarantined = Quarantined(file=file, row=number, reason=str(error))
+        result.quarantined = str(error)
     except SkippedRow as rule:
         result.skipped = str(rule)
     return result
