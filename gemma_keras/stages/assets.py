@@ -165,11 +165,12 @@ def place_params(params: Params, mesh: Mesh | None) -> Params:
     """Weights that every process has alike, divided over a mesh."""
     if mesh is None:
         return params
-    return {path: _placed(np.asarray(value), param_sharding(mesh, path, value.shape)) for path, value in params.items()}
-
-
-def _placed(value: np.ndarray, sharding: Sharding) -> jax.Array:
-    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+    return {
+        path: jax.make_array_from_callback(
+            value.shape, param_sharding(mesh, path, value.shape), np.asarray(value).__getitem__
+        )
+        for path, value in params.items()
+    }
 
 
 class ByteProgress:

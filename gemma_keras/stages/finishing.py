@@ -32,8 +32,8 @@ def finish(run: TrainingRun, state: TrainState) -> dict:
         "useful_token_share": run.report["useful_token_share"],
         "export_dir": str(workdir / "export"),
     }
-    if run.program.allocator and state.allocator:
-        ranks = {name: sum(alive) for name, alive in _survivors(run, state).items()}
+    ranks = {name: sum(alive) for name, alive in _survivors(run, state).items()}
+    if ranks:
         result |= {
             "rank_initial": config.adapter.init_r, "rank_final": sum(ranks.values()) / len(ranks), "ranks": ranks,
         }  # fmt: skip

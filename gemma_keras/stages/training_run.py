@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -74,7 +74,7 @@ class TrainingRun:
         self.data = dataclasses.replace(resolve_data(config.data), template=self.template.name)
         self.tokenizer = processes.writer_first(lambda: resolve_tokenizer(config, workdir))
         require_expressible(self.tokenizer)  # as the export at the end of the run will
-        self._compilation = _Compilation(config, resolve_architecture(config, self.tokenizer))
+        self._compiled = _begin_compiling(config, resolve_architecture(config, self.tokenizer))
 
     def prepare(self) -> None:
         """Prepares the data, or finds it prepared.
@@ -98,12 +98,20 @@ class TrainingRun:
             UserError: the step does not fit in the devices' memory, or a resumed run had read something else.
         """
         config = self.config
-        self.program, self.step = self._compilation.result()
+        print("compiling the train step", file=sys.stderr, flush=True)
+        started = time.perf_counter()
+        self.program, self.step = self._compiled()
+        seconds, plan = time.perf_counter() - started, self.program.plan
+        mesh = "x".join(map(str, plan.mesh.shape.values())) if plan.mesh is not None else "1x1"
+        print(
+            f"compiled in {seconds:.0f} s: mesh {mesh}, remat {plan.remat}, {plan.attention} attention", file=sys.stderr
+        )
         self.ranks = None
         if self.program.allocator:
             self.ranks = resolve_schedule(config.adapter, self.last_step, len(self.program.matrices))
         self.model = load_trainable_model(config, self.tokenizer, self.program)
-        inputs = {"data": self.report["fingerprint"], "weights": files.file_sizes(Path(config.model.weights))}
+        weights = files.fingerprints(Path(config.model.weights).iterdir() if config.model.weights else ())
+        inputs = {"data": self.report["fingerprint"], "weights": weights}
         resuming = any((self.workdir / "checkpoints").glob("[0-9]*"))
         processes.by_writer(lambda: files.check_inputs(self.workdir, inputs, resuming))
 
@@ -218,26 +226,18 @@ class TrainingRun:
         )
 
 
-class _Compilation:
-    """The train step, compiled while data is prepared where the accelerator's cores are not those that prepare it."""
+def _begin_compiling(
+    config: TrainingConfig, architecture: Architecture
+) -> Callable[[], tuple[TrainProgram, jax.stages.Compiled]]:
+    """The function that gives the program and its compiled step.
 
-    def __init__(self, config: TrainingConfig, architecture: Architecture):
-        plan_for(config, architecture, jax.devices(), remat="none")  # so that a mistake there comes out at once
-        self._compile = lambda: compile_first_that_fits(config, architecture, jax.devices())
-        self._future: Future | None = None
-        if jax.default_backend() != "cpu":
-            executor = ThreadPoolExecutor(1)
-            self._future = executor.submit(self._compile)
-            executor.shutdown(wait=False)
-
-    def result(self) -> tuple[TrainProgram, jax.stages.Compiled]:
-        """The program, and its step ready to run."""
-        print("compiling the train step", file=sys.stderr, flush=True)
-        started = time.perf_counter()
-        program, step = self._future.result() if self._future else self._compile()
-        seconds, plan = time.perf_counter() - started, program.plan
-        mesh = "x".join(map(str, plan.mesh.shape.values())) if plan.mesh is not None else "1x1"
-        print(
-            f"compiled in {seconds:.0f} s: mesh {mesh}, remat {plan.remat}, {plan.attention} attention", file=sys.stderr
-        )
-        return program, step
+    They are compiled while data is prepared, where the accelerator's cores are not those that prepare it.
+    """
+    plan_for(config, architecture, jax.devices(), remat="none")  # so that a mistake there comes out at once
+    compiled = functools.partial(compile_first_that_fits, config, architecture, jax.devices())
+    if jax.default_backend() == "cpu":
+        return compiled
+    executor = ThreadPoolExecutor(1)
+    future = executor.submit(compiled)
+    executor.shutdown(wait=False)
+    return future.result

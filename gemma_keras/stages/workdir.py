@@ -1,7 +1,6 @@
 """The folder of one stage: what was asked, what was logged, what came out. Files are replaced whole or appended."""
 
 import contextlib
-import copy
 import fcntl
 import hashlib
 import json
@@ -19,13 +18,10 @@ from gemma_keras.stages import plots
 _BINDING = ("tokenizer", "model", "data", "adapter", "optim", "train")
 # Fields of those sections that may change between a run and its resumption.
 _FREE = {
-    "model": ("attention",),
-    "train": ("log_every", "eval_every", "save_every", "keep_checkpoints", "remat"),
-    "data": (
-        "system_prompts.cache",
-        "system_prompts.dry_run",
-        *(f"system_prompts.endpoint.{name}" for name in ("url", "key_variable", "concurrency", "retries", "timeout")),
-    ),
+    "model.attention",
+    *(f"train.{name}" for name in ("log_every", "eval_every", "save_every", "keep_checkpoints", "remat")),
+    *(f"data.system_prompts.{name}" for name in ("cache", "dry_run")),
+    *(f"data.system_prompts.endpoint.{name}" for name in ("url", "key_variable", "concurrency", "retries", "timeout")),
 }
 # What a run goes on from; until one of these is there, a workdir is free for another configuration.
 _PROGRESS = ("result.json", "tokenizer/tokenizer.model", "checkpoints/[0-9]*")
@@ -55,13 +51,6 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); delete it, or give another --workdir.") from error
-
-
-def file_sizes(folder: Path) -> dict[str, int]:
-    """Bytes of every file directly in a folder, by name; empty for an empty path."""
-    return (
-        {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()} if folder.name else {}
-    )
 
 
 def fingerprints(paths: Iterable[Path]) -> dict[str, str]:
@@ -170,17 +159,13 @@ def _check_same_run(path: Path, config: dict) -> None:
     if not any(any(path.parent.glob(pattern)) for pattern in _PROGRESS):
         return
     for section in _BINDING:
-        old, new = (copy.deepcopy(c.get(section) or {}) for c in (before, config))
-        for name in _FREE.get(section, ()):
-            _drop(old, name)
-            _drop(new, name)
-        changed = [name for name in new if name in old and old[name] != new[name]]
-        if changed:
-            name = changed[0]
-            raise UserError(
-                f"--workdir={path.parent} holds a run with config.{section}.{name}={_short(old.get(name))}, this one has "
-                f"{_short(new[name])}; give the same configuration to resume it, or another --workdir."
-            )
+        old, new = (dict(_leaves(section, values.get(section) or {})) for values in (before, config))
+        for name, value in new.items():
+            if name in old and old[name] != value and name not in _FREE:
+                raise UserError(
+                    f"--workdir={path.parent} holds a run with config.{name}={_short(old[name])}, this one has "
+                    f"{_short(value)}; give the same configuration to resume it, or another --workdir."
+                )
 
 
 def _short(value: Any) -> str:
@@ -188,12 +173,13 @@ def _short(value: Any) -> str:
     return shown if len(shown) <= 100 else f"{shown[:100]}..."
 
 
-def _drop(section: dict, name: str) -> None:
-    """Takes a field, such as `system_prompts.endpoint.url`, out of a section."""
-    *parents, field = name.split(".")
-    for parent in parents:
-        section = section.get(parent) or {}
-    section.pop(field, None)
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Every field within a section, such as `data.system_prompts.none`, and its value."""
+    if isinstance(value, dict):
+        for field, inner in value.items():
+            yield from _leaves(f"{name}.{field}", inner)
+    else:
+        yield name, value
 
 
 class JsonLines:

@@ -156,21 +156,20 @@ def exchange(row: Row, type: str, question: str, *replies: str) -> list[Record]:
 def columns(
     type: str, question: tuple[str, ...], reply: tuple[str, ...], given: tuple[str, ...] = ()
 ) -> Callable[[Row], list[Record]]:
-    """How rows are read that hold a question, its answer and perhaps what it is about: each under the first key that there is."""
+    """How rows are read that hold a question, its answer and perhaps what it is about: each under the first key that there is.
+
+    A row may have a system text and a history, too.
+    """
 
     def read(row: Row) -> list[Record]:
-        return answer(with_input(text(row, *question), optional_text(row, *given)), text(row, *reply), type)
+        return exchange(row, type, with_input(text(row, *question), optional_text(row, *given)), *reply)
 
     return read
 
 
 def alpaca(type: str) -> Callable[[Row], list[Record]]:
-    """How rows of Alpaca's keys are read: instruction, input and output; and system and history, where a row has them."""
-
-    def read(row: Row) -> list[Record]:
-        return exchange(row, type, with_input(text(row, "instruction"), optional_text(row, "input")), "output")
-
-    return read
+    """How rows of Alpaca's keys are read."""
+    return columns(type, ("instruction",), ("output",), ("input",))
 
 
 # Translated Alpaca rows say "no input" in words, and some repeat the label that goes before the input.
