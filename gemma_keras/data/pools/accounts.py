@@ -6,12 +6,14 @@ from collections import Counter
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import CorpusConfig
 from gemma_keras.data.cleaning.rules import EMPTY
+from gemma_keras.data.pools.fates import NOT_DRAWN, SET_APART, UNDECIDED, USED
 from gemma_keras.data.records import general_reason
 from gemma_keras.data.sources import OTHER_KIND, SourceRow
 
 MUCH = 0.1
 """Share of a corpus's rows from which on it is told that they are removed."""
 
+_NOT_TOLD = (UNDECIDED, USED, NOT_DRAWN, SET_APART, OTHER_KIND)
 _REASONS_TOLD = 3
 _REASONS_KEPT = 100
 _OTHER = "other reasons"
@@ -73,13 +75,13 @@ def told_reasons(reasons: Counter[str], removed: Counter[str]) -> str:
     return ", ".join(parts)
 
 
-def told_set_aside(account: Account, removed: Counter[str]) -> str:
+def told_set_aside(account: Account, fates: Counter[str]) -> str:
     """A line about the rows of a corpus that are set aside; empty where all can be read and rules remove few.
 
     Args:
-        removed: number of source rows by the rule that removes them, those apart that were just not drawn.
+        fates: number of source rows by what became of them.
     """
-    removed = Counter({rule: count for rule, count in removed.items() if rule != OTHER_KIND})
+    removed = Counter({fate: count for fate, count in fates.items() if fate not in _NOT_TOLD})
     count = account.quarantined + removed.total()
     if not account.quarantined and count < max(1, MUCH * account.rows_in):
         return ""

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator
 from operator import itemgetter
 from pathlib import Path
@@ -16,12 +15,11 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import CorpusConfig, DataConfig
 from gemma_keras.data.cleaning.contamination import Contamination
 from gemma_keras.data.cleaning.near_duplicates import NearDuplicates
-from gemma_keras.data.cleaning.rules import Mender, contents
+from gemma_keras.data.cleaning.rules import contents
 from gemma_keras.data.mixing.mixture import validation_counts
 from gemma_keras.data.pace import Pace, Reporter
 from gemma_keras.data.pools import pool as pooling
 from gemma_keras.data.pools.accounts import told_set_aside
-from gemma_keras.data.pools.fates import NOT_DRAWN, SET_APART, UNDECIDED, USED
 from gemma_keras.data.pools.holding_out import remove_held_out, set_apart
 from gemma_keras.data.pools.pool import Pool, Screen, read_pool, read_texts
 from gemma_keras.data.pools.spool import Spool
@@ -91,8 +89,8 @@ def collect(
         contamination = Contamination(texts, config.cleaning.contamination_ngram)
     threshold = config.cleaning.near_duplicates
     near_duplicates = NearDuplicates(threshold, folder) if threshold else None
-    screen = Screen(Mender(config.cleaning), contamination, near_duplicates)
-    spare = Screen(screen.mender, None, near_duplicates)
+    screen = Screen(config.cleaning, contamination, near_duplicates)
+    spare = Screen(config.cleaning, None, near_duplicates)
     with (folder / "quarantine.jsonl").open("w", encoding="utf-8") as quarantine:
 
         def read(origin: Origin, how: Screen) -> Pool:
@@ -115,7 +113,11 @@ def collect(
     if near_duplicates:
         pooling.remove_near_duplicates(train, [*valid, *earlier_valid], near_duplicates)
     if config.validation_rows:
-        valid = _set_apart(config, train, earlier_valid, usable)
+        # Of a corpus of an earlier stage from that stage's validation rows, else from training's.
+        held_out = {pool.corpus.name: pool for pool in earlier_valid}
+        sources = [held_out.get(pool.corpus.name, pool) if pool.origin == EARLIER else pool for pool in train]
+        counts = validation_counts(train, sources, config.validation_rows)
+        valid = set_apart(sources, counts, config.seed, usable)
         remove_held_out(train, valid)
     found = contamination.corpora if contamination else []
     compared = {
@@ -127,9 +129,7 @@ def collect(
 
 def set_aside(pools: list[Pool]) -> list[str]:
     """A line for each corpus of which rows cannot be read, or rules have removed many; see `told_set_aside`."""
-    left = (UNDECIDED, USED, NOT_DRAWN, SET_APART)
-    rules = [Counter({fate: n for fate, n in pool.counts().items() if fate not in left}) for pool in pools]
-    return list(filter(None, map(told_set_aside, pools, rules)))
+    return list(filter(None, (told_set_aside(pool, pool.counts()) for pool in pools)))
 
 
 def training_texts(config: DataConfig) -> Iterator[str]:
@@ -140,15 +140,6 @@ def training_texts(config: DataConfig) -> Iterator[str]:
     """
     for origin in find_origins(config, Path(config.root), lambda line: None)["train"]:
         yield from read_texts(origin.corpus, _rows(origin))
-
-
-def _set_apart(
-    config: DataConfig, train: list[Pool], earlier_valid: list[Pool], usable: Callable[[list[Record]], list[bool]]
-) -> list[Pool]:
-    """Validation rows by share: of a corpus of an earlier stage from that stage's validation rows, else from training's."""
-    held_out = {pool.corpus.name: pool for pool in earlier_valid}
-    sources = [held_out.get(pool.corpus.name, pool) if pool.origin == EARLIER else pool for pool in train]
-    return set_apart(sources, validation_counts(train, sources, config.validation_rows), config.seed, usable)
 
 
 def _evaluation_texts(origins: list[Origin]) -> Iterator[tuple[str, str]]:

@@ -13,18 +13,18 @@ from typing import IO, TypeVar
 import numpy as np
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.sections import CorpusConfig
+from gemma_keras.config.sections import CleaningConfig, CorpusConfig
 from gemma_keras.data.cleaning.contamination import Contamination
 from gemma_keras.data.cleaning.near_duplicates import NearDuplicates
 from gemma_keras.data.cleaning.rules import (
     DUPLICATE,
     EMPTY,
     NEAR_DUPLICATE,
-    Mender,
     contaminated,
     content_key,
     contents,
     is_empty,
+    mend,
     question_key,
     unlearnt_turns,
 )
@@ -95,7 +95,7 @@ class Pool(Account):
 class Screen:
     """What every row goes through while it is read: mending, the rules that look at it alone, and near duplicates."""
 
-    mender: Mender
+    cleaning: CleaningConfig
     contamination: Contamination | None
     near_duplicates: NearDuplicates | None
 
@@ -120,7 +120,7 @@ def read_pool(
     columns = bytearray()
     own = get_source(corpus.name).bodies or contents
     last: tuple[int, list[str]] = (0, [])
-    mended = _mended(_account(pool, rows, quarantine, pace), screen.mender, pool.mended)
+    mended = _mended(pool, rows, screen.cleaning, quarantine, pace)
     for batch in batched(mended, BATCH_RECORDS, BATCH_CHARACTERS, lambda row: sum(map(len, row[2]))):
         hits = screen.hits([texts for _, _, texts in batch])
         fates = [EMPTY if is_empty(record) else hit for (_, record, _), hit in zip(batch, hits, strict=True)]
@@ -165,8 +165,10 @@ def read_texts(corpus: CorpusConfig, rows: Iterable[SourceRow]) -> Iterator[str]
         raise account.nothing_usable()
 
 
-def _account(pool: Pool, rows: Iterable[SourceRow], quarantine: IO[str], pace: Pace) -> Iterator[tuple[int, Record]]:
-    """Counts source rows and sets the bad ones aside; yields (source row, record)."""
+def _mended(
+    pool: Pool, rows: Iterable[SourceRow], cleaning: CleaningConfig, quarantine: IO[str], pace: Pace
+) -> Iterator[_Row]:
+    """Counts source rows, sets the bad ones aside and mends the records of the others."""
     for row in rows:
         pool.add(row)
         pace.done(pool.rows_in)
@@ -181,13 +183,8 @@ def _account(pool: Pool, rows: Iterable[SourceRow], quarantine: IO[str], pace: P
                     f"corpus {pool.corpus.name!r} holds questions for evaluation, which nothing is trained on; take it out of "
                     "data.corpora, or name it in data.cleaning.contamination"
                 )
-            yield pool.rows_in, record
-
-
-def _mended(rows: Iterator[tuple[int, Record]], mender: Mender, mended: Counter[str]) -> Iterator[_Row]:
-    for parent, record in rows:
-        mended.update(mender.mend(record))
-        yield parent, record, contents(record)
+            pool.mended.update(mend(record, cleaning))
+            yield pool.rows_in, record, contents(record)
 
 
 def batched(items: Iterable[_T], most: int, largest: int, size: Callable[[_T], int]) -> Iterator[list[_T]]:

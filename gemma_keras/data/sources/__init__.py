@@ -167,7 +167,7 @@ def _source_row(
         wanted = kinds or source.kinds
         if source.kind is not None and wanted and ALL_KINDS not in wanted and source.kind(rows[0]) not in wanted:
             raise SkippedRow(OTHER_KIND)
-        records = source.read_group(rows) if source.read_group is not None else source.read(rows[0])
+        records = source.read(rows[0] if source.group is None else rows)
         for part, record in enumerate(records):
             record.source = source.name
             record.parent = f"{source.name}/{file}:{number}"

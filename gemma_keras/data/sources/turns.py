@@ -141,7 +141,7 @@ def with_input(question: str, given: str) -> str:
         return question
     if not question.strip():
         return given
-    label = "所给内容：" if _CHINESE.search(question) else "Input:"
+    label = "所给内容：" if CHINESE.search(question) else "Input:"
     return f"{question.rstrip()}\n\n{label}\n{_INPUT_LABEL.sub('', given, count=1)}"
 
 
@@ -177,4 +177,4 @@ _NO_INPUT = re.compile(
     r"\W*(&lt;|<)?\s*(无|无输入|无需输入|没有输入|不需要输入|不适用|noinput|no input|n/a)\s*(&gt;|>)?\W*", re.IGNORECASE
 )
 _INPUT_LABEL = re.compile(r"\A#*\s*输入\s*[:：]\s*")
-_CHINESE = re.compile(r"[\u4e00-\u9fff]")
+CHINESE = re.compile(r"[\u4e00-\u9fff]")

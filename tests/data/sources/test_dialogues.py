@@ -200,7 +200,7 @@ def test_messages_of_a_tree_are_read_together(tmp_path):
 
 def test_a_tree_that_leads_back_to_itself_ends():
     loop = [OASST[0], message(2, "assistant", "答", "m1"), message(1, "prompter", "又", "m2")]
-    (record,) = SOURCES["oasst"].read_group(loop)
+    (record,) = SOURCES["oasst"].read(loop)
     assert record.messages == CHAT
 
 
