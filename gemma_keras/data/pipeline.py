@@ -87,24 +87,6 @@ class PreparedSplit:
         offsets, rows = self._plans[augmentation]
         return rows[offsets[index] : offsets[index + 1]]
 
-    def epochs(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Places in the endless sequence of packed rows, as epochs and places within them.
-
-        Args:
-            places: i64, from 0.
-
-        Returns:
-            epochs i64 and places within the epoch i64, of the shape of `places`.
-        """
-        cycles, rests = np.divmod(places, self.starts[-1])
-        augmentations = np.searchsorted(self.starts, rests, side="right") - 1
-        return cycles * len(self._plans) + augmentations, rests - self.starts[augmentations]
-
-    def epoch_size(self, epoch: int) -> tuple[int, int]:
-        """The augmentation that an epoch trains on, and how many packed rows it has."""
-        augmentation = epoch % len(self._plans)
-        return augmentation, int(self.starts[augmentation + 1] - self.starts[augmentation])
-
 
 class _Ragged:
     """Rows of a list column, without copying the column."""
@@ -140,14 +122,16 @@ def permuted(index: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
 def packed_rows_at(split: PreparedSplit, step: int, batch_rows: int, seed: int) -> np.ndarray:
     """The global batch of a step: augmentation and packed row, i64[B,2]; one epoch may end and the next begin within it."""
     places = np.arange(step * batch_rows, (step + 1) * batch_rows)
-    epochs, within = split.epochs(places)
-    chosen = np.empty((batch_rows, 2), np.int64)
-    for epoch in np.unique(epochs):
+    # Epochs follow each other without end, in cycles that train once on each augmentation.
+    cycles, rests = np.divmod(places, split.starts[-1])
+    augmentations = np.searchsorted(split.starts, rests, side="right") - 1
+    epochs = cycles * (len(split.starts) - 1) + augmentations
+    rows = rests - split.starts[augmentations]
+    for epoch in np.unique(epochs).tolist():
         mine = epochs == epoch
-        augmentation, size = split.epoch_size(int(epoch))
-        chosen[mine, 0] = augmentation
-        chosen[mine, 1] = permuted(within[mine], size, seed, int(epoch))
-    return chosen
+        size = np.diff(split.starts)[epoch % (len(split.starts) - 1)]
+        rows[mine] = permuted(rows[mine], int(size), seed, epoch)
+    return np.stack([augmentations, rows], axis=1)
 
 
 def batch_at(

@@ -24,11 +24,11 @@ def finish(run: TrainingRun, state: TrainState) -> dict:
     Raises:
         UserError: the loss on the validation rows is not finite.
     """
-    config, workdir, model = run.config, run.workdir, run.model
+    config, workdir, program = run.config, run.workdir, run.program
     result = {
         "steps": int(state.step),
-        "weights": count(model.frozen or model.trainable),
-        "trained_weights": count(model.trainable),
+        "weights": count(run.frozen or run.trainable),
+        "trained_weights": count(run.trainable),
         "useful_token_share": run.report["useful_token_share"],
         "export_dir": str(workdir / "export"),
     }
@@ -44,12 +44,12 @@ def finish(run: TrainingRun, state: TrainState) -> dict:
             f"The run ended with a validation loss of {result['valid']['loss']}, so nothing was exported; lower "
             "optim.learning_rate and give another --workdir.",
         )
-    if model.matrices:
+    if program.matrices:
         _save_adapter(run, state)
-    params = UnstackedParams({**model.frozen, **state.trainable})
+    params = UnstackedParams({**run.frozen, **state.trainable})
     print("exporting the model", file=sys.stderr, flush=True)
     export_hf(
-        MergedParams(model.matrices, params), model.backbone.architecture, model.tokenizer, workdir / "export",
+        MergedParams(program.matrices, params), program.backbone.architecture, run.tokenizer, workdir / "export",
         dtype=config.export.dtype, shard_megabytes=config.export.shard_megabytes,
         template=run.template, progress=ByteProgress("exporting"),
     )  # fmt: skip

@@ -29,9 +29,8 @@ from gemma_keras.planning.plans import plan_for
 from gemma_keras.stages import processes
 from gemma_keras.stages import workdir as files
 from gemma_keras.stages.assets import (
-    TrainableModel,
     count,
-    load_trainable_model,
+    load_trainable_params,
     resolve_architecture,
     resolve_data,
     resolve_template,
@@ -51,7 +50,8 @@ class TrainingRun:
 
     Attributes:
         report, splits, last_step: of the prepared data, by `prepare`.
-        program, step, ranks, model: the program, its compiled step, the schedule of ranks and the weights, by `compile`.
+        program, step, ranks: the program, its compiled step and the schedule of ranks, by `compile`.
+        trainable, frozen: the weights as the run begins, stacked over the blocks, by `compile`.
     """
 
     report: dict
@@ -60,7 +60,8 @@ class TrainingRun:
     program: TrainProgram
     step: jax.stages.Compiled
     ranks: RankSchedule | None
-    model: TrainableModel
+    trainable: Params
+    frozen: Params
 
     def __init__(self, config: TrainingConfig, workdir: Path):
         """Checks what can be checked before data is read, so that a mistake there does not cost its preparation.
@@ -109,7 +110,7 @@ class TrainingRun:
         self.ranks = None
         if self.program.allocator:
             self.ranks = resolve_schedule(config.adapter, self.last_step, len(self.program.matrices))
-        self.model = load_trainable_model(config, self.tokenizer, self.program)
+        self.trainable, self.frozen = load_trainable_params(config, self.program)
         weights = files.fingerprints(Path(config.model.weights).iterdir() if config.model.weights else ())
         inputs = {"data": self.report["fingerprint"], "weights": weights}
         resuming = any((self.workdir / "checkpoints").glob("[0-9]*"))
@@ -123,7 +124,7 @@ class TrainingRun:
             SystemExit: a signal asked the run to stop; a checkpoint of the last step was written.
         """
         checkpoints = Checkpoints(self.workdir / "checkpoints", self.config.train.keep_checkpoints)
-        state = self.program.initial_state(self.model.trainable)
+        state = self.program.initial_state(self.trainable)
         completed = checkpoints.latest_step() or 0
         if completed:
             state = checkpoints.restore(completed, state)
@@ -141,7 +142,7 @@ class TrainingRun:
             self.splits["valid"], batch_rows=settings.batch_rows // settings.accumulation, process_index=index,
             process_count=parts,
         )  # fmt: skip
-        return self._evaluator({**self.model.frozen, **trainable}, rows)
+        return self._evaluator({**self.frozen, **trainable}, rows)
 
     @functools.cached_property
     def _evaluator(self) -> Callable[..., dict[str, float]]:
@@ -158,7 +159,7 @@ class TrainingRun:
         )  # fmt: skip
 
         def step(number: int, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-            return self.step(state, self.model.frozen, self.program.place(batch), settings(number))
+            return self.step(state, self.frozen, self.program.place(batch), settings(number))
 
         log = files.RunLog(self.workdir, completed) if processes.is_writer() else None
         try:
@@ -203,10 +204,12 @@ class TrainingRun:
             metrics["tokens_per_second"] = parts * processes.mean_of_all(metrics["tokens_per_second"])
 
     def _announce(self, completed: int) -> None:
-        model, trained = self.model, count(self.model.trainable)
-        shapes = f"{trained:,} of {trained + count(model.frozen):,} weights are trained"
+        trained = count(self.trainable)
+        shapes = f"{trained:,} of {trained + count(self.frozen):,} weights are trained"
         rows = f"{self.splits['train'].packed_count:,} packed rows of {self.config.data.sequence_length} tokens"
-        print(f"{model.backbone.architecture.name}: {shapes}; {rows}; {runtime.device_summary()}", file=sys.stderr)
+        print(
+            f"{self.program.backbone.architecture.name}: {shapes}; {rows}; {runtime.device_summary()}", file=sys.stderr
+        )
         if self.ranks:
             print(self.ranks.describe(), file=sys.stderr)
         if completed:
