@@ -27,7 +27,7 @@ from gemma_keras.data.pools.collecting import Origins, collect, find_origins, se
 from gemma_keras.data.pools.holding_out import overlaps
 from gemma_keras.data.prepared import FORMAT, is_current, read_report
 from gemma_keras.data.report import split_report, write_report
-from gemma_keras.data.sources import get_source
+from gemma_keras.data.sources import get_source, shown_path
 from gemma_keras.text.templates import get_template
 from gemma_keras.text.tokenizer import Tokenizer
 
@@ -171,9 +171,9 @@ def _fingerprint(config: DataConfig, tokenizer: Tokenizer, origins: Origins) -> 
     digest = hashlib.sha256(json.dumps([CONTENTS, settings, tokenizer.sha256], sort_keys=True).encode())
     for origin in itertools.chain(*origins.values()):
         digest.update(f"{origin.corpus.name} {origin.kind} {origin.fingerprint}".encode())
-        for path, shown in zip(origin.files, origin.shown()):
+        for path in origin.files:
             with path.open("rb") as file:
-                digest.update(shown.encode() + hashlib.file_digest(file, "sha256").digest())
+                digest.update(shown_path(path, origin.root).encode() + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 

@@ -80,25 +80,16 @@ class ChoiceRecord(Sourced):
         choices: the options; the first has the letter A.
         answer: letter of the right one; empty where it is not published.
         subject: such as "law".
-        split: dev (examples to show), val or test.
-        explanation: why the answer is right, where the corpus says so.
     """
 
     question: str
     choices: list[str]
     answer: str
     subject: str
-    split: str = ""
-    explanation: str = ""
     type: str = "multiple_choice"
 
 
 Record = ChatRecord | TextRecord | PreferenceRecord | ChoiceRecord
-
-
-def general_reason(reason: str) -> str:
-    """A reason without what is particular to its row, so that equal causes are counted together."""
-    return reason.split(":")[0][:80]
 
 
 def validate(record: Record) -> None:

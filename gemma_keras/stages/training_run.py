@@ -107,6 +107,7 @@ class TrainingRun:
         print(
             f"compiled in {seconds:.0f} s: mesh {mesh}, remat {plan.remat}, {plan.attention} attention", file=sys.stderr
         )
+        self._evaluator = self.program.objective.evaluator()
         self.ranks = None
         if self.program.allocator:
             self.ranks = resolve_schedule(config.adapter, self.last_step, len(self.program.matrices))
@@ -143,10 +144,6 @@ class TrainingRun:
             process_count=parts,
         )  # fmt: skip
         return self._evaluator({**self.frozen, **trainable}, rows)
-
-    @functools.cached_property
-    def _evaluator(self) -> Callable[..., dict[str, float]]:
-        return self.program.objective.evaluator()
 
     def _take_steps(self, state: TrainState, completed: int, checkpoints: Checkpoints) -> TrainState:
         config = self.config

@@ -146,11 +146,12 @@ class Renderer:
             pending = again
 
     def _encoded(self, slots: list[_Slot]) -> list[Encoded]:
-        conversations = [self._conversations(slot, slot.record) for slot in slots]
+        conversations = [self._conversations(slot) for slot in slots]
         records = [slot.record for slot in slots]
         return encode_records(records, conversations, self._tokenizer, self._template, self._config)
 
-    def _conversations(self, slot: _Slot, record: Record) -> list[list[Message]]:
+    def _conversations(self, slot: _Slot) -> list[list[Message]]:
+        record = slot.record
         if isinstance(record, ChatRecord):
             wordings = [record.messages]
             if record.wording:

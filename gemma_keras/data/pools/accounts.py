@@ -7,7 +7,6 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import CorpusConfig
 from gemma_keras.data.cleaning.rules import EMPTY
 from gemma_keras.data.pools.fates import NOT_DRAWN, SET_APART, UNDECIDED, USED
-from gemma_keras.data.records import general_reason
 from gemma_keras.data.sources import OTHER_KIND, SourceRow
 
 MUCH = 0.1
@@ -43,8 +42,9 @@ class Account:
         if self.files[-1:] != [row.file]:
             self.files.append(row.file)
         if row.quarantined:
-            reason = general_reason(row.quarantined)
-            # Reasons that quote their row may be as many as the rows.
+            # Without what is particular to the row, so that equal causes are counted together. Reasons that quote their row
+            # may still be as many as the rows.
+            reason = row.quarantined.split(":")[0][:80]
             known = reason in self.reasons or len(self.reasons) < _REASONS_KEPT
             self.reasons[reason if known else _OTHER] += row.rows
         elif not row.records:

@@ -15,7 +15,6 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import CorpusConfig, DataConfig
 from gemma_keras.data.cleaning.contamination import Contamination
 from gemma_keras.data.cleaning.near_duplicates import NearDuplicates
-from gemma_keras.data.cleaning.rules import contents
 from gemma_keras.data.mixing.mixture import validation_counts
 from gemma_keras.data.pace import Pace, Reporter
 from gemma_keras.data.pools import pool as pooling
@@ -85,7 +84,13 @@ def collect(
     if origins["contamination"]:
         names = ", ".join(origin.corpus.name for origin in origins["contamination"])
         progress(f"reading the evaluation texts of {names}")
-        texts = _evaluation_texts(origins["contamination"])
+        texts = (
+            (origin.corpus.name, text)
+            for origin in origins["contamination"]
+            for row in _rows(origin)
+            for record in row.records
+            for text in get_source(origin.corpus.name).bodies(record)
+        )
         contamination = Contamination(texts, config.cleaning.contamination_ngram)
     threshold = config.cleaning.near_duplicates
     near_duplicates = NearDuplicates(threshold, folder) if threshold else None
@@ -140,14 +145,6 @@ def training_texts(config: DataConfig) -> Iterator[str]:
     """
     for origin in find_origins(config, Path(config.root), lambda line: None)["train"]:
         yield from read_texts(origin.corpus, _rows(origin))
-
-
-def _evaluation_texts(origins: list[Origin]) -> Iterator[tuple[str, str]]:
-    for origin in origins:
-        texts = get_source(origin.corpus.name).bodies or contents
-        for row in _rows(origin):
-            for record in row.records:
-                yield from ((origin.corpus.name, text) for text in texts(record))
 
 
 def _earlier_report(folder: Path) -> dict[str, Any]:

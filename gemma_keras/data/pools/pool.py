@@ -118,7 +118,7 @@ def read_pool(
     corpus = origin.corpus
     pool = Pool(corpus=corpus, spool=spool, origin=origin.kind, not_read=origin.shown_not_read())
     columns = bytearray()
-    own = get_source(corpus.name).bodies or contents
+    own = get_source(corpus.name).bodies
     last: tuple[int, list[str]] = (0, [])
     mended = _mended(pool, rows, screen.cleaning, quarantine, pace)
     for batch in batched(mended, BATCH_RECORDS, BATCH_CHARACTERS, lambda row: sum(map(len, row[2]))):

@@ -66,10 +66,6 @@ class Origin:
     split: Path | None = None
     fingerprint: str = ""
 
-    def shown(self) -> list[str]:
-        """The files as reports and row ids name them."""
-        return [shown_path(path, self.root) for path in self.files]
-
     def shown_not_read(self) -> list[tuple[str, str]]:
         """`not_read` as reports name it."""
         return [(shown_path(path, self.root), reason) for path, reason in self.not_read]
@@ -127,11 +123,11 @@ def read_corpus(origin: Origin) -> Iterator[SourceRow]:
     corpus, source = origin.corpus, get_source(origin.corpus.name)
     if corpus.hub:
         yield from _read_rows(source, corpus.kinds, f"hub:{corpus.hub}", read_hub(corpus.hub))
-    for path, file in zip(origin.files, origin.shown(), strict=True):
+    for path in origin.files:
         rows = read_file(
             path, text_unit=source.text_unit, columns=source.columns, plain=suffix_of(path) in source.suffixes
         )
-        yield from _read_rows(source, corpus.kinds, file, rows)
+        yield from _read_rows(source, corpus.kinds, shown_path(path, origin.root), rows)
 
 
 def shown_path(path: Path, root: Path) -> str:

@@ -56,7 +56,7 @@ class Corpus:
     kind: Callable[[Row], str] | None = None
     kinds: tuple[str, ...] = ()
     group: Callable[[Row], str] | None = None
-    bodies: Callable[[Record], list[str]] | None = None
+    bodies: Callable[[Record], list[str]] = contents
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "places", self.places or (self.name,))

@@ -99,7 +99,7 @@ SMILE = [
 
 @pytest.mark.parametrize(("name", "row", "said", "type"), SOUND)
 def test_a_sound_row(name, row, said, type):
-    (record,) = SOURCES[name].read(row)
+    (record,) = SOURCES[name].read([row] if SOURCES[name].group else row)
     assert [turn["content"] for turn in record.messages] == said
     assert [turn["role"] for turn in record.messages] == ["user", "model"] * (len(said) // 2)
     assert record.type == type and SOURCES[name].type in ("", type)
@@ -174,7 +174,7 @@ def test_questions_without_an_answer_are_skipped():
 )
 def test_bad_rows(name, row):
     with pytest.raises(BadRow, match="."):
-        SOURCES[name].read(row)
+        SOURCES[name].read([row] if SOURCES[name].group else row)
 
 
 def written(folder, name, rows):
