@@ -3,30 +3,23 @@
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.data.reading.readers import read_file
-from gemma_keras.data.records import BadRow, Quarantined
+from gemma_keras.data.records import BadRow
 from gemma_keras.data.sources.exams import COLA_COLUMNS, GLUE_INSTRUCTIONS, glue_example
 
 SPLITS = ("train", "dev")
 
+Outcome = tuple[dict[str, int], list[dict[str, Any]]]
+"""Of one file's `rows` how many were `written`, `unlabelled` (written with an empty output) and `bad`; and the bad ones."""
+
 _COLA_WITHOUT_LABELS = {3: ("source", "mark", "sentence"), 2: ("index", "sentence")}
 
 
-@dataclass(slots=True, kw_only=True)
-class Counts:
-    """What became of the rows of one file: `written` of `rows`, of which `unlabelled` with an empty output; the others."""
-
-    rows: int = 0
-    written: int = 0
-    unlabelled: int = 0
-    bad: list[Quarantined] = field(default_factory=list)
-
-
-def run(root: Path, names: Iterable[str], out: Path) -> dict[str, Counts]:
+def run(root: Path, names: Iterable[str], out: Path) -> dict[str, Outcome]:
     """Preprocesses `{name}_train.tsv` and `{name}_dev.tsv` of `root`, or GLUE's `{name}/train.tsv` and `{name}/dev.tsv`.
 
     Returns:
@@ -35,7 +28,7 @@ def run(root: Path, names: Iterable[str], out: Path) -> dict[str, Counts]:
     Raises:
         UserError: a file is missing, or a name is unknown.
     """
-    counts = {}
+    outcomes = {}
     for name in names:
         for split in SPLITS:
             places = (root / f"{name}_{split}.tsv", root / name / f"{split}.tsv")
@@ -43,11 +36,11 @@ def run(root: Path, names: Iterable[str], out: Path) -> dict[str, Counts]:
             if found is None:
                 raise UserError(f"there is neither {places[0]} nor {places[1]}; give the folder that holds one of them")
             target = out / f"{name}_{split}.json"
-            counts[target.name] = preprocess(name, found, target, labelled=split == "train")
-    return counts
+            outcomes[target.name] = preprocess(name, found, target, labelled=split == "train")
+    return outcomes
 
 
-def preprocess(dataset: str, tsv_path: Path, json_path: Path, labelled: bool = False) -> Counts:
+def preprocess(dataset: str, tsv_path: Path, json_path: Path, labelled: bool = False) -> Outcome:
     """Writes the rows of a GLUE file as a JSON array, one object `{"instruction", "input", "output"}` a line.
 
     Args:
@@ -59,10 +52,12 @@ def preprocess(dataset: str, tsv_path: Path, json_path: Path, labelled: bool = F
     """
     if dataset not in GLUE_INSTRUCTIONS:
         raise UserError(f"no GLUE dataset is called {dataset!r}; choose one of {', '.join(GLUE_INSTRUCTIONS)}")
-    counts, lines = Counts(), []
+    total, unlabelled = 0, 0
+    lines: list[str] = []
+    bad: list[dict[str, Any]] = []
     columns = _cola_columns(tsv_path) if dataset == "cola" else ()
     for number, row, reason in read_file(tsv_path, columns=columns):
-        counts.rows += number > 0
+        total += number > 0
         try:
             if row is None:
                 raise BadRow(reason)
@@ -70,17 +65,16 @@ def preprocess(dataset: str, tsv_path: Path, json_path: Path, labelled: bool = F
             if labelled and not label:
                 raise BadRow("no label")
         except BadRow as error:
-            counts.bad.append(Quarantined(file=tsv_path.name, row=number, reason=str(error)))
+            bad.append({"file": tsv_path.name, "row": number, "reason": str(error)})
             continue
-        counts.unlabelled += not label
+        unlabelled += not label
         example = {"instruction": GLUE_INSTRUCTIONS[dataset], "input": given, "output": label}
         lines.append(json.dumps(example, ensure_ascii=False))
-    counts.written = len(lines)
     json_path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = json_path.with_name(json_path.name + ".unfinished")
     unfinished.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
     os.replace(unfinished, json_path)
-    return counts
+    return {"rows": total, "written": len(lines), "unlabelled": unlabelled, "bad": len(bad)}, bad
 
 
 def _cola_columns(path: Path) -> tuple[str, ...]:

@@ -52,17 +52,13 @@ def _talk(model: ChatModel, sampling: SamplingConfig) -> None:
     refused: list[tuple[str, UserError]] = []
     lines = 0
     for _ in conversation(
-        model, sampling, read=_typed_line if typed else _piped_line, show=lambda text: print(text, end="", flush=True),
+        model, sampling, read=(lambda: input("> ")) if typed else _piped_line, show=lambda text: print(text, end="", flush=True),
         refused=lambda line, error: refused.append((line, error)),
     ):  # fmt: skip
         lines += 1
         print(flush=True)
     if not typed:
         _tell(refused, f"{lines} lines")
-
-
-def _typed_line() -> str:
-    return input("> ")
 
 
 def _piped_line() -> str:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, Sharding
 from keras_hub.models import GemmaBackbone
 
 from gemma_keras import builtin
-from gemma_keras.adapters.inject import AdaptedMatrix, initial_adapter_params
+from gemma_keras.adapters.inject import initial_adapter_params
 from gemma_keras.builtin.tokenizer import train_tokenizer
 from gemma_keras.config.errors import UserError, require
 from gemma_keras.config.sections import DataConfig
@@ -36,17 +36,6 @@ from gemma_keras.text.foreign_template import ForeignTemplate
 from gemma_keras.text.templates import AUTO, Template, get_template
 from gemma_keras.text.tokenizer import Tokenizer
 from gemma_keras.training.program import TrainProgram
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainableModel:
-    """A model ready to be trained. `trainable` and `frozen` together are all weights, stacked over the blocks."""
-
-    tokenizer: Tokenizer
-    backbone: GemmaBackbone
-    matrices: list[AdaptedMatrix]
-    trainable: Params
-    frozen: Params
 
 
 def resolve_data(data: DataConfig, dry_run: bool = False) -> DataConfig:
@@ -123,8 +112,8 @@ def with_spans(template: Template | ForeignTemplate) -> Template:
     return template
 
 
-def load_trainable_model(config: TrainingConfig, tokenizer: Tokenizer, program: TrainProgram) -> TrainableModel:
-    """Loads or draws the weights of a program, each where the program wants it.
+def load_trainable_params(config: TrainingConfig, program: TrainProgram) -> tuple[Params, Params]:
+    """Loads or draws the weights of a program, each where the program wants it: those that are trained, and the frozen ones.
 
     Without adapters all weights are trainable, in float32; otherwise the base is frozen, in `model.dtype`.
     """
@@ -137,9 +126,9 @@ def load_trainable_model(config: TrainingConfig, tokenizer: Tokenizer, program: 
         base = place_params(initial_params(plain, config.train.seed), mesh)
     base = stack_params(base, _places(mesh))
     if not program.matrices:
-        return TrainableModel(tokenizer, backbone, [], base, {})
+        return base, {}
     adapters = place_params(initial_adapter_params(program.matrices, config.train.seed), mesh)
-    return TrainableModel(tokenizer, backbone, program.matrices, stack_params(adapters, _places(mesh)), base)
+    return stack_params(adapters, _places(mesh)), base
 
 
 def _places(mesh: Mesh | None, *, in_use: bool = False) -> Callable[[str, tuple[int, ...]], Sharding | None]:
@@ -165,11 +154,12 @@ def place_params(params: Params, mesh: Mesh | None) -> Params:
     """Weights that every process has alike, divided over a mesh."""
     if mesh is None:
         return params
-    return {path: _placed(np.asarray(value), param_sharding(mesh, path, value.shape)) for path, value in params.items()}
-
-
-def _placed(value: np.ndarray, sharding: Sharding) -> jax.Array:
-    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+    return {
+        path: jax.make_array_from_callback(
+            value.shape, param_sharding(mesh, path, value.shape), np.asarray(value).__getitem__
+        )
+        for path, value in params.items()
+    }
 
 
 class ByteProgress:

@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 from gemma_keras.adapters.inject import MergedParams
 from gemma_keras.config.errors import require
-from gemma_keras.export.huggingface import export_hf
+from gemma_keras.export.huggingface import export_hf, gathered
 from gemma_keras.models.stacking import UnstackedParams
 from gemma_keras.stages.running import processes
 from gemma_keras.stages.running import workdir as files
@@ -24,16 +24,16 @@ def finish(run: TrainingRun, state: TrainState) -> dict:
     Raises:
         UserError: the loss on the validation rows is not finite.
     """
-    config, workdir, model = run.config, run.workdir, run.model
+    config, workdir, program = run.config, run.workdir, run.program
     result = {
         "steps": int(state.step),
-        "weights": count(model.frozen or model.trainable),
-        "trained_weights": count(model.trainable),
+        "weights": count(run.frozen or run.trainable),
+        "trained_weights": count(run.trainable),
         "useful_token_share": run.report["useful_token_share"],
         "export_dir": str(workdir / "export"),
     }
-    if run.program.allocator and state.allocator:
-        ranks = {name: sum(alive) for name, alive in _survivors(run, state).items()}
+    ranks = {name: sum(alive) for name, alive in _survivors(run, state).items()}
+    if ranks:
         result |= {
             "rank_initial": config.adapter.init_r, "rank_final": sum(ranks.values()) / len(ranks), "ranks": ranks,
         }  # fmt: skip
@@ -44,12 +44,12 @@ def finish(run: TrainingRun, state: TrainState) -> dict:
             f"The run ended with a validation loss of {result['valid']['loss']}, so nothing was exported; lower "
             "optim.learning_rate and give another --workdir.",
         )
-    if model.matrices:
+    if program.matrices:
         _save_adapter(run, state)
-    params = UnstackedParams({**model.frozen, **state.trainable})
+    params = UnstackedParams({**run.frozen, **state.trainable})
     print("exporting the model", file=sys.stderr, flush=True)
     export_hf(
-        MergedParams(model.matrices, params), model.backbone.architecture, model.tokenizer, workdir / "export",
+        MergedParams(program.matrices, params), program.backbone.architecture, run.tokenizer, workdir / "export",
         dtype=config.export.dtype, shard_megabytes=config.export.shard_megabytes,
         template=run.template, progress=ByteProgress("exporting"),
     )  # fmt: skip
@@ -70,7 +70,8 @@ def _survivors(run: TrainingRun, state: TrainState) -> dict[str, list[bool]]:
 
 def _save_adapter(run: TrainingRun, state: TrainState) -> None:
     """`adapter.safetensors` (weights by variable path, pruned triplets with lora_E = 0) and its configuration."""
-    weights = dict(UnstackedParams(processes.to_host(state.trainable)))
+    whole = {path: np.asarray(gathered(array)) for path, array in state.trainable.items()}
+    weights = dict(UnstackedParams(whole))
     if not processes.is_writer():
         return
     folder = run.workdir / "adapter"

@@ -7,9 +7,6 @@ import numpy as np
 
 def draw(lines: list[dict], folder: Path, matrix_names: list[str]) -> None:
     """Writes `loss.png` and, for AdaLoRA, `ranks.png`: rank by matrix and step as a heat map."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
     _draw_loss(lines, folder / "loss.png")
     if any("ranks" in line for line in lines):
@@ -17,9 +14,10 @@ def draw(lines: list[dict], folder: Path, matrix_names: list[str]) -> None:
 
 
 def _draw_loss(lines: list[dict], path: Path) -> None:
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
     axes.plot([line["step"] for line in lines], [line["loss"] for line in lines], label="training", linewidth=1)
     valid = [line for line in lines if "valid_loss" in line]
     if valid:
@@ -28,15 +26,15 @@ def _draw_loss(lines: list[dict], path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def _draw_ranks(lines: list[dict], path: Path, matrix_names: list[str]) -> None:
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     ranks = np.array([line["ranks"] for line in lines]).T
     height = min(max(3.0, 0.22 * len(ranks) + 1.5), 30)
-    figure, axes = plt.subplots(figsize=(9, height), layout="constrained")
+    figure = Figure(figsize=(9, height), layout="constrained")
+    axes = figure.subplots()
     edges = [0, *(line["step"] for line in lines)]  # what is logged at a step stands for the steps before it
     mesh = axes.pcolormesh(edges, np.arange(len(ranks) + 1), ranks, vmin=0, vmax=ranks.max(), cmap="viridis")
     names = [name.replace("decoder_block_", "").replace("attention/", "") for name in matrix_names]
@@ -45,4 +43,3 @@ def _draw_ranks(lines: list[dict], path: Path, matrix_names: list[str]) -> None:
     axes.set(xlabel="optimizer step", ylabel="layer / projection", title="Surviving ranks by matrix")
     figure.colorbar(mesh, label="rank")
     figure.savefig(path, dpi=120)
-    plt.close(figure)

@@ -8,8 +8,8 @@ import atexit
 import contextlib
 import functools
 import itertools
-import json
 import os
+import re
 import socket
 import sys
 import time
@@ -28,7 +28,8 @@ MEETING_SECONDS = 300.0  # hosts of a cluster may start minutes apart
 LEAVING_SECONDS = 20  # that a finished process waits for the others
 _LINGER_SECONDS = 2.0  # with process 0 the meeting place goes, and JAX aborts whoever has not left it
 _RETRY_SECONDS = 0.5
-_GREETING = "gemma_keras"
+_GO_ON = "go on"
+_REPORT = re.compile(r"gemma_keras process (\d{1,9}) of (\d{1,9})")
 _LAST_STEPS = "gemma_keras/last_steps"
 # What JAX says, in several kinds of exception, when another process is gone.
 _LOST = ("Gloo", "gloo", "Connection closed by peer", "Connection reset by peer", "coordination service", "heartbeat")
@@ -75,57 +76,49 @@ def _meet(config: ParallelConfig, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     try:
         if config.process == 0:
-            _receive(config, int(port), deadline)
+            reason = _receive(config, int(port), deadline)
         else:
-            _report(config, (host.strip("[]"), int(port)), deadline)
+            reason = _report(config, (host.strip("[]"), int(port)), deadline)
     except OSError as error:
         raise _not_joined(config, error.strerror or str(error)) from error
+    if reason:
+        raise _not_joined(config, reason)
 
 
-def _receive(config: ParallelConfig, port: int, deadline: float) -> None:
-    """Process 0: hears each of the others once, then tells all of them that they may go on, or why not."""
-    waiting: dict[int, socket.socket] = {}
+def _receive(config: ParallelConfig, port: int, deadline: float) -> str:
+    """Process 0: hears each of the others once, then tells all of them whether they may go on; returns why not."""
+    missing, reason = set(range(1, config.processes)), ""
+    family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(_listen(port))
-        while len(waiting) < config.processes - 1:
-            missing = sorted(set(range(1, config.processes)) - set(waiting))
+        dual = family == socket.AF_INET6
+        server = stack.enter_context(socket.create_server(("", port), family=family, dualstack_ipv6=dual))
+        waiting = []
+        while missing and not reason:
             server.settimeout(max(0.01, deadline - time.monotonic()))
             try:
                 connection = stack.enter_context(server.accept()[0])
             except TimeoutError:
-                names = ", ".join(map(str, missing))
-                raise _refuse(config, waiting, f"no word from process {names} in time") from None
-            number, processes = _heard(connection)
-            if number == 0:
+                reason = f"no word from process {', '.join(map(str, sorted(missing)))} in time"
+                break
+            report = _REPORT.fullmatch(_hear(connection, 5.0))
+            if not report:
                 continue  # something else that looked in at this port
+            waiting.append(connection)
+            number, processes = map(int, report.groups())
             if processes != config.processes:
-                raise _refuse(
-                    config,
-                    {**waiting, number: connection},
-                    f"process {number} was started as one of {processes}, process 0 as one of {config.processes}",
-                )
-            if number not in missing:
-                raise _refuse(config, {**waiting, -1: connection}, f"two processes have the number {number}")
-            waiting[number] = connection
-        for connection in waiting.values():
-            _say(connection, {"reason": ""})
-            connection.recv(1)  # they hang up first, so that the port is free at once
+                reason = f"process {number} was started as one of {processes}, process 0 as one of {config.processes}"
+            elif number not in missing:
+                reason = f"two processes have the number {number}"
+            missing.discard(number)
+        for connection in waiting:
+            with contextlib.suppress(OSError):
+                connection.sendall(f"{reason or _GO_ON}\n".encode())
+                connection.recv(1)  # they hang up first, so that the port is free at once
+    return reason
 
 
-def _listen(port: int) -> socket.socket:
-    family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
-    return socket.create_server(("", port), family=family, dualstack_ipv6=family == socket.AF_INET6)
-
-
-def _refuse(config: ParallelConfig, others: dict[int, socket.socket], reason: str) -> UserError:
-    for connection in others.values():
-        with contextlib.suppress(OSError):
-            _say(connection, {"reason": reason})
-    return _not_joined(config, reason)
-
-
-def _report(config: ParallelConfig, address: tuple[str, int], deadline: float) -> None:
-    """The others: tell process 0 who they are, trying until it is there, and wait for its word."""
+def _report(config: ParallelConfig, address: tuple[str, int], deadline: float) -> str:
+    """The others: tell process 0 who they are, trying until it is there; returns why they may not go on."""
     while True:
         left = deadline - time.monotonic()
         try:
@@ -133,36 +126,20 @@ def _report(config: ParallelConfig, address: tuple[str, int], deadline: float) -
             break
         except OSError as error:
             if left < _RETRY_SECONDS:
-                raise _not_joined(config, f"nobody listens there: {error.strerror or error}") from error
+                return f"nobody listens there: {error.strerror or error}"
             time.sleep(_RETRY_SECONDS)
     with connection:
-        _say(connection, {"greeting": _GREETING, "process": config.process, "processes": config.processes})
-        connection.settimeout(max(0.01, deadline - time.monotonic()))
-        answer = _hear(connection)
-    if answer.get("reason") != "":
-        raise _not_joined(config, answer.get("reason") or "process 0 gave no answer in time")
+        connection.sendall(f"gemma_keras process {config.process} of {config.processes}\n".encode())
+        answer = _hear(connection, deadline - time.monotonic())
+    return "" if answer == _GO_ON else answer or "process 0 gave no answer in time"
 
 
-def _heard(connection: socket.socket) -> tuple[int, int]:
-    """The number of the process that reports, and the count that it believes in; zeros from a stranger."""
-    connection.settimeout(5.0)
-    message = _hear(connection)
-    known = message.get("greeting") == _GREETING
-    return (message["process"], message["processes"]) if known else (0, 0)
-
-
-def _say(connection: socket.socket, message: dict[str, Any]) -> None:
-    connection.sendall(json.dumps(message).encode() + b"\n")
-
-
-def _hear(connection: socket.socket) -> dict[str, Any]:
-    """One line of JSON; empty where none comes."""
-    try:
-        with connection.makefile("rb") as lines:
-            message = json.loads(lines.readline(4096))
-    except (OSError, ValueError):
-        return {}
-    return message if isinstance(message, dict) else {}
+def _hear(connection: socket.socket, seconds: float) -> str:
+    """A line without its end; empty where none comes."""
+    connection.settimeout(max(0.01, seconds))
+    with contextlib.suppress(OSError), connection.makefile(encoding="utf-8", errors="replace") as lines:
+        return lines.readline(4096).rstrip("\n")
+    return ""
 
 
 def telling_of_lost_ones(stage: Callable[..., R]) -> Callable[..., R]:
@@ -213,8 +190,6 @@ def by_writer(make: Callable[[], R]) -> R | None:
     Raises:
         UserError: in the others, when the first one failed.
     """
-    if jax.process_count() == 1:
-        return make()
     made, failed = None, True
     try:
         made = make() if is_writer() else None
@@ -234,8 +209,6 @@ def writer_first(make: Callable[[], R]) -> R:
 
 def any_of_all(flag: bool) -> bool:
     """Whether the flag is set in any process; all of them have to ask."""
-    if jax.process_count() == 1:
-        return flag
     return bool(multihost_utils.process_allgather(np.bool_(flag)).any())
 
 
@@ -264,28 +237,13 @@ def stopping_together(asked: Callable[[], bool]) -> Callable[[], bool]:
 
 def mean_of_all(number: float) -> float:
     """The mean of every process's number; all of them have to ask."""
-    if jax.process_count() == 1:
-        return number
     return float(multihost_utils.process_allgather(np.float32(number)).mean())
 
 
 def union_of_all(numbers: list[int]) -> list[int]:
     """The numbers that any process has, sorted, each once; all of them have to ask."""
-    if jax.process_count() == 1:
-        return sorted(set(numbers))
     most = int(multihost_utils.process_allgather(np.int32(len(numbers))).max())
     padded = np.full(most, -1, np.int32)
     padded[: len(numbers)] = numbers
     gathered = np.unique(multihost_utils.process_allgather(padded))
     return gathered[gathered >= 0].tolist()
-
-
-def to_host(tree: Any) -> Any:
-    """Arrays as numpy, those that are spread over processes gathered; all processes have to ask."""
-
-    def fetch(array: Any) -> np.ndarray:
-        if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
-            return np.asarray(multihost_utils.process_allgather(array, tiled=True))
-        return np.asarray(array)
-
-    return jax.tree.map(fetch, tree)

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -26,12 +26,11 @@ from gemma_keras.models.forward import Params
 from gemma_keras.parallel.mesh import row_share
 from gemma_keras.planning.memory import compile_first_that_fits
 from gemma_keras.planning.plans import plan_for
-from gemma_keras.stages.running import plots, processes
+from gemma_keras.stages.running import processes
 from gemma_keras.stages.running import workdir as files
 from gemma_keras.stages.running.assets import (
-    TrainableModel,
     count,
-    load_trainable_model,
+    load_trainable_params,
     resolve_architecture,
     resolve_data,
     resolve_template,
@@ -51,7 +50,8 @@ class TrainingRun:
 
     Attributes:
         report, splits, last_step: of the prepared data, by `prepare`.
-        program, step, ranks, model: the program, its compiled step, the schedule of ranks and the weights, by `compile`.
+        program, step, ranks: the program, its compiled step and the schedule of ranks, by `compile`.
+        trainable, frozen: the weights as the run begins, stacked over the blocks, by `compile`.
     """
 
     report: dict
@@ -60,7 +60,8 @@ class TrainingRun:
     program: TrainProgram
     step: jax.stages.Compiled
     ranks: RankSchedule | None
-    model: TrainableModel
+    trainable: Params
+    frozen: Params
 
     def __init__(self, config: TrainingConfig, workdir: Path):
         """Checks what can be checked before data is read, so that a mistake there does not cost its preparation.
@@ -74,7 +75,7 @@ class TrainingRun:
         self.data = dataclasses.replace(resolve_data(config.data), template=self.template.name)
         self.tokenizer = processes.writer_first(lambda: resolve_tokenizer(config, workdir))
         require_expressible(self.tokenizer)  # as the export at the end of the run will
-        self._compilation = _Compilation(config, resolve_architecture(config, self.tokenizer))
+        self._compiled = _begin_compiling(config, resolve_architecture(config, self.tokenizer))
 
     def prepare(self) -> None:
         """Prepares the data, or finds it prepared.
@@ -98,12 +99,21 @@ class TrainingRun:
             UserError: the step does not fit in the devices' memory, or a resumed run had read something else.
         """
         config = self.config
-        self.program, self.step = self._compilation.result()
+        print("compiling the train step", file=sys.stderr, flush=True)
+        started = time.perf_counter()
+        self.program, self.step = self._compiled()
+        seconds, plan = time.perf_counter() - started, self.program.plan
+        mesh = "x".join(map(str, plan.mesh.shape.values())) if plan.mesh is not None else "1x1"
+        print(
+            f"compiled in {seconds:.0f} s: mesh {mesh}, remat {plan.remat}, {plan.attention} attention", file=sys.stderr
+        )
+        self._evaluator = self.program.objective.evaluator()
         self.ranks = None
         if self.program.allocator:
             self.ranks = resolve_schedule(config.adapter, self.last_step, len(self.program.matrices))
-        self.model = load_trainable_model(config, self.tokenizer, self.program)
-        inputs = {"data": self.report["fingerprint"], "weights": files.file_sizes(Path(config.model.weights))}
+        self.trainable, self.frozen = load_trainable_params(config, self.program)
+        weights = files.fingerprints(Path(config.model.weights).iterdir() if config.model.weights else ())
+        inputs = {"data": self.report["fingerprint"], "weights": weights}
         resuming = any((self.workdir / "checkpoints").glob("[0-9]*"))
         processes.by_writer(lambda: files.check_inputs(self.workdir, inputs, resuming))
 
@@ -115,7 +125,7 @@ class TrainingRun:
             SystemExit: a signal asked the run to stop; a checkpoint of the last step was written.
         """
         checkpoints = Checkpoints(self.workdir / "checkpoints", self.config.train.keep_checkpoints)
-        state = self.program.initial_state(self.model.trainable)
+        state = self.program.initial_state(self.trainable)
         completed = checkpoints.latest_step() or 0
         if completed:
             state = checkpoints.restore(completed, state)
@@ -133,11 +143,7 @@ class TrainingRun:
             self.splits["valid"], batch_rows=settings.batch_rows // settings.accumulation, process_index=index,
             process_count=parts,
         )  # fmt: skip
-        return self._evaluator({**self.model.frozen, **trainable}, rows)
-
-    @functools.cached_property
-    def _evaluator(self) -> Callable[..., dict[str, float]]:
-        return self.program.objective.evaluator()
+        return self._evaluator({**self.frozen, **trainable}, rows)
 
     def _take_steps(self, state: TrainState, completed: int, checkpoints: Checkpoints) -> TrainState:
         config = self.config
@@ -150,9 +156,9 @@ class TrainingRun:
         )  # fmt: skip
 
         def step(number: int, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-            return self.step(state, self.model.frozen, self.program.place(batch), settings(number))
+            return self.step(state, self.frozen, self.program.place(batch), settings(number))
 
-        log = _Log(self.workdir, completed)
+        log = files.RunLog(self.workdir, completed) if processes.is_writer() else None
         try:
             with stop_on_signal() as stop:
                 state = train(
@@ -163,13 +169,14 @@ class TrainingRun:
         except hooks.NonFiniteError as error:
             raise self._explain(error, checkpoints) from error
         finally:
-            log.close([matrix.name for matrix in self.program.matrices])
+            if log:
+                log.close([matrix.name for matrix in self.program.matrices])
         if processes.any_of_all(stop()):
             print(f"stopped after step {int(state.step)}; the same command goes on from there", file=sys.stderr)
             raise SystemExit(128 + (stop.signal or signal.SIGTERM))
         return state
 
-    def _hooks(self, completed: int, checkpoints: Checkpoints, log: "_Log") -> list[Hook]:
+    def _hooks(self, completed: int, checkpoints: Checkpoints, log: files.RunLog | None) -> list[Hook]:
         settings, last_step = self.config.train, self.last_step
         listed: list[Hook] = [
             hooks.NonFiniteGuard(),
@@ -179,8 +186,10 @@ class TrainingRun:
             listed.append(
                 hooks.Evaluation(lambda state: self.evaluate(state.trainable), settings.eval_every, last_step)
             )
-        listed.append(hooks.Log(log.append, settings.log_every, last_step, self._sum_over_processes))
-        if processes.is_writer():
+        listed.append(
+            hooks.Log(log.append if log else lambda line: None, settings.log_every, last_step, self._sum_over_processes)
+        )
+        if log:
             listed.append(hooks.ProgressLine(settings.log_every, completed + 1, last_step, len(self.program.matrices)))
         return [*listed, hooks.Checkpoint(checkpoints.save, settings.save_every, last_step)]
 
@@ -192,10 +201,12 @@ class TrainingRun:
             metrics["tokens_per_second"] = parts * processes.mean_of_all(metrics["tokens_per_second"])
 
     def _announce(self, completed: int) -> None:
-        model, trained = self.model, count(self.model.trainable)
-        shapes = f"{trained:,} of {trained + count(model.frozen):,} weights are trained"
+        trained = count(self.trainable)
+        shapes = f"{trained:,} of {trained + count(self.frozen):,} weights are trained"
         rows = f"{self.splits['train'].packed_count:,} packed rows of {self.config.data.sequence_length} tokens"
-        print(f"{model.backbone.architecture.name}: {shapes}; {rows}; {runtime.device_summary()}", file=sys.stderr)
+        print(
+            f"{self.program.backbone.architecture.name}: {shapes}; {rows}; {runtime.device_summary()}", file=sys.stderr
+        )
         if self.ranks:
             print(self.ranks.describe(), file=sys.stderr)
         if completed:
@@ -215,50 +226,18 @@ class TrainingRun:
         )
 
 
-class _Compilation:
-    """The train step, compiled while data is prepared where the accelerator's cores are not those that prepare it."""
+def _begin_compiling(
+    config: TrainingConfig, architecture: Architecture
+) -> Callable[[], tuple[TrainProgram, jax.stages.Compiled]]:
+    """The function that gives the program and its compiled step.
 
-    def __init__(self, config: TrainingConfig, architecture: Architecture):
-        plan_for(config, architecture, jax.devices(), remat="none")  # so that a mistake there comes out at once
-        self._compile = lambda: compile_first_that_fits(config, architecture, jax.devices())
-        self._future: Future | None = None
-        if jax.default_backend() != "cpu":
-            executor = ThreadPoolExecutor(1)
-            self._future = executor.submit(self._compile)
-            executor.shutdown(wait=False)
-
-    def result(self) -> tuple[TrainProgram, jax.stages.Compiled]:
-        """The program, and its step ready to run."""
-        print("compiling the train step", file=sys.stderr, flush=True)
-        started = time.perf_counter()
-        program, step = self._future.result() if self._future else self._compile()
-        seconds, plan = time.perf_counter() - started, program.plan
-        mesh = "x".join(map(str, plan.mesh.shape.values())) if plan.mesh is not None else "1x1"
-        print(
-            f"compiled in {seconds:.0f} s: mesh {mesh}, remat {plan.remat}, {plan.attention} attention", file=sys.stderr
-        )
-        return program, step
-
-
-class _Log:
-    """`metrics.jsonl`, TensorBoard and plots; of several processes, the first one's."""
-
-    def __init__(self, workdir: Path, completed: int):
-        self._plots = workdir / "plots"
-        self._writes = processes.is_writer()
-        if self._writes:
-            self._metrics = files.MetricsFile(workdir / "metrics.jsonl")
-            self._metrics.truncate(completed)
-            self._tensorboard = files.TensorBoard(workdir / "tensorboard", completed + 1)
-
-    def append(self, line: dict) -> None:
-        """Writes one logged step."""
-        if self._writes:
-            self._metrics.append(line)
-            self._tensorboard.append(line)
-
-    def close(self, matrices: list[str]) -> None:
-        """Closes the files and draws what they hold."""
-        if self._writes:
-            self._tensorboard.close()
-            plots.draw(self._metrics.read(), self._plots, matrices)
+    They are compiled while data is prepared, where the accelerator's cores are not those that prepare it.
+    """
+    plan_for(config, architecture, jax.devices(), remat="none")  # so that a mistake there comes out at once
+    compiled = functools.partial(compile_first_that_fits, config, architecture, jax.devices())
+    if jax.default_backend() == "cpu":
+        return compiled
+    executor = ThreadPoolExecutor(1)
+    future = executor.submit(compiled)
+    executor.shutdown(wait=False)
+    return future.result

@@ -1,7 +1,6 @@
 """The folder of one stage: what was asked, what was logged, what came out. Files are replaced whole or appended."""
 
 import contextlib
-import copy
 import fcntl
 import hashlib
 import json
@@ -13,18 +12,16 @@ from typing import Any
 
 from gemma_keras import runtime
 from gemma_keras.config.errors import UserError
+from gemma_keras.stages.running import plots
 
 # Sections whose change makes a resumed run another run.
 _BINDING = ("tokenizer", "model", "data", "adapter", "optim", "train")
 # Fields of those sections that may change between a run and its resumption.
 _FREE = {
-    "model": ("attention",),
-    "train": ("log_every", "eval_every", "save_every", "keep_checkpoints", "remat"),
-    "data": (
-        "system_prompts.cache",
-        "system_prompts.dry_run",
-        *(f"system_prompts.endpoint.{name}" for name in ("url", "key_variable", "concurrency", "retries", "timeout")),
-    ),
+    "model.attention",
+    *(f"train.{name}" for name in ("log_every", "eval_every", "save_every", "keep_checkpoints", "remat")),
+    *(f"data.system_prompts.{name}" for name in ("cache", "dry_run")),
+    *(f"data.system_prompts.endpoint.{name}" for name in ("url", "key_variable", "concurrency", "retries", "timeout")),
 }
 # What a run goes on from; until one of these is there, a workdir is free for another configuration.
 _PROGRESS = ("result.json", "tokenizer/tokenizer.model", "checkpoints/[0-9]*")
@@ -54,13 +51,6 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); delete it, or give another --workdir.") from error
-
-
-def file_sizes(folder: Path) -> dict[str, int]:
-    """Bytes of every file directly in a folder, by name; empty for an empty path."""
-    return (
-        {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()} if folder.name else {}
-    )
 
 
 def fingerprints(paths: Iterable[Path]) -> dict[str, str]:
@@ -169,17 +159,13 @@ def _check_same_run(path: Path, config: dict) -> None:
     if not any(any(path.parent.glob(pattern)) for pattern in _PROGRESS):
         return
     for section in _BINDING:
-        old, new = (copy.deepcopy(c.get(section) or {}) for c in (before, config))
-        for name in _FREE.get(section, ()):
-            _drop(old, name)
-            _drop(new, name)
-        changed = [name for name in new if name in old and old[name] != new[name]]
-        if changed:
-            name = changed[0]
-            raise UserError(
-                f"--workdir={path.parent} holds a run with config.{section}.{name}={_short(old.get(name))}, this one has "
-                f"{_short(new[name])}; give the same configuration to resume it, or another --workdir."
-            )
+        old, new = (dict(_leaves(section, values.get(section) or {})) for values in (before, config))
+        for name, value in new.items():
+            if name in old and old[name] != value and name not in _FREE:
+                raise UserError(
+                    f"--workdir={path.parent} holds a run with config.{name}={_short(old[name])}, this one has "
+                    f"{_short(value)}; give the same configuration to resume it, or another --workdir."
+                )
 
 
 def _short(value: Any) -> str:
@@ -187,67 +173,68 @@ def _short(value: Any) -> str:
     return shown if len(shown) <= 100 else f"{shown[:100]}..."
 
 
-def _drop(section: dict, name: str) -> None:
-    """Takes a field, such as `system_prompts.endpoint.url`, out of a section."""
-    *parents, field = name.split(".")
-    for parent in parents:
-        section = section.get(parent) or {}
-    section.pop(field, None)
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Every field within a section, such as `data.system_prompts.none`, and its value."""
+    if isinstance(value, dict):
+        for field, inner in value.items():
+            yield from _leaves(f"{name}.{field}", inner)
+    else:
+        yield name, value
 
 
-class MetricsFile:
-    """`metrics.jsonl`: one object a logged step."""
+class JsonLines:
+    """A file of JSON objects, one a line, that grows as they come."""
 
     def __init__(self, path: Path):
         self.path = path
 
-    def truncate(self, step: int) -> None:
-        """Drops lines after `step` and a line cut short by a kill: the run goes on from the checkpoint of `step`."""
-        lines = [json.dumps(line, ensure_ascii=False) for line in self.read() if line["step"] <= step]
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        os.replace(temporary, self.path)
-
-    def append(self, line: dict) -> None:
+    def append(self, row: dict) -> None:
         """Adds one object."""
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def read(self) -> list[dict]:
-        """All complete lines."""
-        if not self.path.exists():
-            return []
-        lines = []
-        for text in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except json.JSONDecodeError:
-                break
-        return lines
+        """The objects up to a line cut short by a kill."""
+        rows: list[dict] = []
+        text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
+        with contextlib.suppress(json.JSONDecodeError):
+            for line in text.split("\n"):
+                rows.append(json.loads(line))
+        return rows
+
+    def write(self, rows: Iterable[dict]) -> None:
+        """Puts these objects in the place of all."""
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        os.replace(temporary, self.path)
 
 
-class TensorBoard:
-    """Scalars of logged steps, from `first_step` on, as TensorBoard events; TensorFlow is not needed."""
+class RunLog:
+    """What a training run logs: `metrics.jsonl`, the same for TensorBoard, and plots of it.
 
-    def __init__(self, folder: Path, first_step: int):
-        from tensorboard.compat.proto import event_pb2, summary_pb2
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    Of a run that goes on after `completed` steps, what it logged of later ones is forgotten.
+    """
 
-        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
-        self._writer = EventFileWriter(str(folder))
-        # Tells TensorBoard to forget what an interrupted run logged from here on.
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._writer.add_event(self._event(step=first_step, session_log=start))
+    def __init__(self, workdir: Path, completed: int):
+        from tensorboardX import SummaryWriter
+
+        self._plots = workdir / "plots"
+        self._metrics = JsonLines(workdir / "metrics.jsonl")
+        self._metrics.write(line for line in self._metrics.read() if line["step"] <= completed)
+        # A file of its own, even of runs that follow each other within a second, by which such files are named.
+        suffix = f".{completed}"
+        self._tensorboard = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=completed + 1, filename_suffix=suffix
+        )
 
     def append(self, line: dict) -> None:
-        """Writes the scalars of one object of `metrics.jsonl`."""
-        values = [
-            self._summary.Value(tag=name, simple_value=value)
-            for name, value in line.items()
-            if name != "step" and isinstance(value, int | float)
-        ]
-        self._writer.add_event(self._event(step=line["step"], summary=self._summary(value=values)))
+        """Writes one logged step."""
+        self._metrics.append(line)
+        for name, value in line.items():
+            if name != "step" and isinstance(value, int | float):
+                self._tensorboard.add_scalar(name, value, line["step"])
 
-    def close(self) -> None:
-        """Flushes and closes the file."""
-        self._writer.close()
+    def close(self, matrices: list[str]) -> None:
+        """Closes TensorBoard's file and draws what was logged."""
+        self._tensorboard.close()
+        plots.draw(self._metrics.read(), self._plots, matrices)
