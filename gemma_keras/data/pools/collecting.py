@@ -80,18 +80,7 @@ def collect(
     Returns:
         the pools of training and of validation rows; and for each entry of `cleaning.contamination`, whether it was compared.
     """
-    contamination = None
-    if origins["contamination"]:
-        names = ", ".join(origin.corpus.name for origin in origins["contamination"])
-        progress(f"reading the evaluation texts of {names}")
-        texts = (
-            (origin.corpus.name, text)
-            for origin in origins["contamination"]
-            for row in _rows(origin)
-            for record in row.records
-            for text in get_source(origin.corpus.name).bodies(record)
-        )
-        contamination = Contamination(texts, config.cleaning.contamination_ngram)
+    contamination = _contamination(config, origins["contamination"], progress)
     threshold = config.cleaning.near_duplicates
     near_duplicates = NearDuplicates(threshold, folder) if threshold else None
     screen = Screen(config.cleaning, contamination, near_duplicates)
@@ -130,6 +119,21 @@ def collect(
         for entry in config.cleaning.contamination
     }
     return train, valid, compared
+
+
+def _contamination(config: DataConfig, origins: list[Origin], progress: Reporter) -> Contamination | None:
+    """The evaluation texts that no training row may hold; None where there are none."""
+    if not origins:
+        return None
+    progress(f"reading the evaluation texts of {', '.join(origin.corpus.name for origin in origins)}")
+    texts = (
+        (origin.corpus.name, text)
+        for origin in origins
+        for row in _rows(origin)
+        for record in row.records
+        for text in get_source(origin.corpus.name).bodies(record)
+    )
+    return Contamination(texts, config.cleaning.contamination_ngram)
 
 
 def set_aside(pools: list[Pool]) -> list[str]:

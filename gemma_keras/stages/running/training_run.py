@@ -54,15 +54,6 @@ class TrainingRun:
         trainable, frozen: the weights as the run begins, stacked over the blocks, by `compile`.
     """
 
-    report: dict
-    splits: dict[str, PreparedSplit]
-    last_step: int
-    program: TrainProgram
-    step: jax.stages.Compiled
-    ranks: RankSchedule | None
-    trainable: Params
-    frozen: Params
-
     def __init__(self, config: TrainingConfig, workdir: Path):
         """Checks what can be checked before data is read, so that a mistake there does not cost its preparation.
 
@@ -108,7 +99,7 @@ class TrainingRun:
             f"compiled in {seconds:.0f} s: mesh {mesh}, remat {plan.remat}, {plan.attention} attention", file=sys.stderr
         )
         self._evaluator = self.program.objective.evaluator()
-        self.ranks = None
+        self.ranks: RankSchedule | None = None
         if self.program.allocator:
             self.ranks = resolve_schedule(config.adapter, self.last_step, len(self.program.matrices))
         self.trainable, self.frozen = load_trainable_params(config, self.program)
