@@ -6,13 +6,14 @@
 Prompts may be of different lengths, padded on the right. keras_hub fills all rows from the end of the shortest prompt on,
 one place a step, and lets the tokens of longer prompts stand; what is drawn at those places counts for nothing here.
 
-Axes: B rows, T places, V vocabulary, W = ceil(V / 32) words of 32 bits.
+Axes: B rows, T places, D model dim, V vocabulary, W = ceil(V / 32) words of 32 bits.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,23 +31,64 @@ from gemma_keras.text.tokenizer import Tokenizer
 Next = Callable[[jax.Array, Any, jax.Array], tuple[jax.Array, jax.Array, Any]]
 
 
-def begin(
-    prompt: jax.Array, index: int | jax.Array, mask: jax.Array | None, cache: Any
-) -> tuple[jax.Array, jax.Array, Any]:
-    """What keras_hub gives a sampler, as arrays: index i32[], mask bool[B, T], and a cache that is not None."""
-    mask = jnp.zeros(prompt.shape, bool) if mask is None else jnp.asarray(mask, bool)
-    return jnp.asarray(index, jnp.int32), mask, () if cache is None else cache
-
-
 def is_stop(tokens: jax.Array, stop_token_ids: Sequence[int] | None) -> jax.Array:
     """bool of the shape of `tokens`."""
     return jnp.isin(tokens, jnp.array(stop_token_ids or (), tokens.dtype))
 
 
-def unfinished(prompt: jax.Array, index: jax.Array, mask: jax.Array, stop_token_ids: Sequence[int] | None) -> jax.Array:
-    """Whether any row of `prompt` i32[B, T] has no stop token yet among its own ones: those before `index`, not `mask`ed."""
-    own = ~mask & (jnp.arange(prompt.shape[1]) < index)
-    return ~jnp.all(jnp.any(is_stop(prompt, stop_token_ids) & own, axis=-1))
+class Asked(NamedTuple):
+    """What keras_hub gives a sampler: `next`; `prompt` i32[B, T], whose tokens are given where `mask` bool[B, T] is set;
+    `hidden_states` [B, T, D] of the prompt, from models that have them."""
+
+    next: Next
+    prompt: jax.Array
+    mask: jax.Array
+    stop_token_ids: Sequence[int] | None
+    hidden_states: jax.Array | None
+
+
+class LoopSampler(Sampler):
+    """A sampler whose loop carries prompts i32[B, T], a cache, the place i32[] that is filled next, and more of its own."""
+
+    def begin(self, asked: Asked, cache: Any, index: jax.Array) -> tuple[Any, ...]:
+        """What the loop carries first."""
+        raise NotImplementedError
+
+    def step(self, asked: Asked, prompt: jax.Array, cache: Any, index: jax.Array, *own: Any) -> tuple[Any, ...]:
+        """What it carries after one place more."""
+        raise NotImplementedError
+
+    def goes_on(self, asked: Asked, prompt: jax.Array, cache: Any, index: jax.Array, *own: Any) -> jax.Array:
+        """Whether any row has no stop token yet among its new ones."""
+        new = ~asked.mask & (jnp.arange(prompt.shape[1]) < index)
+        return ~jnp.all(jnp.any(is_stop(prompt, asked.stop_token_ids) & new, axis=-1))
+
+    def __call__(
+        self,
+        next: Next,
+        prompt: jax.Array,
+        cache: Any = None,
+        index: int | jax.Array = 0,
+        mask: jax.Array | None = None,
+        stop_token_ids: Sequence[int] | None = None,
+        hidden_states: jax.Array | None = None,
+        model: keras.Model | None = None,
+        **_: Any,
+    ) -> jax.Array:
+        """`prompt` i32[B, T] with new tokens from `index` on where `mask` bool[B, T] is not set."""
+        mask = jnp.zeros(prompt.shape, bool) if mask is None else jnp.asarray(mask, bool)
+        asked = Asked(next, prompt, mask, stop_token_ids, hidden_states)
+        index = jnp.asarray(index, jnp.int32)
+        state = self.run_loop(
+            functools.partial(self.goes_on, asked), functools.partial(self.step, asked),
+            loop_vars=self.begin(asked, () if cache is None else cache, index),
+            maximum_iterations=prompt.shape[1] - index, model=model,
+        )  # fmt: skip
+        return self.answers(state)
+
+    def answers(self, state: tuple[Any, ...]) -> jax.Array:
+        """i32[B, T] of what the loop carried last."""
+        return state[0]
 
 
 class Guide:
@@ -68,7 +110,7 @@ class Guide:
 
 
 @keras.saving.register_keras_serializable(package="gemma_keras")
-class PenaltySampler(Sampler):
+class PenaltySampler(LoopSampler):
     """Draws after penalties, temperature, top-k, top-p and min-p, as `sampling.next_tokens` does.
 
     The draw of row b at its n-th new token depends on `seed`, b and n only: the same call gives the same answer. (Samplers
@@ -100,16 +142,8 @@ class PenaltySampler(Sampler):
         seed: int = 0,
     ):
         super().__init__(temperature=temperature)
-        self.settings: dict[str, Any] = dict(
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            presence_penalty=presence_penalty,
-            frequency_penalty=frequency_penalty,
-            seed=seed,
-        )
+        values = temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, seed
+        self.settings: dict[str, Any] = dict(zip(SamplingRows._fields, values, strict=True))
         rows = SamplingRows.of([SamplingConfig(**self.settings)])
         self._rows = _variables(SamplingRows(*(field[0] for field in rows)))
 
@@ -132,45 +166,25 @@ class PenaltySampler(Sampler):
     def get_config(self) -> dict[str, Any]:
         return dict(self.settings)
 
-    def __call__(
-        self,
-        next: Next,
-        prompt: jax.Array,
-        cache: Any = None,
-        index: int | jax.Array = 0,
-        mask: jax.Array | None = None,
-        stop_token_ids: Sequence[int] | None = None,
-        hidden_states: jax.Array | None = None,
-        model: keras.Model | None = None,
-        **_: Any,
-    ) -> jax.Array:
-        """`prompt` i32[B, T] with new tokens from `index` on where `mask` bool[B, T] is not set.
+    def begin(self, asked: Asked, cache: Any, index: jax.Array) -> tuple[Any, ...]:
+        prompt, lengths = asked.prompt, jnp.sum(asked.mask, axis=-1, dtype=jnp.int32)
+        vocabulary = jax.eval_shape(asked.next, prompt, cache, index)[0].shape[-1]
+        tallies = Tallies.of_prompts(prompt, asked.mask, vocabulary)
+        return prompt, cache, index, tallies, self.guide(asked.stop_token_ids).begin(prompt, lengths)
 
+    def step(self, asked: Asked, prompt: jax.Array, cache: Any, index: jax.Array, *own: Any) -> tuple[Any, ...]:
+        """
         Raises:
             UserError: `set_rows` was given another number of rows.
         """
-        index, mask, cache = begin(prompt, index, mask, cache)
-        lengths = jnp.sum(mask, axis=-1, dtype=jnp.int32)
-        vocabulary = jax.eval_shape(next, prompt, cache, index)[0].shape[-1]
-        tallies = Tallies.of_prompts(prompt, mask, vocabulary)
-        guide = self.guide(stop_token_ids)
-
-        def going_on(prompt: jax.Array, cache: Any, index: jax.Array, tallies: Tallies, notes: Any) -> jax.Array:
-            return unfinished(prompt, index, mask, stop_token_ids)
-
-        def step(prompt: jax.Array, cache: Any, index: jax.Array, tallies: Tallies, notes: Any) -> tuple[Any, ...]:
-            logits, _, cache = next(prompt, cache, index)
-            scores = guide.scores(logits.astype(jnp.float32), notes)
-            token = next_tokens(scores, tallies, self._settings_of(len(prompt)), index - lengths)
-            token, notes = guide.decide(token, prompt, lengths, index, notes)
-            given = mask[:, index]
-            token = jnp.where(given, prompt[:, index], token.astype(prompt.dtype))
-            return prompt.at[:, index].set(token), cache, index + 1, tallies.counted(token, ~given), notes
-
-        state = (prompt, cache, index, tallies, guide.begin(prompt, lengths))
-        return self.run_loop(
-            going_on, step, loop_vars=state, maximum_iterations=prompt.shape[1] - index, model=model
-        )[0]  # fmt: skip
+        (tallies, notes), guide = own, self.guide(asked.stop_token_ids)
+        lengths, given = jnp.sum(asked.mask, axis=-1, dtype=jnp.int32), asked.mask[:, index]
+        logits, _, cache = asked.next(prompt, cache, index)
+        scores = guide.scores(logits.astype(jnp.float32), notes)
+        token = next_tokens(scores, tallies, self._settings_of(len(prompt)), index - lengths)
+        token, notes = guide.decide(token, prompt, lengths, index, notes)
+        token = jnp.where(given, prompt[:, index], token.astype(prompt.dtype))
+        return prompt.at[:, index].set(token), cache, index + 1, tallies.counted(token, ~given), notes
 
     def guide(self, stop_token_ids: Sequence[int] | None) -> Guide:
         """What else decides on tokens; nothing here."""

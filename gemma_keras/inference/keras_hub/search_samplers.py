@@ -9,21 +9,19 @@ The model's cache is one array that each step returns anew, so candidates and be
 Axes: B rows, k candidates or beams of each, T places, D model dim, V vocabulary, m continuations.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import keras
-from keras_hub.samplers import Sampler
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.inference.keras_hub.samplers import Next, begin, is_stop, unfinished
+from gemma_keras.inference.keras_hub.samplers import Asked, LoopSampler, is_stop
 from gemma_keras.inference.search.contrastive import candidate_scores, unit
 
 
 @keras.saving.register_keras_serializable(package="gemma_keras")
-class ContrastiveSampler(Sampler):
+class ContrastiveSampler(LoopSampler):
     """Contrastive search (arXiv 2202.06417): of the `top_k` likeliest tokens the one with the greatest
 
         (1 - penalty_alpha) p - penalty_alpha max_j cos(h, h_j)
@@ -50,60 +48,33 @@ class ContrastiveSampler(Sampler):
     def get_config(self) -> dict[str, Any]:
         return dict(penalty_alpha=self.penalty_alpha, top_k=self.top_k)
 
-    def __call__(
-        self,
-        next: Next,
-        prompt: jax.Array,
-        cache: Any = None,
-        index: int | jax.Array = 0,
-        mask: jax.Array | None = None,
-        stop_token_ids: Sequence[int] | None = None,
-        hidden_states: jax.Array | None = None,
-        model: keras.Model | None = None,
-        **_: Any,
-    ) -> jax.Array:
-        """`prompt` i32[B, T] with new tokens from `index` on where `mask` bool[B, T] is not set.
-
-        `hidden_states` [B, T, D] are those of the prompt.
-
+    def begin(self, asked: Asked, cache: Any, index: jax.Array) -> tuple[Any, ...]:
+        """
         Raises:
             UserError: the model gives no hidden states.
         """
-        if hidden_states is None:
+        if asked.hidden_states is None:
             raise UserError(
                 "contrastive search needs hidden states, which this model does not give; use GemmaCausalLM."
             )
-        index, mask, cache = begin(prompt, index, mask, cache)
-        (batch, places), k = prompt.shape, self.top_k
+        logits, _, cache = asked.next(asked.prompt, cache, index)
+        return asked.prompt, cache, index, logits.astype(jnp.float32), unit(asked.hidden_states)
+
+    def step(self, asked: Asked, prompt: jax.Array, cache: Any, index: jax.Array, *own: Any) -> tuple[Any, ...]:
+        (logits, states), (batch, places), k = own, prompt.shape, self.top_k
         each, alpha = jnp.arange(batch), jnp.full(batch, self.penalty_alpha, jnp.float32)
-
-        def going_on(prompt: jax.Array, cache: Any, index: jax.Array, *_: jax.Array) -> jax.Array:
-            return unfinished(prompt, index, mask, stop_token_ids)
-
-        def step(
-            prompt: jax.Array, cache: Any, index: jax.Array, logits: jax.Array, states: jax.Array
-        ) -> tuple[Any, ...]:
-            probabilities, tokens = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), k)
-            tokens = jnp.where(mask[:, index, None], prompt[:, index, None], tokens.astype(prompt.dtype))
-            tried = jnp.repeat(prompt, k, axis=0).at[:, index].set(tokens.reshape(-1))
-            many = jax.tree.map(lambda x: jnp.repeat(x, k, axis=0), cache)
-            after, hidden, many = next(tried, many, index + 1)
-            candidates = hidden.reshape(batch, k, -1)
-            is_earlier = jnp.broadcast_to(jnp.arange(places) < index, prompt.shape)
-            best = jnp.argmax(candidate_scores(probabilities, candidates, states, is_earlier, alpha), axis=-1)
-            rows = each * k + best
-            states = states.at[:, index].set(unit(candidates[each, best]))
-            return (
-                tried[rows],
-                jax.tree.map(lambda x: x[rows], many),
-                index + 1,
-                after[rows].astype(jnp.float32),
-                states,
-            )
-
-        logits, _, cache = next(prompt, cache, index)
-        state = (prompt, cache, index, logits.astype(jnp.float32), unit(hidden_states))
-        return self.run_loop(going_on, step, loop_vars=state, maximum_iterations=places - index, model=model)[0]
+        probabilities, tokens = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), k)
+        tokens = jnp.where(asked.mask[:, index, None], prompt[:, index, None], tokens.astype(prompt.dtype))
+        tried = jnp.repeat(prompt, k, axis=0).at[:, index].set(tokens.reshape(-1))
+        many = jax.tree.map(lambda x: jnp.repeat(x, k, axis=0), cache)
+        after, hidden, many = asked.next(tried, many, index + 1)
+        candidates = hidden.reshape(batch, k, -1)
+        is_earlier = jnp.broadcast_to(jnp.arange(places) < index, prompt.shape)
+        best = jnp.argmax(candidate_scores(probabilities, candidates, states, is_earlier, alpha), axis=-1)
+        rows = each * k + best
+        states = states.at[:, index].set(unit(candidates[each, best]))
+        kept = jax.tree.map(lambda x: x[rows], many)
+        return tried[rows], kept, index + 1, after[rows].astype(jnp.float32), states
 
 
 class _Beams(NamedTuple):
@@ -117,7 +88,7 @@ class _Beams(NamedTuple):
 
 
 @keras.saving.register_keras_serializable(package="gemma_keras")
-class BeamSampler(Sampler):
+class BeamSampler(LoopSampler):
     """Beam search as transformers does it (generation/utils.py, `_beam_search`, with early_stopping=False).
 
     Args:
@@ -137,46 +108,34 @@ class BeamSampler(Sampler):
     def get_config(self) -> dict[str, Any]:
         return dict(num_beams=self.num_beams, length_penalty=self.length_penalty)
 
-    def __call__(
-        self,
-        next: Next,
-        prompt: jax.Array,
-        cache: Any = None,
-        index: int | jax.Array = 0,
-        mask: jax.Array | None = None,
-        stop_token_ids: Sequence[int] | None = None,
-        hidden_states: jax.Array | None = None,
-        model: keras.Model | None = None,
-        **_: Any,
-    ) -> jax.Array:
-        """`prompt` i32[B, T] with each row's best answer from `index` on where `mask` bool[B, T] is not set."""
-        index, mask, cache = begin(prompt, index, mask, cache)
-        (batch, places), k = prompt.shape, self.num_beams
-        lengths, stops = jnp.sum(mask, axis=-1, dtype=jnp.int32), tuple(stop_token_ids or ())
-
-        def going_on(rows: jax.Array, cache: Any, index: jax.Array, beams: _Beams) -> jax.Array:
-            return beams.open.any()
-
-        def step(rows: jax.Array, cache: Any, index: jax.Array, beams: _Beams) -> tuple[Any, ...]:
-            logits, _, cache = next(rows, cache, index)
-            given = mask[:, index]
-            length = jnp.maximum(index - lengths + 1, 1)
-            texts = rows.reshape(batch, k, places)
-            parents, tokens, beams = self._branch(logits, texts, index, length, given, stops, beams)
-            texts = jnp.take_along_axis(texts, parents[:, :, None], axis=1).at[:, :, index].set(tokens)
-            chosen = (jnp.arange(batch)[:, None] * k + parents).reshape(-1)
-            return texts.reshape(rows.shape), jax.tree.map(lambda x: x[chosen], cache), index + 1, beams
-
-        copies = jnp.repeat(prompt, k, axis=0)
+    def begin(self, asked: Asked, cache: Any, index: jax.Array) -> tuple[Any, ...]:
+        (batch, places), k = asked.prompt.shape, self.num_beams
+        copies, cache = jax.tree.map(lambda x: jnp.repeat(x, k, axis=0), (asked.prompt, cache))
         beams = _Beams(
             scores=jnp.broadcast_to(jnp.where(jnp.arange(k) > 0, -1e9, 0.0), (batch, k)),
             finished=copies.reshape(batch, k, places),
             finished_scores=jnp.full((batch, k), -jnp.inf),
-            open=lengths < places,
+            open=jnp.sum(asked.mask, axis=-1) < places,
         )
-        state = (copies, jax.tree.map(lambda x: jnp.repeat(x, k, axis=0), cache), index, beams)
-        beams = self.run_loop(going_on, step, loop_vars=state, maximum_iterations=places - index, model=model)[3]
-        return beams.finished[:, 0]
+        return copies, cache, index, beams
+
+    def goes_on(self, asked: Asked, prompt: jax.Array, cache: Any, index: jax.Array, *own: Any) -> jax.Array:
+        """Whether any beam may still be better than the finished ones."""
+        return own[0].open.any()
+
+    def step(self, asked: Asked, prompt: jax.Array, cache: Any, index: jax.Array, *own: Any) -> tuple[Any, ...]:
+        (batch, places), k = asked.prompt.shape, self.num_beams
+        logits, _, cache = asked.next(prompt, cache, index)
+        length = jnp.maximum(index - jnp.sum(asked.mask, axis=-1, dtype=jnp.int32) + 1, 1)
+        texts, stops = prompt.reshape(batch, k, places), tuple(asked.stop_token_ids or ())
+        parents, tokens, beams = self._branch(logits, texts, index, length, asked.mask[:, index], stops, *own)
+        texts = jnp.take_along_axis(texts, parents[:, :, None], axis=1).at[:, :, index].set(tokens)
+        chosen = (jnp.arange(batch)[:, None] * k + parents).reshape(-1)
+        return texts.reshape(prompt.shape), jax.tree.map(lambda x: x[chosen], cache), index + 1, beams
+
+    def answers(self, state: tuple[Any, ...]) -> jax.Array:
+        """The best beam of each row."""
+        return state[3].finished[:, 0]
 
     def _branch(
         self,
