@@ -78,8 +78,8 @@ def wrong_imports() -> list[str]:
                 found.append(f"{module} imports {name}, which is not to the left of it")
             if any(f"{name}.".startswith(f"{other}.") for other in FORBIDDEN.get(package, ())):
                 found.append(f"{module} imports {name}, of which {package} knows nothing")
-            allowed = name.startswith(XLA_MESSAGES) or (inside_function and module in TENSORFLOW_MODULES)
-            if top in ("tensorflow", "tensorflow_text") and not allowed:
+            placed = name.startswith(XLA_MESSAGES) or (inside_function and module in TENSORFLOW_MODULES)
+            if top in ("tensorflow", "tensorflow_text") and not placed:
                 found.append(f"{module} imports {name} outside of a function of {' or '.join(TENSORFLOW_MODULES)}")
     return found
 

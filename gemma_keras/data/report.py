@@ -10,7 +10,7 @@ import numpy as np
 
 from gemma_keras.data.encoding.rendering import Rendered
 from gemma_keras.data.mixing.mixture import Mixture, Share
-from gemma_keras.data.pools.fates import NOT_DRAWN, SET_APART, UNDECIDED, USED
+from gemma_keras.data.pools.outcomes import NOT_DRAWN, SET_APART, UNDECIDED, USED
 from gemma_keras.data.pools.pool import Pool
 from gemma_keras.data.reading.finding import describe
 from gemma_keras.data.records import TextRecord

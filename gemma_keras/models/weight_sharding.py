@@ -1,14 +1,14 @@
 """Where a weight lies on a mesh, by its path.
 
-Axes: L layers, others by the letters of `layout`. Mesh axes: "data", "model".
+Axes: L layers, others by the letters of `weight_table`. Mesh axes: "data", "model".
 """
 
 import functools
 
 from jax.sharding import Mesh, NamedSharding
 
-from gemma_keras.models.layout import kind_of
 from gemma_keras.models.stacking import STACKS
+from gemma_keras.models.weight_table import kind_of
 from gemma_keras.parallel.sharding import Axes, fitting, stored_axes, used_axes
 
 

@@ -13,7 +13,7 @@ from gemma_keras.data.mixing.system_prompts import (
     tidy,
     unfit,
 )
-from tests.fake_chat_server import ChatServer, Reply, answer_to, completion
+from tests.text.endpoint_client.fake_server import ChatServer, Reply, answer_to, completion
 
 PROMPT = "你是一位耐心的语文老师，请用简单的话讲解。"
 

@@ -15,7 +15,7 @@ import pytest
 from jax.sharding import AbstractMesh
 
 from gemma_keras.adapters.inject import TARGETS, add_adapters, initial_adapter_params
-from gemma_keras.adapters.low_rank import keep_mask
+from gemma_keras.adapters.low_rank_base import keep_mask
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import AdapterConfig
 from gemma_keras.models.families.registry import ARCHITECTURES, get_architecture

@@ -15,7 +15,7 @@ from gemma_keras.data.mixing.mixture import Mixture
 from gemma_keras.data.mixing.prompting import Prompted, Prompter, draw
 from gemma_keras.data.mixing.system_prompts import FIXED_PROMPTS
 from gemma_keras.data.mixing.wordings import reword
-from gemma_keras.data.pools.fates import NOT_DRAWN
+from gemma_keras.data.pools.outcomes import NOT_DRAWN
 from gemma_keras.data.pools.pool import Pool, batched
 from gemma_keras.data.progress import Pace, Reporter
 from gemma_keras.data.records import ChatRecord, PreferenceRecord, Record

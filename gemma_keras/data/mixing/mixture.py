@@ -8,7 +8,7 @@ import numpy as np
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import CorpusConfig, DataConfig
 from gemma_keras.data.mixing.shares import grouped_counts, interleave
-from gemma_keras.data.pools.fates import NOT_DRAWN
+from gemma_keras.data.pools.outcomes import NOT_DRAWN
 from gemma_keras.data.pools.pool import Pool
 from gemma_keras.data.records import Record
 

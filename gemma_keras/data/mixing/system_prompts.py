@@ -9,8 +9,8 @@ import numpy as np
 
 from gemma_keras.config.sections import SystemPromptConfig
 from gemma_keras.data.mixing.shares import largest_remainder
-from gemma_keras.text.endpoint.answer_cache import AnswerCache
-from gemma_keras.text.endpoint.client import ChatClient, ChatMessages, EndpointAnswer
+from gemma_keras.text.endpoint_client.answer_cache import AnswerCache
+from gemma_keras.text.endpoint_client.client import ChatClient, ChatMessages, EndpointAnswer
 from gemma_keras.text.templates import Message
 
 FIXED_PROMPTS = (

@@ -6,7 +6,7 @@ from collections import Counter
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import CorpusConfig
 from gemma_keras.data.cleaning.rules import EMPTY
-from gemma_keras.data.pools.fates import NOT_DRAWN, SET_APART, UNDECIDED, USED
+from gemma_keras.data.pools.outcomes import NOT_DRAWN, SET_APART, UNDECIDED, USED
 from gemma_keras.data.sources import OTHER_KIND, SourceRow
 
 MUCH = 0.1

@@ -29,7 +29,7 @@ from gemma_keras.data.cleaning.rules import (
     unlearnt_turns,
 )
 from gemma_keras.data.pools.accounts import Account
-from gemma_keras.data.pools.fates import UNDECIDED, USED, Fates
+from gemma_keras.data.pools.outcomes import UNDECIDED, USED, Fates
 from gemma_keras.data.pools.spool import Spool
 from gemma_keras.data.progress import Pace
 from gemma_keras.data.records import ChatRecord, ChoiceRecord, Record

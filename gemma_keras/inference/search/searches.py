@@ -6,7 +6,7 @@ from keras_hub.models import GemmaBackbone
 
 from gemma_keras.inference.buckets import power_of_two, slot_bucket
 from gemma_keras.inference.delivery import ActiveSequence, Decode
-from gemma_keras.inference.groups import GroupRunner
+from gemma_keras.inference.interleaving import GroupRunner
 from gemma_keras.inference.prefill import PromptReader, divided_rows
 from gemma_keras.inference.prefix_cache import PrefixCache
 from gemma_keras.inference.requests import broken_logits

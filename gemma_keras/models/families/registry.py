@@ -1,6 +1,7 @@
 """The families by name: their shapes, and their form in `config.json`.
 
-A new family is a module like `gemma2.py` and its entry in `FAMILIES`; weights that it alone has are rows of `models/layout.py`.
+A new family is a module like `gemma2.py` and its entry in `FAMILIES`; weights that it alone has are rows of
+`models/weight_table.py`.
 """
 
 from typing import Any, Protocol

@@ -13,7 +13,7 @@ from gemma_keras.config.fields import Names
 from gemma_keras.config.sections import AdapterConfig, DataConfig, ModelConfig, SolverConfig
 from gemma_keras.config.stages import StageConfig
 from gemma_keras.models.families.registry import ARCHITECTURES
-from gemma_keras.models.layout import PROJECTIONS
+from gemma_keras.models.weight_table import PROJECTIONS
 from gemma_keras.solvers.registry import NAMES as SOLVERS
 from gemma_keras.solvers.registry import SINGLE
 from gemma_keras.text.templates import AUTO, TEMPLATES

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.models.attention.blockwise import MASKED, blockwise_attention
-from gemma_keras.models.attention.splash import splash_attention
+from gemma_keras.models.attention_kernels.blockwise import MASKED, blockwise_attention
+from gemma_keras.models.attention_kernels.splash import splash_attention
 from gemma_keras.models.quantization import Int8
 
 __all__ = ["KERNELS", "Source", "attention", "attention_mask", "choose_kernel", "packed_attention"]

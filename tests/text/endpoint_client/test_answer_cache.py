@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.text.endpoint.answer_cache import GROUP, AnswerCache, CachedAnswer
+from gemma_keras.text.endpoint_client.answer_cache import GROUP, AnswerCache, CachedAnswer
 from tests.conftest import REPOSITORY
 
 
@@ -33,7 +33,7 @@ def test_a_full_group_is_written_at_once(tmp_path):
 
 def test_processes_share_a_file(tmp_path):
     script = (
-        "import sys; from pathlib import Path; from gemma_keras.text.endpoint.answer_cache import *\n"
+        "import sys; from pathlib import Path; from gemma_keras.text.endpoint_client.answer_cache import *\n"
         "cache = AnswerCache(Path(sys.argv[1]))\n"
         "for i in range(200): cache.put(f'{sys.argv[2]} {i}', CachedAnswer('x' * 500)); i % 3 or cache.commit()\n"
         "cache.close()"

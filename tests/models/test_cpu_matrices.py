@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gemma_keras.models import output_major as subject
-from gemma_keras.models.layout import kind_of
-from gemma_keras.models.output_major import OutputMajor, output_major
+from gemma_keras.models import cpu_matrices as subject
+from gemma_keras.models.cpu_matrices import OutputMajor, output_major
+from gemma_keras.models.weight_table import kind_of
 
 KERNELS = {
     "token_embedding/embeddings": ((50, 24), "rd,vd->rv"),

@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from gemma_keras.models.layout import WeightKind, kind_of
-from gemma_keras.models.weights import Take, take_rows
+from gemma_keras.models.weight_protocol import Take, take_rows
+from gemma_keras.models.weight_table import WeightKind, kind_of
 
 FEW_ROWS = 32  # with more of them, packing the weights costs little
 MOST_PAIRED, LONG_ROW = 16, 1024  # rows up to which shorter rows of a matrix are multiplied in pairs

@@ -3,7 +3,7 @@ from email.utils import formatdate
 
 import pytest
 
-from gemma_keras.text.endpoint.rate_limits import retry_after, seconds_in
+from gemma_keras.text.endpoint_client.rate_limits import retry_after, seconds_in
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Weights as values: what the forward pass asks of one, in whatever form it is kept.
 
 Most weights are plain arrays. Another form is a class with the functions of `Weight` that is also a pytree of arrays
-(`quantization.Int8`, `output_major.OutputMajor`). Where the arrays of a form may be stacks [L, ...], so that training can scan
+(`quantization.Int8`, `cpu_matrices.OutputMajor`). Where the arrays of a form may be stacks [L, ...], so that training can scan
 over them, what is static of it says nothing of L: a scan, like `row`, takes a part of every array and leaves the rest.
 """
 
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gemma_keras.models.layout import WeightKind
+from gemma_keras.models.weight_table import WeightKind
 
 Take = Callable[[jax.Array, jax.Array], jax.Array]
 

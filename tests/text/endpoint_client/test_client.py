@@ -13,12 +13,12 @@ import pytest
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import EndpointConfig
-from gemma_keras.text.endpoint import rate_limits
-from gemma_keras.text.endpoint.answer_cache import GROUP, AnswerCache
-from gemma_keras.text.endpoint.client import ChatClient, request_key
-from gemma_keras.text.endpoint.outcome import judge
+from gemma_keras.text.endpoint_client import rate_limits
+from gemma_keras.text.endpoint_client.answer_cache import GROUP, AnswerCache
+from gemma_keras.text.endpoint_client.client import ChatClient, request_key
+from gemma_keras.text.endpoint_client.outcome import judge
 from tests.conftest import REPOSITORY
-from tests.fake_chat_server import REPLIES, UNUSABLE, ChatServer, Reply, answer_to, completion, error
+from tests.text.endpoint_client.fake_server import REPLIES, UNUSABLE, ChatServer, Reply, answer_to, completion, error
 
 KEY = "sk-very/secret-0123456789"
 
@@ -26,7 +26,7 @@ KEY = "sk-very/secret-0123456789"
 @pytest.fixture(autouse=True)
 def _settings(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr("gemma_keras.text.endpoint.client.PATIENCE", 1.0)
+    monkeypatch.setattr("gemma_keras.text.endpoint_client.client.PATIENCE", 1.0)
 
 
 def questions(count):
@@ -261,8 +261,8 @@ import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
 from pathlib import Path
 from gemma_keras.config.sections import EndpointConfig
-from gemma_keras.text.endpoint.answer_cache import AnswerCache
-from gemma_keras.text.endpoint.client import ChatClient
+from gemma_keras.text.endpoint_client.answer_cache import AnswerCache
+from gemma_keras.text.endpoint_client.client import ChatClient
 url, cache = sys.argv[1:]
 asking = ChatClient(EndpointConfig(url=url, model="m", concurrency=8), AnswerCache(Path(cache)))
 system = {"role": "system", "content": "简短回答"}

@@ -6,12 +6,12 @@ import pytest
 
 from gemma_keras.adapters.inject import TARGETS, add_adapters
 from gemma_keras.config.sections import AdapterConfig, OptimConfig
+from gemma_keras.models.cpu_matrices import output_major
 from gemma_keras.models.families.registry import ARCHITECTURES, get_architecture
 from gemma_keras.models.forward import build_backbone, variable_shapes
-from gemma_keras.models.layout import KINDS, Role, by_path, kind_of, model_kinds
-from gemma_keras.models.output_major import output_major
 from gemma_keras.models.quantization import quantize_params
 from gemma_keras.models.weight_sharding import param_sharding
+from gemma_keras.models.weight_table import KINDS, Role, by_path, kind_of, model_kinds
 from gemma_keras.training.optimizers import make_optimizer
 
 

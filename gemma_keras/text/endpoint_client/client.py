@@ -16,9 +16,9 @@ from anyio.from_thread import start_blocking_portal
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import EndpointConfig
-from gemma_keras.text.endpoint.answer_cache import AnswerCache, CachedAnswer
-from gemma_keras.text.endpoint.outcome import Outcome, judge
-from gemma_keras.text.endpoint.rate_limits import RateGate
+from gemma_keras.text.endpoint_client.answer_cache import AnswerCache, CachedAnswer
+from gemma_keras.text.endpoint_client.outcome import Outcome, judge
+from gemma_keras.text.endpoint_client.rate_limits import RateGate
 
 LONGEST_BACKOFF = 30.0
 LONGEST_BODY = 1 << 24

@@ -1,6 +1,6 @@
 """A small OpenAI-compatible server on this machine that answers well, badly or not at all, as it is told.
 
-From the command line, for a look by hand:  python -m tests.fake_chat_server --port 8000 --reply normal --delay 0.02
+For a look by hand:  python -m tests.text.endpoint_client.fake_server --port 8000 --reply normal --delay 0.02
 """
 
 import argparse
