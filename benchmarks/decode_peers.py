@@ -47,7 +47,7 @@ def ours(work: workload.Workload, folder: Path, mode: str = "") -> Generate:
     import jax.numpy as jnp
 
     from gemma_keras.config.sections import SamplingConfig
-    from gemma_keras.inference.constraints import JsonSchema
+    from gemma_keras.inference.constraints.constraint import JsonSchema
     from gemma_keras.inference.engine import Engine
     from gemma_keras.inference.requests import Request
     from gemma_keras.models.forward import build_backbone

@@ -23,7 +23,7 @@ def main(argv: list[str]) -> None:
     runtime.configure()
     from configs.quickstart import get_config
     from gemma_keras.stages import sft
-    from gemma_keras.stages.workdir import MetricsFile
+    from gemma_keras.stages.running.workdir import JsonLines
 
     base = get_config().sft
     base = dataclasses.replace(
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
         config = dataclasses.replace(base, adapter=dataclasses.replace(base.adapter, peft_compatible=compatible))
         with tempfile.TemporaryDirectory() as folder:
             result = sft.run(config, Path(folder))
-            lines = MetricsFile(Path(folder) / "metrics.jsonl").read()
+            lines = JsonLines(Path(folder) / "metrics.jsonl").read()
         last = lines[-max(1, STEPS.value // 20) :]
         mean = {name: sum(line[name] for line in last) / len(last) for name in ("loss", "penalty", "grad_norm")}
         rows.append(

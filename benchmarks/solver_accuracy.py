@@ -86,7 +86,7 @@ def main(argv: list[str]) -> None:
     from gemma_keras.solvers.prompts import load_prompts
     from gemma_keras.solvers.registry import NAMES
     from gemma_keras.solvers.steps import Settings
-    from gemma_keras.stages.assets import load_chat_model
+    from gemma_keras.stages.running.assets import load_chat_model
 
     sampling = SamplingConfig(max_new_tokens=NEW_TOKENS.value, temperature=0.7, top_p=0.95, repetition_penalty=1.0)
     solver = SolverConfig(constrained="list", samples=3)

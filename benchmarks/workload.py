@@ -14,7 +14,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from gemma_keras.models.architecture import Architecture
-from gemma_keras.models.families import from_hf_config, gemma2, get_architecture, to_hf_config
+from gemma_keras.models.families.registry import from_hf_config, gemma2, get_architecture, to_hf_config
 
 SMALL = gemma2.shape(
     name="bench_48m", num_layers=8, hidden_dim=512, intermediate_dim=2048, num_query_heads=8, num_key_value_heads=4,
@@ -110,7 +110,7 @@ def _records(name: str, root: Path):
     from gemma_keras.data.sources import locate, read_corpus
 
     config = CorpusConfig(name=name)
-    return [record for row in read_corpus(config, locate(config, root)) for record in row.records]
+    return [record for row in read_corpus(locate(config, root)) for record in row.records]
 
 
 def _texts(record) -> list[str]:

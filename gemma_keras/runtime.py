@@ -123,9 +123,9 @@ def _use_compile_cache(folder: Path | None) -> None:
 def limit_programs(share: float = 0.5) -> bool:
     """Forgets all compiled programs once they take up `share` of the memory mappings that a process may have.
 
-    XLA:CPU maps every kernel into memory by itself: a decoding program of 26 layers has some thousand mappings. At Linux's
-    limit (vm.max_map_count, 65,530 by default) LLVM's next allocation ends the process. What is needed again is compiled
-    again. Call it where programs of new shapes are to come; returns whether it did so.
+    A decoding program of 26 layers has some thousand mappings, and at Linux's limit (65,530 by default) the process ends
+    (docs/xla_cpu.md). What is needed again is compiled again. Call it where programs of new shapes are to come; returns whether
+    it did so.
     """
     try:
         most = int(Path("/proc/sys/vm/max_map_count").read_text(encoding="ascii"))

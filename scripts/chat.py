@@ -3,7 +3,7 @@
 What cannot be answered has the reason in brackets, and then the exit status is 1.
 """
 
-from gemma_keras.stages.launch import launch
+from gemma_keras.stages.running.launch import launch
 
 if __name__ == "__main__":
     launch("chat", default_config="configs/chat.py")

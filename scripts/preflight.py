@@ -15,7 +15,7 @@ from gemma_keras.config import flags
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.stages import PreflightConfig
 from gemma_keras.preflight.topologies import prepare_environment
-from gemma_keras.stages.launch import NAMES
+from gemma_keras.stages.running.launch import NAMES
 
 DEFAULTS = {"topology": "v5e:2x4", "utilisation": "0.5", "program": "auto"}
 options = dict(DEFAULTS)

@@ -8,7 +8,7 @@ csv, tsv or parquet, with options and known answers) or from standard input.
 import re
 import sys
 
-from gemma_keras.stages.launch import launch
+from gemma_keras.stages.running.launch import launch
 
 if __name__ == "__main__":
     sys.argv = [re.sub(r"^--?config\.solver(?==|$)", "--config.solver.name", word) for word in sys.argv]

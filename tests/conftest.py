@@ -14,6 +14,12 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 REPOSITORY = Path(__file__).parents[1]
 
+# Most of the time of the tests goes into compiling: what one of them compiled, in whatever process, serves the others and the
+# next call. With a limit of the size JAX locks the folder, which several processes use at once.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPOSITORY / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(1 << 30))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:

@@ -29,7 +29,7 @@ def test_keras_runs_on_jax_whatever_the_shell_says(tmp_path):
         "from gemma_keras import runtime; runtime.configure(); import keras, jax\n"
         "print(keras.backend.backend(), jax.config.jax_compilation_cache_dir)"
     )
-    result = run_python(code, KERAS_BACKEND="numpy", XDG_CACHE_HOME=str(tmp_path))
+    result = run_python(code, KERAS_BACKEND="numpy", XDG_CACHE_HOME=str(tmp_path), JAX_COMPILATION_CACHE_DIR="")
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["jax", str(tmp_path / "gemma_keras" / "jax")]
 

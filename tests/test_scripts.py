@@ -13,7 +13,7 @@ from gemma_keras.config.fields import validate
 from gemma_keras.config.flags import parse
 from gemma_keras.config.loading import load_config
 from gemma_keras.config.stages import STAGES
-from gemma_keras.stages.launch import NAMES
+from gemma_keras.stages.running.launch import NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ("prepare_data", "pretrain", "train_sft", "evaluate", "chat", "solve", "export", "pipeline")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from gemma_keras.adapters.einsum_axes import EinsumAxes
 from gemma_keras.adapters.lora import Lora
-from gemma_keras.adapters.low_rank import exact_product
+from gemma_keras.adapters.low_rank_base import exact_product
 from gemma_keras.config.sections import AdapterConfig
 
 

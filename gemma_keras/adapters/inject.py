@@ -12,14 +12,14 @@ from collections.abc import Iterable, Iterator, Mapping
 import jax
 import keras
 
-from gemma_keras.adapters.base import Adapter
 from gemma_keras.adapters.einsum_axes import EinsumAxes
+from gemma_keras.adapters.protocol import Adapter
 from gemma_keras.adapters.registry import ADAPTERS
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import AdapterConfig
 from gemma_keras.models.forward import Params
-from gemma_keras.models.layout import PROJECTIONS
 from gemma_keras.models.stacking import stack_path
+from gemma_keras.models.weight_table import PROJECTIONS
 
 _PROJECTIONS = {kind.name: kind for kind in PROJECTIONS}
 TARGETS = tuple(_PROJECTIONS)

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import keras
 
-from gemma_keras.adapters.base import Adapter
 from gemma_keras.adapters.einsum_axes import EinsumAxes
-from gemma_keras.adapters.low_rank import exact_product, low_rank_product
+from gemma_keras.adapters.low_rank_base import exact_product, low_rank_product
+from gemma_keras.adapters.protocol import Adapter
 from gemma_keras.config.sections import AdapterConfig
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gemma_keras.adapters.inject import AdapterStack
-from gemma_keras.adapters.low_rank import exact_product
+from gemma_keras.adapters.low_rank_base import exact_product
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import AdapterConfig
 from gemma_keras.models.forward import Params

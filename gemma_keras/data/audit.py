@@ -7,31 +7,26 @@ from pathlib import Path
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import CleaningConfig, CorpusConfig
-from gemma_keras.data.cleaning.rules import EMPTY, Mender, is_empty
-from gemma_keras.data.pace import Pace, Reporter
+from gemma_keras.data.cleaning.rules import EMPTY, is_empty, mend
+from gemma_keras.data.pools.accounts import Account
+from gemma_keras.data.progress import Pace, Reporter
 from gemma_keras.data.reading.finding import below
-from gemma_keras.data.records import general_reason
-from gemma_keras.data.sources import ALL_KINDS, SOURCES, Located, locate, read_corpus
+from gemma_keras.data.sources import ALL_KINDS, SOURCES, Origin, locate, read_corpus
 
 REASONS_SHOWN = 3
 
 
-@dataclasses.dataclass(slots=True)
-class Audit:
-    """The account of one corpus; `rows` = `used` + all `removed` + all `quarantined`, and `records` came of the used ones."""
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Audit(Account):
+    """The account of one corpus, whose files are `paths`; `records` came of the rows that are used."""
 
-    corpus: CorpusConfig
-    files: list[Path]
-    rows: int = 0
-    used: int = 0
+    paths: tuple[Path, ...]
     records: int = 0
-    removed: Counter[str] = dataclasses.field(default_factory=Counter)
-    quarantined: Counter[str] = dataclasses.field(default_factory=Counter)
-    mended: Counter[str] = dataclasses.field(default_factory=Counter)
 
     @property
-    def balances(self) -> bool:
-        return self.rows == self.used + self.removed.total() + self.quarantined.total()
+    def used(self) -> int:
+        """Number of source rows of which a record is used."""
+        return self.rows_in - self.skipped.total() - self.quarantined
 
 
 def audit(corpora: tuple[CorpusConfig, ...], root: Path, progress: Reporter) -> Iterator[Audit]:
@@ -39,39 +34,34 @@ def audit(corpora: tuple[CorpusConfig, ...], root: Path, progress: Reporter) -> 
     known = [CorpusConfig(name=name, kinds=(ALL_KINDS,)) for name in SOURCES]
     for corpus in (*known, *corpora):
         try:
-            located = locate(corpus, root)
+            origin = locate(corpus, root)
         except UserError:
-            located = Located(root=root)
-        if located.files:
-            yield _read(corpus, located, progress)
+            origin = Origin(corpus=corpus, root=root)
+        if origin.files:
+            yield _read(origin, progress)
         elif corpus not in known:
             progress(f"{root} has no {corpus.path or corpus.name}")
 
 
 def unread(audits: list[Audit], root: Path) -> list[Path]:
     """What lies below `root`, relative to it, and none of the entries reads: files, and hidden folders as a whole."""
-    read = {path for audit in audits for path in audit.files}
+    read = {path for audit in audits for path in audit.paths}
     found = below(root, lambda path: True)
     return sorted(p.relative_to(root) for p in (*found.files, *(p for p, _ in found.not_read)) if p not in read)
 
 
-def _read(corpus: CorpusConfig, located: Located, progress: Reporter) -> Audit:
-    result = Audit(corpus, list(located.files))
-    mender = Mender(CleaningConfig())
-    pace = Pace(f"read {corpus.name}", progress)
-    for row in read_corpus(corpus, located):
-        result.rows += row.rows
-        pace.done(result.rows)
+def _read(origin: Origin, progress: Reporter) -> Audit:
+    result = Audit(corpus=origin.corpus, paths=origin.files)
+    pace = Pace(f"read {origin.corpus.name}", progress)
+    for row in read_corpus(origin):
+        result.add(row)
+        pace.done(result.rows_in)
         for record in row.records:
-            result.mended.update(mender.mend(record))
-        full = [record for record in row.records if not is_empty(record)]
-        result.records += len(full)
-        if row.quarantined:
-            result.quarantined[general_reason(row.quarantined.reason)] += row.rows
-        elif full:
-            result.used += row.rows
-        else:
-            result.removed[row.skipped or EMPTY] += row.rows
+            result.mended.update(mend(record, CleaningConfig()))
+        full = sum(not is_empty(record) for record in row.records)
+        result.records += full
+        if row.records and not full:
+            result.skipped[EMPTY] += row.rows
     return result
 
 
@@ -104,7 +94,7 @@ def page(audits: list[Audit], left: list[Path]) -> str:
         "|---|---:|---:|---:|---:|---|---|---|",
     ]
     lines += [_line(audit) for audit in audits]
-    total = sum(audit.rows for audit in audits)
+    total = sum(audit.rows_in for audit in audits)
     lines += ["", f"{len(audits)} readings, {total:,} rows, all accounted for."]
     if left:
         folders = Counter(path.parts[0] for path in left)
@@ -115,8 +105,8 @@ def page(audits: list[Audit], left: list[Path]) -> str:
 
 def _line(audit: Audit) -> str:
     name = f"`{audit.corpus.name}`" + (f" at {audit.corpus.path}" if audit.corpus.path else "")
-    counts = (_counts(counter) for counter in (audit.removed, audit.quarantined, audit.mended))
-    return f"| {name} | {len(audit.files)} | {audit.rows} | {audit.used} | {audit.records} | {' | '.join(counts)} |"
+    counts = (_counts(counter) for counter in (audit.skipped, audit.reasons, audit.mended))
+    return f"| {name} | {len(audit.paths)} | {audit.rows_in} | {audit.used} | {audit.records} | {' | '.join(counts)} |"
 
 
 def _counts(counter: Counter[str]) -> str:

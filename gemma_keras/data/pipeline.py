@@ -41,7 +41,8 @@ class PreparedSplit:
         self.tokens = _Ragged(self._dataset.data.column("tokens"))
         self.kinds = _Ragged(self._dataset.data.column("kinds"))
         self._plans = [
-            _load_plan(folder, augmentation) for augmentation in range(len(list(folder.glob("plan_*_rows.npy"))))
+            [np.load(folder / f"plan_{augmentation}_{part}.npy", mmap_mode="r") for part in ("offsets", "rows")]
+            for augmentation in range(len(list(folder.glob("plan_*_rows.npy"))))
         ]
         self.starts = np.cumsum([0] + [len(offsets) - 1 for offsets, _ in self._plans])
         self.packed_count = int(self.starts[1])
@@ -69,7 +70,7 @@ class PreparedSplit:
             ) from error
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        return len(self._dataset)
 
     def row_ids(self, rows: np.ndarray | list[int]) -> list[str]:
         """Names of prepared rows for people: corpus, file and row that they come from."""
@@ -80,45 +81,16 @@ class PreparedSplit:
         offsets, rows = self._plans[augmentation]
         return rows[offsets[index] : offsets[index + 1]]
 
-    def epochs(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Places in the endless sequence of packed rows, as epochs and places within them.
-
-        Args:
-            places: i64, from 0.
-
-        Returns:
-            epochs i64 and places within the epoch i64, of the shape of `places`.
-        """
-        cycles, rests = np.divmod(places, self.starts[-1])
-        augmentations = np.searchsorted(self.starts, rests, side="right") - 1
-        return cycles * len(self._plans) + augmentations, rests - self.starts[augmentations]
-
-    def epoch_size(self, epoch: int) -> tuple[int, int]:
-        """The augmentation that an epoch trains on, and how many packed rows it has."""
-        augmentation = epoch % len(self._plans)
-        return augmentation, int(self.starts[augmentation + 1] - self.starts[augmentation])
-
-
-def _load_plan(folder: Path, augmentation: int) -> tuple[np.ndarray, np.ndarray]:
-    offsets, rows = (np.load(folder / f"plan_{augmentation}_{part}.npy", mmap_mode="r") for part in ("offsets", "rows"))
-    return offsets, rows
-
 
 class _Ragged:
     """Rows of a list column, without copying the column."""
 
     def __init__(self, column: Any):
-        self._chunks = [(c.offsets.to_numpy(), c.values.to_numpy(zero_copy_only=True)) for c in column.chunks]
-        self.starts = np.cumsum([0] + [len(offsets) - 1 for offsets, _ in self._chunks])
-
-    def __len__(self) -> int:
-        return int(self.starts[-1])
+        self._column = column
 
     def __getitem__(self, row: int) -> np.ndarray:
-        chunk = int(np.searchsorted(self.starts, row, side="right")) - 1
-        offsets, values = self._chunks[chunk]
-        place = row - self.starts[chunk]
-        return values[offsets[place] : offsets[place + 1]]
+        values: np.ndarray = self._column[int(row)].values.to_numpy()
+        return values
 
 
 def permuted(index: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
@@ -144,14 +116,16 @@ def permuted(index: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
 def packed_rows_at(split: PreparedSplit, step: int, batch_rows: int, seed: int) -> np.ndarray:
     """The global batch of a step: augmentation and packed row, i64[B,2]; one epoch may end and the next begin within it."""
     places = np.arange(step * batch_rows, (step + 1) * batch_rows)
-    epochs, within = split.epochs(places)
-    chosen = np.empty((batch_rows, 2), np.int64)
-    for epoch in np.unique(epochs):
+    # Epochs follow each other without end, in cycles that train once on each augmentation.
+    cycles, rests = np.divmod(places, split.starts[-1])
+    augmentations = np.searchsorted(split.starts, rests, side="right") - 1
+    epochs = cycles * (len(split.starts) - 1) + augmentations
+    rows = rests - split.starts[augmentations]
+    for epoch in np.unique(epochs).tolist():
         mine = epochs == epoch
-        augmentation, size = split.epoch_size(int(epoch))
-        chosen[mine, 0] = augmentation
-        chosen[mine, 1] = permuted(within[mine], size, seed, int(epoch))
-    return chosen
+        size = np.diff(split.starts)[epoch % (len(split.starts) - 1)]
+        rows[mine] = permuted(rows[mine], int(size), seed, epoch)
+    return np.stack([augmentations, rows], axis=1)
 
 
 def batch_at(
@@ -170,7 +144,7 @@ def batch_at(
         batch_rows: rows of the global batch, all processes together.
 
     Raises:
-        UserError: the split is empty, rows cannot be shared out evenly or `loss_on` is unknown.
+        UserError: the split is empty, or rows cannot be shared out evenly.
     """
     if not split.packed_count:
         raise UserError("there are no training rows; name corpora in data.corpora")
@@ -214,8 +188,6 @@ def _share(batch_rows: int, process_index: int, process_count: int) -> slice:
 
 def _build(split: PreparedSplit, packed_rows: np.ndarray, loss_on: str) -> Batch:
     """The batch of these packed rows i64[B,2] (augmentation, packed row); packed row -1 stands for a row of padding."""
-    if loss_on not in LOSS_KINDS:
-        raise UserError(f"data.loss_on is {loss_on!r}; choose one of {', '.join(LOSS_KINDS)}")
     rows = [
         split.packed_row(packed, augmentation) if packed >= 0 else () for augmentation, packed in packed_rows.tolist()
     ]

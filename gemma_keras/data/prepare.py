@@ -10,6 +10,7 @@ system prompts: the same bytes each time. Corpora stream through: memory holds a
 import dataclasses
 import gc
 import hashlib
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -21,12 +22,12 @@ from gemma_keras.config.sections import DataConfig
 from gemma_keras.data.encoding.rendering import Renderer
 from gemma_keras.data.mixing.mixture import Mixture, mix
 from gemma_keras.data.mixing.prompting import FAILED, Prompter
-from gemma_keras.data.pace import Reporter, print_progress
-from gemma_keras.data.pools.collecting import Collected, Origins, collect, find_origins, set_aside
+from gemma_keras.data.pools.collecting import Origins, collect, find_origins, set_aside
 from gemma_keras.data.pools.holding_out import overlaps
 from gemma_keras.data.prepared import FORMAT, is_current, read_report
+from gemma_keras.data.progress import Reporter, print_progress
 from gemma_keras.data.report import split_report, write_report
-from gemma_keras.data.sources import get_source
+from gemma_keras.data.sources import get_source, shown_path
 from gemma_keras.text.templates import get_template
 from gemma_keras.text.tokenizer import Tokenizer
 
@@ -65,16 +66,19 @@ def prepare(
     gc.freeze()
     try:
         renderer = Renderer(config, tokenizer, prompter, progress)
-        collected = collect(config, origins, partial, renderer.usable, progress)
-        told = _tell_set_aside(collected, [], progress)
-        mixtures = [mix("valid", collected.valid, 0, config), mix("train", collected.train, config.rows, config)]
+        train, valid, compared = collect(config, origins, partial, renderer.usable, progress)
+        told = set_aside([*train, *valid])
+        for line in told:
+            progress(line)
+        mixtures = [mix("valid", valid, 0, config), mix("train", train, config.rows, config)]
         for mixture in mixtures:
             prompter.assign(mixture)
         if config.system_prompts.dry_run:
             return prompter.estimate()
-        report = _write(config, renderer, collected, mixtures, prompter, partial, fingerprint)
-        # Rules that count tokens have removed more meanwhile.
-        _tell_set_aside(collected, told, progress)
+        report = _write(config, renderer, mixtures, compared, prompter, partial, fingerprint)
+        for line in set_aside([*train, *valid]):
+            if line not in told:  # rules that count tokens have removed more meanwhile
+                progress(line)
         _replace(partial, out)
     finally:
         gc.unfreeze()
@@ -103,8 +107,6 @@ def check(config: DataConfig) -> None:
             )
     if config.root and not Path(config.root).is_dir():
         raise UserError(f"data.root={config.root} is no folder; give the folder that holds the corpora")
-    if config.sequence_length < 8:
-        raise UserError(f"data.sequence_length is {config.sequence_length}; give at least 8 tokens")
     if config.validation and config.validation_rows:
         raise UserError("data.validation and data.validation_rows are both set; set only one of them")
     prompts = config.system_prompts
@@ -119,8 +121,8 @@ def check(config: DataConfig) -> None:
 def _write(
     config: DataConfig,
     renderer: Renderer,
-    collected: Collected,
     mixtures: list[Mixture],
+    compared: dict[str, str],
     prompter: Prompter,
     folder: Path,
     fingerprint: str,
@@ -141,7 +143,8 @@ def _write(
             f"none of the {kinds[FAILED]} system prompts could be had from {config.system_prompts.endpoint.url} "
             f"({prompter.failures()[-1]['reason']}); check data.system_prompts.endpoint, or set data.system_prompts.dynamic to 0"
         )
-    common = overlaps(collected.train, collected.valid)
+    valid, train = (mixture.pools for mixture in mixtures)
+    common = overlaps(train, valid)
     assert not any(common.values()), common
     report = {
         "fingerprint": fingerprint,
@@ -150,7 +153,7 @@ def _write(
         **parts["train"],
         "validation": parts["valid"],
         **common,
-        "contamination": collected.contamination,
+        "contamination": compared,
         "system_prompt_failures": len(prompter.failures()),
     }
     write_report(folder, report, prompter.failures())
@@ -166,21 +169,12 @@ def _fingerprint(config: DataConfig, tokenizer: Tokenizer, origins: Origins) -> 
     answers = [endpoint.model, endpoint.temperature, endpoint.max_tokens] if config.system_prompts.dynamic else []
     settings["system_prompts"] |= {"endpoint": answers, "cache": "", "dry_run": False}
     digest = hashlib.sha256(json.dumps([CONTENTS, settings, tokenizer.sha256], sort_keys=True).encode())
-    for origin in origins.all():
-        digest.update(f"{origin.corpus.name} {origin.describe()} {origin.earlier_fingerprint}".encode())
-        for path, shown in zip(origin.located.files, origin.located.shown()):
+    for origin in itertools.chain(*origins.values()):
+        digest.update(f"{origin.corpus.name} {origin.kind} {origin.fingerprint}".encode())
+        for path in origin.files:
             with path.open("rb") as file:
-                digest.update(shown.encode() + hashlib.file_digest(file, "sha256").digest())
+                digest.update(shown_path(path, origin.root).encode() + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
-
-
-def _tell_set_aside(collected: Collected, told: list[str], progress: Reporter) -> list[str]:
-    """Tells of the rows that are set aside, but for what is `told` already; returns all that is to be told."""
-    lines = set_aside([*collected.train, *collected.valid])
-    for line in lines:
-        if line not in told:
-            progress(line)
-    return lines
 
 
 def _finished_report(out: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from gemma_keras.data.encoding.rendering import Rendered
 from gemma_keras.data.mixing.mixture import Mixture, Share
-from gemma_keras.data.pools.fates import NOT_DRAWN, SET_APART, UNDECIDED, USED
+from gemma_keras.data.pools.outcomes import NOT_DRAWN, SET_APART, UNDECIDED, USED
 from gemma_keras.data.pools.pool import Pool
 from gemma_keras.data.reading.finding import describe
 from gemma_keras.data.records import TextRecord
@@ -187,7 +187,6 @@ def _markdown_table(name: str, counts: dict[str, int]) -> list[str]:
 
 def _charts(folder: Path, report: dict[str, Any]) -> None:
     # Imported here: it takes long, and most users of this package never draw.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -201,9 +200,8 @@ def _charts(folder: Path, report: dict[str, Any]) -> None:
     ):
         figure = Figure(figsize=(10, 4))
         figure.subplots_adjust(left=0.23, right=0.95, wspace=0.9, top=0.92, bottom=0.12)
-        FigureCanvasAgg(figure)
-        for place, (label, part) in enumerate((("training", report), ("validation", report["validation"]))):
-            axes = figure.add_subplot(1, 2, place + 1)
+        parts = (("training", report), ("validation", report["validation"]))
+        for axes, (label, part) in zip(figure.subplots(1, 2), parts, strict=True):
             axes.set_title(f"{label}: {title}", fontsize=8)
             axes.tick_params(labelsize=7)
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))

@@ -19,7 +19,7 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.export.safetensors_writer import TensorEntry, write_safetensors
 from gemma_keras.export.tokenizer_files import require_expressible, write_tokenizer_files
 from gemma_keras.models.architecture import Architecture
-from gemma_keras.models.families import to_hf_config
+from gemma_keras.models.families.registry import to_hf_config
 from gemma_keras.models.hf_names import HfTensor, hf_tensors
 from gemma_keras.text.templates import DEFAULT, TEMPLATES, ChatTemplate
 from gemma_keras.text.tokenizer import Tokenizer
@@ -72,7 +72,7 @@ def export_hf(
         _put_in_place(partial, out)
     else:
         for tensor in hf_tensors(architecture):
-            _gathered(params[tensor.path])
+            gathered(params[tensor.path])
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"exported {out.name}")
 
@@ -102,7 +102,7 @@ def _write_weights(
     def entry(tensor: HfTensor) -> TensorEntry:
         def blocks() -> Iterator[np.ndarray]:
             nonlocal done
-            yield from _hf_blocks(_gathered(params[tensor.path]), tensor, jnp.dtype(dtype))
+            yield from _hf_blocks(gathered(params[tensor.path]), tensor, jnp.dtype(dtype))
             done += tensor.size * itemsize
             if progress:
                 progress(done, total * itemsize)
@@ -132,7 +132,7 @@ def _shards(tensors: list[HfTensor], itemsize: int, shard_bytes: int) -> list[li
     return shards
 
 
-def _gathered(array: Any) -> Any:
+def gathered(array: Any) -> Any:
     """The array itself, or all of it as a NumPy array where parts are with other processes (which take part in this)."""
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         return multihost_utils.process_allgather(array, tiled=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import jax
 
-from gemma_keras.inference.constraints import Matcher
+from gemma_keras.inference.constraints.matcher import Matcher
 from gemma_keras.inference.decode import Chunk
 from gemma_keras.inference.requests import Delta, FinishedSequence, Request, broken_logits
 from gemma_keras.inference.text_stream import TextStream

@@ -16,9 +16,9 @@ from keras_hub.models import GemmaBackbone
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import SamplingConfig
-from gemma_keras.inference.constraints import Grammars
+from gemma_keras.inference.constraints.grammars import Grammars
 from gemma_keras.inference.delivery import ActiveSequence
-from gemma_keras.inference.groups import GroupRunner
+from gemma_keras.inference.interleaving import GroupRunner
 from gemma_keras.inference.prefix_cache import PrefixCache
 from gemma_keras.inference.requests import (
     Delta,
@@ -31,10 +31,10 @@ from gemma_keras.inference.requests import (
 )
 from gemma_keras.inference.scheduler import Scheduler
 from gemma_keras.inference.scoring import ActiveScore, Scorer
-from gemma_keras.inference.searches import beam_groups, contrastive_groups
+from gemma_keras.inference.search.searches import beam_groups, contrastive_groups
 from gemma_keras.inference.text_stream import TextStream
+from gemma_keras.models.cpu_matrices import output_major
 from gemma_keras.models.forward import EMBEDDINGS, Params
-from gemma_keras.models.output_major import output_major
 from gemma_keras.parallel.plan import ONE_DEVICE, ComputePlan
 from gemma_keras.text.tokenizer import Tokenizer
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import SamplingConfig
-from gemma_keras.inference.constraints import Constraint
+from gemma_keras.inference.constraints.constraint import Constraint
 from gemma_keras.text.templates import Messages
 from gemma_keras.text.tokenizer import Tokenizer
 

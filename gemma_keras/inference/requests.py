@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import SamplingConfig
-from gemma_keras.inference.constraints import Constraint
+from gemma_keras.inference.constraints.constraint import Constraint
 from gemma_keras.inference.sampling import check_sampling
 from gemma_keras.inference.text_stream import StopStrings
 
@@ -190,11 +190,6 @@ def broken_logits(number: int, new_tokens: int) -> UserError:
 def _check_search(request: Request, vocabulary: int) -> None:
     """Beam search and contrastive search draw nothing, and know neither masks nor bias."""
     sampling = request.sampling
-    if sampling.num_beams < 1 or not 0 <= sampling.penalty_alpha <= 1:
-        raise UserError(
-            f"sampling.num_beams is {sampling.num_beams} and sampling.penalty_alpha {sampling.penalty_alpha}; give at least 1 "
-            "beam, and a weight from 0 to 1."
-        )
     if request.search == "sampling":
         return
     if sampling.num_beams > 1 and sampling.penalty_alpha:

@@ -8,7 +8,6 @@ numbers, and a token is drawn by inverting the cumulative distribution.
 Axes: B rows, V vocabulary, n entries of a sparse bias, W words of 32 bits.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -17,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from gemma_keras.config.errors import UserError
+from gemma_keras.config.fields import leaves
 from gemma_keras.config.sections import SamplingConfig
 
 LEAST_TEMPERATURE = 1e-6  # below it, differences of logits overflow float32
-GREATEST_PENALTY = 2.0  # of presence and frequency, as at OpenAI
 BLOCK = 128  # neighbouring ids that are reduced together, before the blocks are
 UNIT = 2.0**31  # the integer weight of probability 1
 GREATEST_INTEGER = 0x7FFFFFFF  # of 32 bits
@@ -49,20 +48,11 @@ class SamplingRows(NamedTuple):
         for config in configs:
             check_sampling(config)
 
-        def column(name: str, dtype: type) -> np.ndarray:
-            return np.array([getattr(config, name) for config in configs], dtype)
-
-        return cls(
-            temperature=column("temperature", np.float32),
-            # A k beyond int32 keeps everything, as does one beyond the vocabulary.
-            top_k=np.array([min(config.top_k, GREATEST_INTEGER) for config in configs], np.int32),
-            top_p=column("top_p", np.float32),
-            min_p=column("min_p", np.float32),
-            repetition_penalty=column("repetition_penalty", np.float32),
-            presence_penalty=column("presence_penalty", np.float32),
-            frequency_penalty=column("frequency_penalty", np.float32),
-            seed=np.array([config.seed & 0xFFFFFFFF for config in configs], np.uint32),
-        )
+        columns = {name: [getattr(config, name) for config in configs] for name in cls._fields}
+        # A k beyond int32 keeps everything, as does one beyond the vocabulary.
+        top_k = np.array([min(k, GREATEST_INTEGER) for k in columns.pop("top_k")], np.int32)
+        seed = np.array([seed & 0xFFFFFFFF for seed in columns.pop("seed")], np.uint32)
+        return cls(top_k=top_k, seed=seed, **{name: np.array(column, np.float32) for name, column in columns.items()})
 
     def of_running(self, running: jax.Array) -> "SamplingRows":
         """The same for rows that are `running` bool[B]; the others ask for nothing that would cost time."""
@@ -96,20 +86,11 @@ class Tallies(NamedTuple):
 
 def check_sampling(config: SamplingConfig) -> None:
     """Raises `UserError`, which names the first impossible value."""
-    temperature, penalty = config.temperature, config.repetition_penalty
-    taken_off = f"from {-GREATEST_PENALTY:g} to {GREATEST_PENALTY:g} (0: no penalty)"
-    for name, holds, expected in (
-        ("max_new_tokens", config.max_new_tokens >= 1, "at least 1"),
-        ("temperature", temperature == 0 or LEAST_TEMPERATURE <= temperature < math.inf, "0 (greedy) or above 1e-6"),
-        ("top_k", config.top_k >= 0, "0 (all tokens) or more"),
-        ("top_p", 0 < config.top_p <= 1, "above 0 and at most 1"),
-        ("min_p", 0 <= config.min_p < 1, "from 0 (all tokens) to below 1"),
-        ("repetition_penalty", 0 < penalty < math.inf, "above 0 (1: no penalty)"),
-        ("presence_penalty", abs(config.presence_penalty) <= GREATEST_PENALTY, taken_off),
-        ("frequency_penalty", abs(config.frequency_penalty) <= GREATEST_PENALTY, taken_off),
-    ):
-        if not holds:
-            raise UserError(f"sampling.{name} is {getattr(config, name)}; give a value {expected}.")
+    for leaf in leaves(config):
+        if leaf.name != "seed":  # of which any integer will do here
+            leaf.check(f"sampling.{leaf.name}")
+    if 0 < config.temperature < LEAST_TEMPERATURE:
+        raise UserError(f"sampling.temperature is {config.temperature}; give 0 (greedy) or at least 1e-6.")
 
 
 def penalize(logits: jax.Array, tallies: Tallies, rows: SamplingRows) -> jax.Array:

@@ -21,12 +21,12 @@ from jax.ad_checkpoint import checkpoint_name
 from keras_hub.models import GemmaBackbone
 
 from gemma_keras.models.architecture import NORM_EPSILON, ROPE_BASE, Architecture
-from gemma_keras.models.attention import attention, packed_attention
+from gemma_keras.models.attention_kernels.grouped_query import attention, packed_attention
 from gemma_keras.models.kv_cache import Context
-from gemma_keras.models.layout import EMBEDDINGS, Role, kind_of
-from gemma_keras.models.sharding import variable_axes
 from gemma_keras.models.stacking import STACKS, is_stacked
-from gemma_keras.models.weights import as_weight, plain, row
+from gemma_keras.models.weight_protocol import as_weight, plain, row
+from gemma_keras.models.weight_sharding import variable_axes
+from gemma_keras.models.weight_table import EMBEDDINGS, Role, kind_of
 from gemma_keras.parallel.plan import ATTENDED, DOWN, GATE, ONE_DEVICE, UP, ComputePlan
 from gemma_keras.parallel.sharding import all_gathered, vocabulary_lookup
 

@@ -1,6 +1,6 @@
 """Keras variable paths and Hugging Face tensor names, with the change of layout both ways.
 
-Keras kernels have the axes that the table of weights (`layout.py`) says; PyTorch's are [out, in] with heads flattened.
+Keras kernels have the axes that the table of weights (`weight_table.py`) says; PyTorch's are [out, in] with heads flattened.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gemma_keras.models.architecture import Architecture
-from gemma_keras.models.layout import BLOCK, WeightKind, model_kinds
+from gemma_keras.models.weight_table import BLOCK, WeightKind, model_kinds
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

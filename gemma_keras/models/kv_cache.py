@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gemma_keras.models.architecture import Architecture
-from gemma_keras.models.attention import Source
+from gemma_keras.models.attention_kernels.grouped_query import Source
 from gemma_keras.models.quantization import Int8, stored_like
 from gemma_keras.parallel.mesh import DATA, MODEL
 from gemma_keras.parallel.plan import ComputePlan

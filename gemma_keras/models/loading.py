@@ -25,11 +25,10 @@ from safetensors import SafetensorError, safe_open
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.models.architecture import Architecture
-from gemma_keras.models.families import from_hf_config
 from gemma_keras.models.families.keras_preset import from_keras_config
+from gemma_keras.models.families.registry import from_hf_config
 from gemma_keras.models.forward import Params, variable_shapes
 from gemma_keras.models.hf_names import HfTensor, hf_tensors
-from gemma_keras.models.layout import Role, kind_of
 from gemma_keras.models.weight_checks import (
     SAFETENSORS_DTYPES,
     damaged,
@@ -40,6 +39,7 @@ from gemma_keras.models.weight_checks import (
     require_plain_numbers,
     require_shape,
 )
+from gemma_keras.models.weight_table import Role, kind_of
 
 HF_FILE, HF_INDEX = "model.safetensors", "model.safetensors.index.json"
 KERAS_FILE, KERAS_INDEX = "model.weights.h5", "model.weights.json"

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.models.weights import plain
+from gemma_keras.models.weight_protocol import plain
 from gemma_keras.parallel.mesh import ALL, DATA, MODEL
 
 MIN_CHUNK = 256  # with fewer rows, reading the embeddings again for each chunk takes longer than multiplying with them

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from gemma_keras.models.layout import WeightKind, kind_of
-from gemma_keras.models.weights import Take, as_weight, take_rows
+from gemma_keras.models.weight_protocol import Take, as_weight, take_rows
+from gemma_keras.models.weight_table import WeightKind, kind_of
 
 LEVELS = 127
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gemma_keras.models.weights import row as row_of
+from gemma_keras.models.weight_protocol import row as row_of
 
 STACKS = "decoder_blocks/"
 _BLOCK = re.compile(r"decoder_block_(\d+)/(.+)")

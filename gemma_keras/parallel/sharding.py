@@ -20,7 +20,7 @@ _DIVIDED: dict[str, str | tuple[str, ...]] = {"N": MODEL, "K": MODEL, "F": MODEL
 
 
 def used_axes(axes: Sequence[str]) -> Axes:
-    """The mesh axes of each dimension of a weight in use, whose dimensions have these letters (`layout`).
+    """The mesh axes of each dimension of a weight in use, whose dimensions have these letters (`models.weight_table`).
 
     Heads, ffn and vocabulary are divided by "model": each device multiplies with what it holds. The vocabulary is divided by
     all devices and never all-gathered.

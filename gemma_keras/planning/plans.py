@@ -9,8 +9,8 @@ from jax.sharding import Mesh
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.stages import AnsweringConfig, EvaluateConfig, StepConfig
 from gemma_keras.models.architecture import Architecture
-from gemma_keras.models.attention import choose_kernel
-from gemma_keras.models.splash_attention import LANES
+from gemma_keras.models.attention_kernels.grouped_query import choose_kernel
+from gemma_keras.models.attention_kernels.splash import LANES
 from gemma_keras.parallel.mesh import MODEL, make_mesh
 from gemma_keras.parallel.plan import ComputePlan
 

@@ -1,12 +1,10 @@
 """Every collective of a compiled program: its kind, its bytes, how often, and why."""
 
-import dataclasses
 import math
 import re
-from collections import defaultdict
-from typing import Any
+from typing import Any, NamedTuple
 
-from gemma_keras.preflight.hlo import Array, Execution, Instruction, Module
+from gemma_keras.preflight.hlo import Array, Execution, Instruction, Module, arrays, size
 
 KINDS = (
     "all-gather",
@@ -19,16 +17,14 @@ KINDS = (
 )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Collective:
-    """One collective of the program text.
+class Collective(NamedTuple):
+    """One collective of the program.
 
     Attributes:
         times: executions in a step, loops counted.
         bytes: of the larger of operand and result on one device, for one execution.
         group: devices that take part together.
         why: `<phase>: <part>`, from where in the traced program it comes.
-        op_name: that place in full.
     """
 
     kind: str
@@ -36,7 +32,6 @@ class Collective:
     bytes: int
     group: int
     why: str
-    op_name: str
 
     @property
     def sent(self) -> float:
@@ -49,29 +44,22 @@ class Collective:
 
 
 def find_collectives(module: Module, devices: int) -> list[Collective]:
-    """All collectives in the order of the text; groups of one device, which move nothing, are left out."""
+    """All collectives in the order of the program; groups of one device, which move nothing, are left out."""
     found = []
     for execution in module.executions():
-        kind = execution.instruction.opcode.removesuffix("-start")
+        instruction = execution.instruction
+        kind, is_start = instruction.opcode.removesuffix("-start"), instruction.opcode.endswith("-start")
         if kind not in KINDS or _continues_another(execution):
             continue
-        group = _group_size(execution.instruction, devices)
+        group = _group_size(instruction, devices)
+        moved = max(array.bytes for array in arrays(instruction)) if is_start else size(instruction)
+        if kind == "reduce-scatter":
+            moved *= 1 if is_start else group
+        elif kind == "all-reduce" and execution.computation.name.startswith("all-reduce-scatter"):
+            kind = "reduce-scatter"  # a fusion of an all-reduce and the slice that each device keeps
         if group > 1:
-            found.append(_collective(kind, execution, module, group))
+            found.append(Collective(kind, execution.times, moved, group, reason(_origin(execution))))
     return found
-
-
-def _collective(kind: str, execution: Execution, module: Module, group: int) -> Collective:
-    instruction = execution.instruction
-    if kind == "all-reduce" and execution.computation.name.startswith("all-reduce-scatter"):
-        kind = "reduce-scatter"  # a fusion of an all-reduce and the slice that each device keeps
-    name = _origin(execution)
-    size = instruction.bytes
-    if kind == "reduce-scatter" and instruction.opcode.startswith("reduce-scatter"):
-        size *= group
-    elif instruction.opcode.endswith("-start"):
-        size = max((array.bytes for array in instruction.arrays), default=0)
-    return Collective(kind, execution.times, size, group, reason(name), name)
 
 
 def _origin(execution: Execution) -> str:
@@ -79,42 +67,38 @@ def _origin(execution: Execution) -> str:
 
     The compiler names what it inserts itself by a number, such as `convert.14`.
     """
-    names = [execution.instruction.op_name, execution.fusion.op_name if execution.fusion else ""]
-    waiting, seen = [execution.instruction], {execution.instruction.name}
+    inside = execution.computation
+    names = [execution.instruction.metadata.op_name, execution.fusion.metadata.op_name if execution.fusion else ""]
+    waiting, seen = [execution.instruction], {execution.instruction.id}
     while waiting and len(seen) < _SEARCHED:
-        operands = [execution.computation.get(name) for name in waiting.pop(0).operands if name not in seen]
-        waiting += [operand for operand in operands if operand is not None]
-        seen.update(operand.name for operand in operands if operand is not None)
-        names += [operand.op_name for operand in operands if operand is not None]
-    names += [neighbour.op_name for neighbour in execution.computation.instructions]
+        operands = [operand for operand in inside.operands(waiting.pop(0)) if operand.id not in seen]
+        waiting += operands
+        seen.update(operand.id for operand in operands)
+        names += [operand.metadata.op_name for operand in operands]
+    names += [neighbour.metadata.op_name for neighbour in inside.instructions]
     return next((name for name in names if "/" in name), next(filter(None, names), ""))
 
 
 def _continues_another(execution: Execution) -> bool:
     """Whether this is the middle or the end of a collective that the compiler spread over several fusions."""
-    if "async_collective_fusion_config" not in execution.instruction.attributes:
+    if b"async_collective_fusion_config" not in execution.instruction.backend_config:
         return False
-    targets = [i.setting("custom_call_target") for i in execution.computation.instructions]
+    targets = [i.custom_call_target for i in execution.computation.instructions]
     return "AsyncCollectiveStart" not in targets
 
 
 def _group_size(instruction: Instruction, devices: int) -> int:
     """Devices in one group, in any of the forms in which XLA writes groups."""
-    text = instruction.attributes
-    if "collective-permute" in instruction.opcode:
-        return devices if "source_target_pairs" in text else 1
-    listed = re.search(r"replica_groups=\{\{([\d,]*)\}", text)
-    if listed:
-        return len(listed[1].split(","))
-    iota = re.search(r"replica_groups=\[(\d+),(\d+)\]", text)
-    if iota:
-        return int(iota[2])
-    axes = re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\([^{]*\))?\s*\{([^}]*)\}", text)
-    if axes:
-        sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", axes[1])}
-        parts = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", axes[2])
-        return math.prod(int(part) if part else sizes[name] for name, part in parts)
-    return devices
+    if instruction.opcode.startswith("collective-permute"):
+        return devices if instruction.source_target_pairs else 1
+    if instruction.HasField("iota_collective_device_list"):
+        return instruction.iota_collective_device_list.num_devices_per_group
+    if instruction.HasField("mesh_axes_replica_group_list"):
+        groups = instruction.mesh_axes_replica_group_list
+        sizes = [axis.size for axis in groups.mesh.axes]
+        return math.prod(axis.sub_axis_info.size or sizes[axis.mesh_axis_index] for axis in groups.axes)
+    listed = instruction.collective_device_list.replica_groups
+    return len(listed[0].replica_ids) if listed else devices
 
 
 _SEARCHED = 32  # instructions before a collective that are asked for a name
@@ -167,39 +151,31 @@ def reason(op_name: str) -> str:
 
 def summed(collectives: list[Collective]) -> list[dict[str, Any]]:
     """One line a kind and reason: executions, bytes and bytes sent in a step on each device; most sent first."""
-    groups: dict[tuple[str, str], list[Collective]] = defaultdict(list)
+    lines: dict[tuple[str, str], dict[str, Any]] = {}
     for item in collectives:
-        groups[item.kind, item.why].append(item)
-    lines = [
-        {"kind": kind, "why": why, "group": group[0].group, **_sums(group)} for (kind, why), group in groups.items()
-    ]
-    return sorted(lines, key=lambda line: -line["bytes_sent"])
-
-
-def _sums(group: list[Collective]) -> dict[str, int]:
-    return {
-        "count": sum(item.times for item in group),
-        "bytes": sum(item.times * item.bytes for item in group),
-        "bytes_sent": round(sum(item.sent for item in group)),
-    }
+        _add(lines.setdefault((item.kind, item.why), {"kind": item.kind, "why": item.why, "group": item.group}), item)
+    return sorted(lines.values(), key=lambda line: -line["bytes_sent"])
 
 
 def by_kind(collectives: list[Collective]) -> dict[str, dict[str, int]]:
     """Executions and bytes of a step by kind."""
     sums: dict[str, dict[str, int]] = {}
     for item in collectives:
-        line = sums.setdefault(item.kind, {"count": 0, "bytes": 0, "bytes_sent": 0})
-        line["count"] += item.times
-        line["bytes"] += item.times * item.bytes
-        line["bytes_sent"] += round(item.sent)
+        _add(sums.setdefault(item.kind, {}), item)
     return sums
+
+
+def _add(sums: dict[str, Any], item: Collective) -> None:
+    added = {"count": item.times, "bytes": item.times * item.bytes, "bytes_sent": round(item.sent)}
+    sums.update((name, sums.get(name, 0) + value) for name, value in added.items())
 
 
 def largest_arrays(module: Module, count: int) -> list[tuple[Array, str]]:
     """The largest arrays that a step makes on one device, inside of fusions included, with where they come from."""
     seen: dict[tuple[int, ...], tuple[Array, str]] = {}
     for execution in module.executions():
-        for array in execution.instruction.arrays:
-            if array.dims not in seen or (not seen[array.dims][1] and execution.instruction.op_name):
-                seen[array.dims] = (array, execution.instruction.op_name)
+        name = execution.instruction.metadata.op_name
+        for array in arrays(execution.instruction):
+            if array.dims not in seen or (not seen[array.dims][1] and name):
+                seen[array.dims] = (array, name)
     return sorted(seen.values(), key=lambda pair: -pair[0].elements)[:count]

@@ -3,9 +3,7 @@
 Axes: B rows, S slots of the cache, V vocabulary.
 """
 
-import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,25 +16,15 @@ from gemma_keras.inference.decode_state import DecodeState, empty_state, state_s
 from gemma_keras.models.architecture import Architecture
 from gemma_keras.models.forward import build_backbone, variable_shapes
 from gemma_keras.models.quantization import quantized, summed_axes
-from gemma_keras.models.sharding import param_sharding
+from gemma_keras.models.weight_sharding import param_sharding
 from gemma_keras.parallel.plan import ComputePlan
 
 
-@dataclasses.dataclass(frozen=True)
-class DecodeProgram:
-    """The program, the shapes of its arguments, and the bytes on one device that each step has to read."""
+def decode_program(config: PreflightConfig, architecture: Architecture, plan: ComputePlan) -> tuple[Any, int, int]:
+    """The traced program, its tokens, and the bytes on one device that each step has to read: weights and cache.
 
-    step: Callable[..., Any]
-    arguments: tuple[Any, ...]
-    settings: dict[str, Any]
-    weight_bytes: int
-    cache_bytes: int
-
-
-def decode_program(config: PreflightConfig, architecture: Architecture, plan: ComputePlan) -> DecodeProgram:
-    """Decoding for `inference.max_rows` rows, with slots for a prompt of `prompt_tokens` and its answer.
-
-    Its loop has no fixed length, so what is counted of it is one step.
+    It decodes for `inference.max_rows` rows, with slots for a prompt of `prompt_tokens` and its answer. Its loop has no fixed
+    length, so what is counted of it is one step.
     """
     backbone = build_backbone(architecture, config.model.dtype)
     rows, slots = config.inference.max_rows, config.prompt_tokens + config.sampling.max_new_tokens
@@ -47,11 +35,9 @@ def decode_program(config: PreflightConfig, architecture: Architecture, plan: Co
     if plan.mesh is not None:
         state = jax.tree.map(_placed, state, state_shardings(state, plan.mesh))
     steps = jax.ShapeDtypeStruct((), jnp.int32)
-    return DecodeProgram(
-        step=decode, arguments=(params, state, steps, None),
-        settings={"backbone": backbone, "plan": plan, "alternatives": None},
-        weight_bytes=_bytes_on_a_device(params), cache_bytes=_bytes_on_a_device(state.cache),
-    )  # fmt: skip
+    step: Any = decode
+    trace = step.trace(params, state, steps, None, backbone=backbone, plan=plan, alternatives=None)
+    return trace, rows, _bytes_on_a_device(params) + _bytes_on_a_device(state.cache)
 
 
 def _placed(spec: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:

@@ -9,7 +9,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -33,15 +33,17 @@ class MatmulFlops:
 
     Attributes:
         parts: FLOPs by part; work that several shards of a `shard_map` repeat counts as often as it is done.
-        kernels: executions of Pallas kernels by name, per device that runs them.
         unknown_loops: `while` loops whose number of turns is not in the program; their bodies are counted once.
-        soft_capped: names of kernels whose body has a tanh.
     """
 
     parts: dict[str, float] = dataclasses.field(default_factory=dict)
-    kernels: dict[str, int] = dataclasses.field(default_factory=dict)
     unknown_loops: int = 0
-    soft_capped: set[str] = dataclasses.field(default_factory=set)
+
+    def add(self, more: "MatmulFlops", times: float = 1) -> None:
+        """Adds FLOPs that are done `times` times."""
+        self.unknown_loops += more.unknown_loops
+        for part, flops in more.parts.items():
+            self.parts[part] = self.parts.get(part, 0.0) + times * flops
 
     @property
     def total(self) -> float:
@@ -56,29 +58,22 @@ class MatmulFlops:
         return self.total - self.attention
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Place:
-    """Where the walk is: how often the equations run, on how many devices, below which names, inside which kernel."""
+class _Place(NamedTuple):
+    """Where the walk is: below which names, in which kernel's part of the program."""
 
-    times: int = 1
     names: str = ""
     part: str = ""
 
-    def below(self, **changes: Any) -> "_Place":
-        return dataclasses.replace(self, **changes)
-
 
 def matmul_flops(closed: core.ClosedJaxpr) -> MatmulFlops:
-    """Counts 2·M·N·K for every `dot_general` and convolution that contributes to an output.
+    """Counts 2·M·N·K for every `dot_general` that contributes to an output.
 
     Args:
         closed: of a traced program, `jax.jit(f).trace(*arguments).jaxpr`: gradients are in it, and what a policy computes
             again for them is, too.
     """
-    counts = MatmulFlops()
     alive, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)
-    _walk(alive, _constants(alive.constvars, closed.consts), _Place(), counts)
-    return counts
+    return _walk(alive, _constants(alive.constvars, closed.consts), _Place())
 
 
 def largest_shapes(closed: core.ClosedJaxpr, count: int) -> list[tuple[int, ...]]:
@@ -113,24 +108,24 @@ def _inner(equation: Any) -> list[tuple[core.Jaxpr, Sequence[Any]]]:
     return found
 
 
-def _walk(jaxpr: core.Jaxpr, known: Known, place: _Place, counts: MatmulFlops) -> None:
+def _walk(jaxpr: core.Jaxpr, known: Known, place: _Place) -> MatmulFlops:
+    counts = MatmulFlops()
     for equation in jaxpr.eqns:
         name = equation.primitive.name
-        names = f"{place.names}/{equation.source_info.name_stack}"
+        inside = place._replace(names=f"{place.names}/{equation.source_info.name_stack}")
         if name in ("dot_general", "ragged_dot_general"):
-            _add(counts, place, names, _dot_flops(equation))
-        elif name == "conv_general_dilated":
-            _add(counts, place, names, _conv_flops(equation))
+            counts.add(MatmulFlops({place.part or _part(inside.names, PARTS): _dot_flops(equation)}))
         elif name in _RULES:
-            _RULES[name](equation, known, place.below(names=names), counts)
+            counts.add(*_RULES[name](equation, known, inside))
         else:
             for inner, consts in _inner(equation):  # calls of every kind run their body once
-                _enter(inner, consts, equation.invars, known, place.below(names=names), counts)
+                counts.add(_enter(inner, consts, equation.invars, known, inside))
+    return counts
 
 
 def _enter(
-    inner: core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Any], known: Known, place: _Place, counts
-) -> None:
+    inner: core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Any], known: Known, place: _Place
+) -> MatmulFlops:
     """Walks a called jaxpr; constants that are handed to it stay known."""
     values = dict(_constants(inner.constvars, consts))
     if len(arguments) == len(inner.invars):
@@ -138,7 +133,7 @@ def _enter(
             value = _value(argument, known)
             if value is not None:
                 values[variable] = value
-    _walk(inner, values, place, counts)
+    return _walk(inner, values, place)
 
 
 def _constants(variables: Sequence[Any], values: Sequence[Any]) -> dict[Any, np.ndarray]:
@@ -153,11 +148,6 @@ def _value(argument: Any, known: Known) -> np.ndarray | None:
     if isinstance(argument, core.Literal):
         return np.asarray(argument.val)
     return known.get(argument)
-
-
-def _add(counts: MatmulFlops, place: _Place, names: str, flops: float) -> None:
-    part = place.part or _part(names, PARTS)
-    counts.parts[part] = counts.parts.get(part, 0.0) + place.times * flops
 
 
 def _part(names: str, parts: tuple[tuple[str, str], ...]) -> str:
@@ -175,75 +165,47 @@ def _dot_flops(equation: Any) -> float:
     return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(lhs[axis] for axis in contracted)
 
 
-def _conv_flops(equation: Any) -> float:
-    kernel = equation.invars[1].aval.shape
-    features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-    return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / features
+# What an equation with a body does, and how often.
+_Counted = tuple[MatmulFlops, float]
 
 
-def _scan(equation: Any, known: Known, place: _Place, counts: MatmulFlops) -> None:
+def _scan(equation: Any, known: Known, place: _Place) -> _Counted:
     body = equation.params["jaxpr"]
-    repeated = place.below(times=place.times * equation.params["length"])
     constants = equation.params["num_consts"]
     arguments = [*equation.invars[:constants], *(None for _ in equation.invars[constants:])]
-    _enter(body.jaxpr, body.consts, arguments, known, repeated, counts)
+    return _enter(body.jaxpr, body.consts, arguments, known, place), equation.params["length"]
 
 
-def _while(equation: Any, known: Known, place: _Place, counts: MatmulFlops) -> None:
-    counts.unknown_loops += 1
+def _while(equation: Any, known: Known, place: _Place) -> _Counted:
+    once = MatmulFlops(unknown_loops=1)
     for key in ("cond_jaxpr", "body_jaxpr"):
         body = equation.params[key]
-        _enter(body.jaxpr, body.consts, (), known, place, counts)
+        once.add(_enter(body.jaxpr, body.consts, (), known, place))
+    return once, 1
 
 
-def _cond(equation: Any, known: Known, place: _Place, counts: MatmulFlops) -> None:
+def _cond(equation: Any, known: Known, place: _Place) -> _Counted:
     """Only the branch with the most FLOPs counts."""
-    branches = []
-    for branch in equation.params["branches"]:
-        alone = MatmulFlops()
-        _enter(branch.jaxpr, branch.consts, equation.invars[1:], known, place, alone)
-        branches.append(alone)
-    _merge(counts, max(branches, key=lambda branch: branch.total))
+    branches = equation.params["branches"]
+    counted = [_enter(branch.jaxpr, branch.consts, equation.invars[1:], known, place) for branch in branches]
+    return max(counted, key=lambda branch: branch.total), 1
 
 
-def _merge(counts: MatmulFlops, more: MatmulFlops) -> None:
-    for part, flops in more.parts.items():
-        counts.parts[part] = counts.parts.get(part, 0.0) + flops
-    for name, times in more.kernels.items():
-        counts.kernels[name] = counts.kernels.get(name, 0) + times
-    counts.unknown_loops += more.unknown_loops
-    counts.soft_capped |= more.soft_capped
-
-
-def _shard_map(equation: Any, known: Known, place: _Place, counts: MatmulFlops) -> None:
+def _shard_map(equation: Any, known: Known, place: _Place) -> _Counted:
     """The body is one shard's: every device along the mapped axes does its FLOPs."""
     mesh, manual = equation.params["mesh"], equation.params["newly_manual_axes"]
-    shards = math.prod(mesh.shape[axis] for axis in manual)
-    alone = MatmulFlops()
-    for inner, consts in _inner(equation):
-        _enter(inner, consts, equation.invars, known, place, alone)
-    alone.parts = {part: flops * shards for part, flops in alone.parts.items()}
-    _merge(counts, alone)
+    ((inner, consts),) = _inner(equation)
+    return _enter(inner, consts, equation.invars, known, place), math.prod(mesh.shape[axis] for axis in manual)
 
 
-def _pallas_call(equation: Any, known: Known, place: _Place, counts: MatmulFlops) -> None:
+def _pallas_call(equation: Any, known: Known, place: _Place) -> _Counted:
     """A kernel's FLOPs: what its author states, else those of its body at every point of the grid that is not skipped."""
-    name = str(equation.params["name"])
-    counts.kernels[name] = counts.kernels.get(name, 0) + place.times
-    body = equation.params["jaxpr"]
-    if any(inner_equation.primitive.name == "tanh" for jaxpr in _all_jaxprs(body) for inner_equation in jaxpr.eqns):
-        counts.soft_capped.add(name)
-    part = _part(f"{place.names}/{name}", _KERNEL_PARTS)
+    part = _part(f"{place.names}/{equation.params['name']}", _KERNEL_PARTS)
     estimate = equation.params.get("cost_estimate")
     if estimate is not None and estimate.flops:
-        counts.parts[part] = counts.parts.get(part, 0.0) + place.times * float(estimate.flops)
-        return
-    grid = equation.params["grid_mapping"].grid
-    points = math.prod(size for size in grid if isinstance(size, int))
-    inside = MatmulFlops()
-    _walk(body, {}, _Place(part=part), inside)
-    share = _share_of_blocks(equation, known)
-    counts.parts[part] = counts.parts.get(part, 0.0) + place.times * points * share * inside.total
+        return MatmulFlops({part: float(estimate.flops)}), 1
+    points = math.prod(size for size in equation.params["grid_mapping"].grid if isinstance(size, int))
+    return _walk(equation.params["jaxpr"], {}, _Place(part=part)), points * _share_of_blocks(equation, known)
 
 
 def _share_of_blocks(equation: Any, known: Known) -> float:

@@ -1,12 +1,11 @@
 """Pallas kernels of a compiled program, and the bytes that a step moves between HBM and the cores."""
 
 import base64
-import dataclasses
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from gemma_keras.preflight.collectives import reason
-from gemma_keras.preflight.hlo import Array, Computation, Instruction, Module
+from gemma_keras.preflight.hlo import Array, Computation, Instruction, Module, arrays, size
 
 # Instructions that only name what is there, or whose work is done by the instructions inside.
 _FREE = {
@@ -17,9 +16,8 @@ _FREE = {
 _SLICING = ("dynamic-slice", "slice", "gather")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Kernel:
-    """One call of a Pallas kernel in the program text.
+class Kernel(NamedTuple):
+    """One call of a Pallas kernel in the program.
 
     Attributes:
         times: executions in a step, loops counted.
@@ -31,24 +29,23 @@ class Kernel:
     times: int
     soft_cap: bool | None
     phase: str
-    op_name: str
 
 
 def find_kernels(module: Module) -> list[Kernel]:
-    """All calls of Pallas kernels, in the order of the text."""
+    """All calls of Pallas kernels, in the order of the program."""
     found = []
     for execution in module.executions():
         instruction = execution.instruction
-        if instruction.opcode == "custom-call" and instruction.setting("custom_call_target") == "tpu_custom_call":
+        if instruction.custom_call_target == "tpu_custom_call":
             name = re.sub(r"(\.\d+|\.clone)+$", "", instruction.name)
-            phase = reason(instruction.op_name).partition(":")[0]
-            found.append(Kernel(name, execution.times, _has_tanh(instruction), phase, instruction.op_name))
+            phase = reason(instruction.metadata.op_name).partition(":")[0]
+            found.append(Kernel(name, execution.times, _has_tanh(instruction), phase))
     return found
 
 
 def _has_tanh(instruction: Instruction) -> bool | None:
     """The kernel's code is MLIR bytecode, which begins by listing the operations that it uses."""
-    body = re.search(r'"body":"([A-Za-z0-9+/=]+)"', instruction.attributes)
+    body = re.search(rb'"body":"([A-Za-z0-9+/=]+)"', instruction.backend_config)
     if body is None:
         return None
     code = base64.b64decode(body[1])
@@ -80,44 +77,35 @@ def hbm_bytes(module: Module) -> int:
     return total
 
 
-def _in_hbm(arrays: tuple[Array, ...]) -> int:
-    return sum(array.bytes for array in arrays if not array.in_vmem)
+def _in_hbm(found: list[Array]) -> int:
+    return sum(array.bytes for array in found if not array.in_vmem)
 
 
 def _moved(instruction: Instruction, computation: Computation, module: Module) -> int:
+    made = arrays(instruction)
     if instruction.opcode == "copy-start":  # (to, from, context)
-        return _in_hbm(instruction.arrays[:2])
-    if instruction.opcode in ("slice-start", "dynamic-slice-start"):  # (from, to, ...), of which only the slice moves
-        return instruction.arrays[1].bytes + _in_hbm(instruction.arrays[1:2])
-    operands = [computation.get(name) for name in instruction.operands]
-    read = [_in_hbm(operand.arrays) if operand is not None else 0 for operand in operands]
-    written = _in_hbm(instruction.arrays)
-    bodies = instruction.called("calls") if instruction.opcode == "fusion" else []
-    if bodies:
-        body = module.computations[bodies[0]]
+        return _in_hbm(made[:2])
+    read = [_in_hbm(arrays(operand)) for operand in computation.operands(instruction)]
+    written = _in_hbm(made)
+    if instruction.opcode == "fusion":
+        (body,) = module.called(instruction)
         read = [min(whole, _used(body, place, whole)) for place, whole in enumerate(read)]
         if body.root.opcode == "dynamic-update-slice":
-            written = min(written, _size(body, body.root.operands[1]))
+            written = min(written, size(body.operands(body.root)[1]))
     elif instruction.opcode in _SLICING:
-        read[:1] = [min(read[0], written)]
+        # One that is a computation of its own runs beside others, mostly into on-chip memory.
+        read[:1] = [min(read[0], size(instruction) if instruction is computation.root else written)]
     elif instruction.opcode == "dynamic-update-slice":
         read[0], written = 0, read[1]
     return sum(read) + written
 
 
-def _size(body: Computation, name: str) -> int:
-    found = body.get(name)
-    return found.bytes if found is not None else 0
-
-
 def _used(body: Computation, place: int, whole: int) -> int:
     """Bytes of a fusion's operand that its body reads."""
-    parameter = next((i for i in body.instructions if i.opcode == "parameter" and i.literal == str(place)), None)
-    if parameter is None:
-        return whole
-    users = [i for i in body.instructions if parameter.name in i.operands]
+    parameter = next(i.id for i in body.instructions if i.opcode == "parameter" and i.parameter_number == place)
+    users = [i for i in body.instructions if parameter in i.operand_ids]
     if users and all(user.opcode in _SLICING for user in users):
-        return sum(user.bytes for user in users)
-    if users and all(user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name for user in users):
+        return sum(size(user) for user in users)
+    if users and all(user.opcode == "dynamic-update-slice" and user.operand_ids[0] == parameter for user in users):
         return 0
     return whole

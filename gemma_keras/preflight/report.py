@@ -1,14 +1,13 @@
 """What preflight says about a compiled program: as data, as text, and what to change when it does not fit."""
 
-import dataclasses
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 from gemma_keras.config.stages import PreflightConfig
 from gemma_keras.preflight.hardware import Hardware
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Roofline:
+class Roofline(NamedTuple):
     """Seconds of a step that each resource takes at its published peak, and the longest of them."""
 
     compute_seconds: float
@@ -24,78 +23,12 @@ class Roofline:
             "memory": hbm_bytes / hardware.memory_bandwidth,
             "collective": sent_bytes / hardware.ring_bandwidth,
         }
-        return cls(
-            compute_seconds=seconds["compute"], memory_seconds=seconds["memory"],
-            collective_seconds=seconds["collective"], bound=max(seconds, key=lambda name: seconds[name]),
-        )  # fmt: skip
+        compute, memory, collective = seconds.values()
+        return cls(compute, memory, collective, bound=max(seconds, key=lambda name: seconds[name]))
 
     def step_seconds(self, utilisation: float) -> float:
         """Seconds of a step whose matmuls reach this share of the peak, collectives being hidden behind them."""
         return max(self.compute_seconds / utilisation, self.memory_seconds, self.collective_seconds)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class PreflightReport:
-    """All figures of one preflight, as `preflight.json` holds them; None where the program did not compile.
-
-    Attributes:
-        program: train or decode.
-        fits: whether the compiler placed the program into the device's memory.
-        gib_per_chip: GiB on one device (as jax counts devices: a core of v3); what was asked for, where it does not fit.
-        matmul_flops_per_step: of all devices, attention included.
-        matmul_flops_per_token_over_n: without attention, divided by tokens and by the model's number of weights.
-        tried: the policies that were compiled, with their GiB.
-        kernels, collectives: a line each by name and by reason; counts and bytes are of one device and one step.
-        hbm_bytes_over_least: of decoding, bytes moved against those of weights and cache.
-        largest_arrays: the shapes of the largest arrays on one device.
-        largest_shapes: of the largest arrays in the traced program, all devices together.
-    """
-
-    program: str
-    architecture: str
-    parameters: int
-    topology: str
-    device: str
-    devices: int
-    mesh: dict[str, int]
-    shard_sequence: bool
-    attention: str
-    remat: str
-    tried: list[dict[str, Any]]
-    fits: bool
-    gib_per_chip: float | None
-    gib_limit: float
-    arguments_gib: float | None = None
-    temporaries_gib: float | None = None
-    outputs_gib: float | None = None
-    aliased_gib: float | None = None
-    tokens_per_step: int
-    matmul_flops_per_step: float
-    matmul_flops_per_token_over_n: float
-    attention_flops_per_token_over_n: float
-    matmul_flops_by_part: dict[str, float]
-    loops_of_unknown_length: int
-    kernels: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    collectives: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    collectives_by_kind: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
-    largest_arrays: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    largest_shapes: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
-    hbm_bytes_per_step: int | None = None
-    hbm_bytes_over_least: float | None = None
-    roofline: dict[str, Any] | None = None
-    utilisation: float
-    step_seconds: float | None = None
-    tokens_per_second: float | None = None
-    hours_per_million_tokens: float | None = None
-    steps: int | None = None
-    hours: float | None = None
-    compile_seconds: float
-    versions: dict[str, str]
-    advice: list[str]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return dataclasses.asdict(self)
 
 
 def advice(config: PreflightConfig, mesh: dict[str, int], remat: str, shard_sequence: bool) -> list[str]:
@@ -142,8 +75,9 @@ def decoding_advice(config: PreflightConfig) -> list[str]:
     ]
 
 
-def describe(report: PreflightReport) -> str:
-    """The account for people."""
+def describe(figures: dict[str, Any]) -> str:
+    """The account for people of what preflight.json holds (`run.examine`)."""
+    report = SimpleNamespace(**figures)
     lines = [
         f"{report.architecture}: {report.program} program for {report.topology} ({report.devices} x {report.device})",
         f"  mesh           data {report.mesh['data']} x model {report.mesh['model']}"
@@ -160,7 +94,7 @@ def describe(report: PreflightReport) -> str:
     return "\n".join(lines)
 
 
-def _memory_lines(report: PreflightReport) -> list[str]:
+def _memory_lines(report: SimpleNamespace) -> list[str]:
     asked = "more than there is" if report.gib_per_chip is None else f"{report.gib_per_chip:.2f} GiB"
     lines = [
         f"  memory         {asked} of {report.gib_limit:.2f} GiB a device: {'fits' if report.fits else 'DOES NOT FIT'}"
@@ -176,7 +110,7 @@ def _memory_lines(report: PreflightReport) -> list[str]:
     return lines
 
 
-def _flops_lines(report: PreflightReport) -> list[str]:
+def _flops_lines(report: SimpleNamespace) -> list[str]:
     head = (
         f"  matmuls        {report.matmul_flops_per_step:.3g} FLOPs a step of {report.tokens_per_step:,} tokens; a token: "
         f"{report.matmul_flops_per_token_over_n:.2f} N + {report.attention_flops_per_token_over_n:.2f} N in attention, "
@@ -191,7 +125,7 @@ def _flops_lines(report: PreflightReport) -> list[str]:
     return [head, *kernels]
 
 
-def _collective_lines(report: PreflightReport, most: int = 12) -> list[str]:
+def _collective_lines(report: SimpleNamespace, most: int = 12) -> list[str]:
     lines = [
         f"  {'collectives    ' if i == 0 else '               '}{sums['count']} x {kind}, {_size(sums['bytes'])}"
         for i, (kind, sums) in enumerate(report.collectives_by_kind.items())
@@ -206,7 +140,7 @@ def _collective_lines(report: PreflightReport, most: int = 12) -> list[str]:
     return lines
 
 
-def _time_lines(report: PreflightReport) -> list[str]:
+def _time_lines(report: SimpleNamespace) -> list[str]:
     if report.roofline is None or report.step_seconds is None:
         return []
     r = report.roofline

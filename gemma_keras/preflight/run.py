@@ -19,7 +19,7 @@ from gemma_keras import runtime
 from gemma_keras.config.errors import UserError, require
 from gemma_keras.config.stages import PreflightConfig
 from gemma_keras.models.architecture import Architecture
-from gemma_keras.models.families import get_architecture
+from gemma_keras.models.families.registry import get_architecture
 from gemma_keras.models.loading import describe_weights
 from gemma_keras.parallel.mesh import DATA, MODEL
 from gemma_keras.parallel.plan import ComputePlan
@@ -27,11 +27,11 @@ from gemma_keras.planning.memory import device_bytes, policies_to_try
 from gemma_keras.planning.plans import inference_plan, plan_for
 from gemma_keras.preflight import collectives, hlo, kernels
 from gemma_keras.preflight.decoding import decode_program
-from gemma_keras.preflight.flops import MatmulFlops, largest_shapes, matmul_flops
+from gemma_keras.preflight.flops import largest_shapes, matmul_flops
 from gemma_keras.preflight.hardware import GIB, Hardware, hardware_of
-from gemma_keras.preflight.report import PreflightReport, Roofline, advice, decoding_advice, describe
+from gemma_keras.preflight.report import Roofline, advice, decoding_advice, describe
 from gemma_keras.preflight.topologies import topology_devices
-from gemma_keras.stages.workdir import write_json
+from gemma_keras.stages.running.workdir import write_json
 from gemma_keras.training.program import total_steps, train_program
 
 UNITS = {"": 1 / GIB, "K": 1 / 1024**2, "M": 1 / 1024, "G": 1.0, "T": 1024.0}
@@ -45,50 +45,25 @@ _ASKED = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Traced:
-    """A program before compilation."""
-
-    trace: Any
-    tokens: int
-    least_bytes: int | None = None  # that decoding has to read on each device: weights and cache
-
-
-@dataclasses.dataclass(frozen=True)
-class Compiled:
-    """What became of one program; `compiled` is None where it does not fit, `asked` the GiB that it wanted."""
-
-    plan: ComputePlan
-    flops: MatmulFlops
-    shapes: list[tuple[int, ...]]
-    tokens: int
-    compiled: Any
-    asked: float | None
-    seconds: float
-    least_bytes: int | None
-
-    def fits(self, hardware: Hardware) -> bool:
-        """Whether the compiler took it, and its sum of arguments and temporaries is within the device's memory."""
-        return self.compiled is not None and self.asked is not None and self.asked <= hardware.memory_gib
+# What the report says of a program that the compiler refuses.
+NOT_COMPILED: dict[str, Any] = {
+    "arguments_gib": None, "temporaries_gib": None, "outputs_gib": None, "aliased_gib": None, "kernels": [],
+    "collectives": [], "collectives_by_kind": {}, "largest_arrays": [], "hbm_bytes_per_step": None,
+    "hbm_bytes_over_least": None, "roofline": None, "step_seconds": None, "tokens_per_second": None,
+    "hours_per_million_tokens": None, "hours": None,
+}  # fmt: skip
 
 
-def _train(config: PreflightConfig, architecture: Architecture, plan: ComputePlan) -> Traced:
+def _train(config: PreflightConfig, architecture: Architecture, plan: ComputePlan) -> tuple[Any, int, None]:
     program = train_program(config, architecture, plan)
-    step: Any = program.step
-    trace = step.trace(program.state, program.frozen, program.batch, program.settings)
-    return Traced(trace, math.prod(program.batch["tokens"].shape))
+    trace = program.step.trace(program.state, program.frozen, program.batch, program.settings)
+    return trace, math.prod(program.batch["tokens"].shape), None
 
 
-def _decode(config: PreflightConfig, architecture: Architecture, plan: ComputePlan) -> Traced:
-    program = decode_program(config, architecture, plan)
-    step: Any = program.step
-    trace = step.trace(*program.arguments, **program.settings)
-    return Traced(trace, config.inference.max_rows, program.weight_bytes + program.cache_bytes)
-
-
-PROGRAMS: dict[str, Callable[[PreflightConfig, Architecture, ComputePlan], Traced]] = {
+# Each gives the traced program, the tokens of a step, and the bytes that decoding has to read on each device.
+PROGRAMS: dict[str, Callable[[PreflightConfig, Architecture, ComputePlan], tuple[Any, int, int | None]]] = {
     "train": _train,
-    "decode": _decode,
+    "decode": decode_program,
 }
 
 
@@ -115,15 +90,15 @@ def run(
     architecture = _architecture(config, program)
     devices = topology_devices(topology)
     report = examine(config, architecture, devices, topology, utilisation, program, _steps(config, workdir))
-    write_json(workdir / "preflight.json", report.as_dict())
+    write_json(workdir / "preflight.json", report)
     print(describe(report))
-    if not report.fits:
-        asked = "" if report.gib_per_chip is None else f"{report.gib_per_chip:.2f} GiB of "
+    if not report["fits"]:
+        asked = "" if report["gib_per_chip"] is None else f"{report['gib_per_chip']:.2f} GiB of "
         raise UserError(
             f"the {program} program of {architecture.name} does not fit {topology}: it takes {asked}more than the "
-            f"{report.gib_limit:.2f} GiB of a device: {report.advice[0]}"
+            f"{report['gib_limit']:.2f} GiB of a device: {report['advice'][0]}"
         )
-    return report.as_dict()
+    return report
 
 
 def _architecture(config: PreflightConfig, program: str) -> Architecture:
@@ -166,53 +141,58 @@ def examine(
     utilisation: float,
     program: str = "train",
     steps: int | None = None,
-) -> PreflightReport:
-    """Compiles the program by the first policy that fits, and reads it."""
+) -> dict[str, Any]:
+    """Compiles the program by the first policy that fits, and reads it: all that `preflight.json` holds.
+
+    Among its fields, None where the program did not compile:
+        gib_per_chip: GiB on one device (as jax counts devices: a core of v3); what was asked for, where it does not fit.
+        matmul_flops_per_step: of all devices, attention included.
+        matmul_flops_per_token_over_n: without attention, divided by tokens and by the model's number of weights.
+        tried: the policies that were compiled, with their GiB.
+        kernels, collectives: a line each by name and by reason; counts and bytes are of one device and one step.
+        hbm_bytes_over_least: of decoding, bytes moved against those of weights and cache.
+        largest_arrays: the shapes of the largest arrays on one device.
+        largest_shapes: of the largest arrays in the traced program, all devices together.
+    """
     hardware = hardware_of(devices[0].device_kind)
     jax.config.update("jax_enable_compilation_cache", False)  # so that `compile_seconds` is what it says
-    tried: list[Compiled] = []
-    plan = (
-        plan_for(config, architecture, devices, "none")
-        if program == "train"
-        else inference_plan(config, architecture, devices)
-    )
-    policies = (
-        policies_to_try(config, architecture, plan, hardware.memory_gib * GIB) if program == "train" else ["none"]
-    )
-    for policy in policies:
-        tried.append(_compile(config, architecture, dataclasses.replace(plan, remat=policy), PROGRAMS[program]))
-        if tried[-1].fits(hardware):
-            break
-    result = tried[-1]
+    training = program == "train"
+    if training:
+        plan = plan_for(config, architecture, devices, "none")
+        policies = policies_to_try(config, architecture, plan, hardware.memory_gib * GIB)
+    else:
+        plan, policies = inference_plan(config, architecture, devices), ["none"]
     mesh = dict(plan.mesh.shape) if plan.mesh is not None else {DATA: 1, MODEL: 1}
-    count = mesh[DATA] * mesh[MODEL]
-    scale = result.tokens * architecture.parameter_count
-    ideas = (
-        advice(config, mesh, result.plan.remat, result.plan.shard_sequence)
-        if program == "train"
-        else decoding_advice(config)
-    )
-    return PreflightReport(
-        program=program, architecture=architecture.name, parameters=architecture.parameter_count, topology=topology,
-        device=hardware.name, devices=count, mesh=mesh, shard_sequence=result.plan.shard_sequence,
-        attention=result.plan.attention if program == "train" else "reference", remat=result.plan.remat,
-        tried=[{"remat": t.plan.remat, "fits": t.fits(hardware), "gib": t.asked} for t in tried],
-        gib_limit=hardware.memory_gib, tokens_per_step=result.tokens, matmul_flops_per_step=result.flops.total,
-        matmul_flops_per_token_over_n=result.flops.without_attention / scale,
-        attention_flops_per_token_over_n=result.flops.attention / scale, matmul_flops_by_part=result.flops.parts,
-        loops_of_unknown_length=result.flops.unknown_loops, largest_shapes=result.shapes, utilisation=utilisation,
-        compile_seconds=result.seconds, versions=_versions(), steps=steps,
-        **_compiled_figures(result, hardware, count, utilisation, steps),
-        advice=[] if result.fits(hardware) else ideas,
-    )  # fmt: skip
+    count, fits, tried = mesh[DATA] * mesh[MODEL], False, []
+    for policy in policies:
+        trace, tokens, least = PROGRAMS[program](config, architecture, dataclasses.replace(plan, remat=policy))
+        compiled, asked, seconds = _compile(trace.lower())
+        fits = compiled is not None and asked is not None and asked <= hardware.memory_gib
+        tried.append({"remat": policy, "fits": fits, "gib": asked})
+        if fits:
+            break
+    ideas = advice(config, mesh, policy, plan.shard_sequence) if training else decoding_advice(config)
+    flops = matmul_flops(trace.jaxpr)
+    scale = tokens * architecture.parameter_count
+    report = {
+        "program": program, "architecture": architecture.name, "parameters": architecture.parameter_count,
+        "topology": topology, "device": hardware.name, "devices": count, "mesh": mesh,
+        "shard_sequence": plan.shard_sequence, "attention": plan.attention if training else "reference",
+        "remat": policy, "tried": tried, "fits": fits, "gib_per_chip": asked, "gib_limit": hardware.memory_gib,
+        "tokens_per_step": tokens, "matmul_flops_per_step": flops.total,
+        "matmul_flops_per_token_over_n": flops.without_attention / scale,
+        "attention_flops_per_token_over_n": flops.attention / scale, "matmul_flops_by_part": flops.parts,
+        "loops_of_unknown_length": flops.unknown_loops, "largest_shapes": largest_shapes(trace.jaxpr, LARGEST),
+        "utilisation": utilisation, "steps": steps, "compile_seconds": seconds, "versions": _versions(), **NOT_COMPILED,
+        "advice": [] if fits else ideas,
+    }  # fmt: skip
+    if compiled is not None:
+        report |= _compiled_figures(compiled, hardware, least, report)
+    return report
 
 
-def _compile(
-    config: PreflightConfig, architecture: Architecture, plan: ComputePlan, build: Callable[..., Traced]
-) -> Compiled:
-    traced = build(config, architecture, plan)
-    flops, shapes = matmul_flops(traced.trace.jaxpr), largest_shapes(traced.trace.jaxpr, LARGEST)
-    lowered = traced.trace.lower()
+def _compile(lowered: Any) -> tuple[Any, float | None, float]:
+    """The compiled program, None where it does not fit; the GiB that it wanted, and the seconds that compilation took."""
     started = time.perf_counter()
     compiled, asked = None, None
     try:
@@ -222,8 +202,7 @@ def _compile(
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         asked = asked_gib(str(error))
-    seconds = time.perf_counter() - started
-    return Compiled(plan, flops, shapes, traced.tokens, compiled, asked, seconds, traced.least_bytes)
+    return compiled, asked, time.perf_counter() - started
 
 
 def asked_gib(message: str) -> float | None:
@@ -240,21 +219,21 @@ def asked_gib(message: str) -> float | None:
 
 
 def _compiled_figures(
-    result: Compiled, hardware: Hardware, devices: int, utilisation: float, steps: int | None
+    compiled: Any, hardware: Hardware, least_bytes: int | None, report: dict[str, Any]
 ) -> dict[str, Any]:
     """The fields of the report that only a compiled program has."""
-    if result.compiled is None:
-        return {"fits": False, "gib_per_chip": result.asked}
-    memory = result.compiled.memory_analysis()
-    module = hlo.parse(result.compiled.as_text())
-    found = collectives.find_collectives(module, devices)
+    memory, module = compiled.memory_analysis(), hlo.Module(hlo.message_of(compiled))
+    found = collectives.find_collectives(module, report["devices"])
     moved = kernels.hbm_bytes(module)
-    roofline = Roofline.of(result.flops.total / devices, moved, sum(item.sent for item in found), hardware)
-    seconds = roofline.step_seconds(utilisation)
+    flops, tokens, steps = (
+        report["matmul_flops_per_step"] / report["devices"],
+        report["tokens_per_step"],
+        report["steps"],
+    )
+    roofline = Roofline.of(flops, moved, sum(item.sent for item in found), hardware)
+    seconds = roofline.step_seconds(report["utilisation"])
     arrays = collectives.largest_arrays(module, LARGEST)
     return {
-        "fits": result.fits(hardware),
-        "gib_per_chip": result.asked,
         "arguments_gib": memory.argument_size_in_bytes / GIB,
         "temporaries_gib": memory.temp_size_in_bytes / GIB,
         "outputs_gib": memory.output_size_in_bytes / GIB,
@@ -264,10 +243,10 @@ def _compiled_figures(
         "collectives_by_kind": collectives.by_kind(found),
         "largest_arrays": [{"dtype": a.dtype, "shape": a.dims, "from": name} for a, name in arrays],
         "hbm_bytes_per_step": moved,
-        "hbm_bytes_over_least": moved / result.least_bytes if result.least_bytes else None,
-        "roofline": dataclasses.asdict(roofline),
+        "hbm_bytes_over_least": moved / least_bytes if least_bytes else None,
+        "roofline": roofline._asdict(),
         "step_seconds": seconds,
-        "tokens_per_second": result.tokens / seconds,
-        "hours_per_million_tokens": seconds / result.tokens * 1e6 / 3600,
+        "tokens_per_second": tokens / seconds,
+        "hours_per_million_tokens": seconds / tokens * 1e6 / 3600,
         "hours": steps * seconds / 3600 if steps else None,
     }

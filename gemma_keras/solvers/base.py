@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from gemma_keras.inference.language_model import LanguageModel
 from gemma_keras.solvers import lockstep
-from gemma_keras.solvers.options import VOTING, choose_letter
+from gemma_keras.solvers.chosen_option import VOTING, choose_letter
 from gemma_keras.solvers.steps import Settings, Steps
 from gemma_keras.solvers.trace import Question, Trace, Work
 

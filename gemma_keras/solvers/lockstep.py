@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from gemma_keras.config.errors import UserError, require
 from gemma_keras.config.sections import SolverConfig
 from gemma_keras.inference.language_model import Ask, LanguageModel, Reply
-from gemma_keras.solvers.options import read_letter_so_far
+from gemma_keras.solvers.chosen_option import read_letter_so_far
 from gemma_keras.solvers.steps import Settings, SolverFailure, Steps
 from gemma_keras.solvers.trace import Question, Trace
 

@@ -28,7 +28,7 @@ class _Input(ByteStream):
         return self.path.open("rb")
 
 
-class _GivenText(ByteStream):
+class _TextStream(ByteStream):
     """A text that is at hand."""
 
     def __init__(self, text: str):
@@ -102,7 +102,7 @@ def _is_json(text: str) -> bool:
 
 def _read_json(text: str, origin: str) -> list[Given]:
     """The rows of the layouts of corpora; of one object, those of its only list, or of its objects."""
-    rows = _checked(json_rows(_GivenText(text)), origin)
+    rows = _checked(json_rows(_TextStream(text)), origin)
     alone = rows[0][1] if len(rows) == 1 else None
     if isinstance(alone, dict) and not is_question(alone) and (entries := _find_list(alone)):
         return [(f"entry {number} of {origin}", entry) for number, entry in enumerate(entries, 1)]

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from gemma_keras.solvers.base import Solver
-from gemma_keras.solvers.options import choose_letter
+from gemma_keras.solvers.chosen_option import choose_letter
 from gemma_keras.solvers.replies import answers
 from gemma_keras.solvers.steps import Settings, SolverFailure, Steps, together
 from gemma_keras.solvers.trace import Escalated, Question, Sample, Voted

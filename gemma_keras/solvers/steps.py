@@ -11,7 +11,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
 from gemma_keras.config.sections import SamplingConfig, SolverConfig
-from gemma_keras.inference.constraints import Constraint
+from gemma_keras.inference.constraints.constraint import Constraint
 from gemma_keras.inference.language_model import Ask, Reply
 from gemma_keras.solvers.prompts import Prompts, load_builtin_prompts
 from gemma_keras.solvers.trace import Question

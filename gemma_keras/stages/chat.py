@@ -9,8 +9,8 @@ from gemma_keras.config.sections import SamplingConfig
 from gemma_keras.config.serialization import to_dict
 from gemma_keras.config.stages import ChatConfig
 from gemma_keras.inference.chat import ChatModel, conversation
-from gemma_keras.stages import workdir as files
-from gemma_keras.stages.assets import load_chat_model
+from gemma_keras.stages.running import workdir as files
+from gemma_keras.stages.running.assets import load_chat_model
 
 # Questions that an error names at most, and characters of each.
 _NAMED, _SHOWN = 3, 60
@@ -52,17 +52,13 @@ def _talk(model: ChatModel, sampling: SamplingConfig) -> None:
     refused: list[tuple[str, UserError]] = []
     lines = 0
     for _ in conversation(
-        model, sampling, read=_typed_line if typed else _piped_line, show=lambda text: print(text, end="", flush=True),
+        model, sampling, read=(lambda: input("> ")) if typed else _piped_line, show=lambda text: print(text, end="", flush=True),
         refused=lambda line, error: refused.append((line, error)),
     ):  # fmt: skip
         lines += 1
         print(flush=True)
     if not typed:
         _tell(refused, f"{lines} lines")
-
-
-def _typed_line() -> str:
-    return input("> ")
 
 
 def _piped_line() -> str:

@@ -6,8 +6,8 @@ from gemma_keras.config.errors import require
 from gemma_keras.config.serialization import to_dict
 from gemma_keras.config.stages import DescribeDataConfig
 from gemma_keras.data.audit import audit, page, unread
-from gemma_keras.data.pace import print_progress
-from gemma_keras.stages import workdir as files
+from gemma_keras.data.progress import print_progress
+from gemma_keras.stages.running import workdir as files
 
 
 def run(config: DescribeDataConfig, workdir: Path) -> dict:
@@ -16,16 +16,14 @@ def run(config: DescribeDataConfig, workdir: Path) -> dict:
     files.begin(workdir, to_dict(config))
     root = Path(config.data.root)
     audits = list(audit(config.data.corpora, root, print_progress))
-    unbalanced = [entry.corpus.name for entry in audits if not entry.balances]
-    assert not unbalanced, unbalanced
     text = page(audits, unread(audits, root))
     (workdir / "data.md").write_text(text, encoding="utf-8")
     result = {
         "readings": len(audits),
-        "rows": sum(entry.rows for entry in audits),
+        "rows": sum(entry.rows_in for entry in audits),
         "used": sum(entry.used for entry in audits),
-        "removed": sum(entry.removed.total() for entry in audits),
-        "quarantined": sum(entry.quarantined.total() for entry in audits),
+        "removed": sum(entry.skipped.total() for entry in audits),
+        "quarantined": sum(entry.quarantined for entry in audits),
     }
     files.write_json(workdir / "result.json", result)
     print(f"{workdir / 'data.md'}: " + ", ".join(f"{count:,} {name}" for name, count in result.items()))

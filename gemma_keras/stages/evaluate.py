@@ -8,9 +8,9 @@ from gemma_keras.config.serialization import to_dict
 from gemma_keras.config.stages import EvaluateConfig
 from gemma_keras.data.pipeline import PreparedSplit
 from gemma_keras.data.prepare import prepare
-from gemma_keras.evaluation.perplexity import evaluate_model
-from gemma_keras.stages import workdir as files
-from gemma_keras.stages.assets import load_chat_model, resolve_data, resolve_template, with_spans
+from gemma_keras.evaluation.tasks.perplexity import evaluate_model
+from gemma_keras.stages.running import workdir as files
+from gemma_keras.stages.running.assets import load_chat_model, resolve_data, resolve_template, with_spans
 
 
 def run(config: EvaluateConfig, workdir: Path) -> dict:

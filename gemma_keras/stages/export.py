@@ -8,8 +8,8 @@ from gemma_keras.config.serialization import to_dict
 from gemma_keras.config.stages import ExportStageConfig
 from gemma_keras.export.huggingface import export_hf
 from gemma_keras.models.forward import build_backbone
-from gemma_keras.stages import workdir as files
-from gemma_keras.stages.assets import (
+from gemma_keras.stages.running import workdir as files
+from gemma_keras.stages.running.assets import (
     ByteProgress,
     load_weights,
     resolve_architecture,

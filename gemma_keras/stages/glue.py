@@ -1,28 +1,21 @@
 """QQP and CoLA as the json files of recipe E."""
 
-import dataclasses
-import json
 from pathlib import Path
 
 from gemma_keras.config.errors import require
 from gemma_keras.config.serialization import to_dict
 from gemma_keras.config.stages import GlueConfig
-from gemma_keras.data import glue
-from gemma_keras.stages import workdir as files
+from gemma_keras.data import glue_json as glue
+from gemma_keras.stages.running import workdir as files
 
 
 def run(config: GlueConfig, workdir: Path) -> dict:
     """Writes `{name}_train.json` and `{name}_dev.json` of every corpus of `data.corpora`; returns the counts by file."""
     require(config.data.root != "", "config.data.root is empty; give the folder that holds the tsv files.")
     files.begin(workdir, to_dict(config))
-    counts = glue.run(Path(config.data.root), [corpus.name for corpus in config.data.corpora], workdir)
-    bad = [row for count in counts.values() for row in count.bad]
-    lines = (json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n" for row in bad)
-    (workdir / "quarantine.jsonl").write_text("".join(lines), encoding="utf-8")
-    result = {
-        name: {"rows": count.rows, "written": count.written, "unlabelled": count.unlabelled, "bad": len(count.bad)}
-        for name, count in counts.items()
-    }
+    outcomes = glue.run(Path(config.data.root), [corpus.name for corpus in config.data.corpora], workdir)
+    files.JsonLines(workdir / "quarantine.jsonl").write(row for _, bad in outcomes.values() for row in bad)
+    result = {name: counts for name, (counts, _) in outcomes.items()}
     files.write_json(workdir / "result.json", result)
     for name, figures in result.items():
         print(f"{workdir / name}: " + ", ".join(f"{value:,} {key}" for key, value in figures.items()))

@@ -11,11 +11,11 @@ from gemma_keras.config.sections import DataConfig
 from gemma_keras.config.serialization import to_dict
 from gemma_keras.config.stages import LetterPairsConfig
 from gemma_keras.data.letter_pairs import extract_letter, letter_pair, letter_prompt, stratified_split
-from gemma_keras.data.pace import Pace, print_progress
+from gemma_keras.data.progress import Pace, print_progress
 from gemma_keras.data.records import ChoiceRecord, SkippedRow
 from gemma_keras.data.sources import locate, read_corpus
-from gemma_keras.stages import workdir as files
-from gemma_keras.stages.assets import load_chat_model, resolve_data
+from gemma_keras.stages.running import workdir as files
+from gemma_keras.stages.running.assets import load_chat_model, resolve_data
 
 VALIDATION_SHARE = 0.2
 
@@ -61,37 +61,26 @@ def run(config: LetterPairsConfig, workdir: Path) -> dict:
 
 def _questions(data: DataConfig) -> Iterator[ChoiceRecord]:
     for corpus in data.corpora:
-        for row in read_corpus(corpus, locate(corpus, Path(data.root), data.missing)):
+        for row in read_corpus(locate(corpus, Path(data.root), data.missing)):
             yield from (record for record in row.records if isinstance(record, ChoiceRecord))
 
 
 def _replies(config: LetterPairsConfig, workdir: Path, questions: list[ChoiceRecord]) -> dict[str, str]:
     """The model's reply to each question, by the question's id."""
-    path = workdir / "replies.jsonl"
-    replies = _kept(path)
+    file = files.JsonLines(workdir / "replies.jsonl")
+    kept = file.read()
+    file.write(kept)  # without a line that an interruption cut off
+    replies: dict[str, str] = {row["id"]: row["reply"] for row in kept}
     left = [question for question in questions if question.id not in replies]
     if not left:
         return replies
     model = load_chat_model(config, workdir)
     pace = Pace("answered", print_progress, len(questions))
-    with path.open("a", encoding="utf-8") as file:
-        for start in range(0, len(left), config.inference.max_rows):
-            batch = left[start : start + config.inference.max_rows]
-            for question, reply in zip(batch, model.reply_batch([letter_prompt(q) for q in batch], config.sampling)):
-                replies[question.id] = reply
-                file.write(json.dumps({"id": question.id, "reply": reply}, ensure_ascii=False) + "\n")
-            file.flush()
-            pace.done(len(replies))
+    for start in range(0, len(left), config.inference.max_rows):
+        batch = left[start : start + config.inference.max_rows]
+        for question, reply in zip(batch, model.reply_batch([letter_prompt(q) for q in batch], config.sampling)):
+            replies[question.id] = reply
+            file.append({"id": question.id, "reply": reply})
+        pace.done(len(replies))
     pace.finish(len(replies))
     return replies
-
-
-def _kept(path: Path) -> dict[str, str]:
-    """The replies of earlier calls; a line that was cut off by an interruption is taken out of the file."""
-    if not path.exists():
-        return {}
-    *lines, cut = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    if cut:
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
-    return {row["id"]: row["reply"] for row in rows}

@@ -9,11 +9,11 @@ from gemma_keras.config.errors import UserError, require
 from gemma_keras.config.serialization import to_dict
 from gemma_keras.config.stages import PipelineConfig, PipelineSftConfig, TrainingConfig
 from gemma_keras.data.pipeline import PreparedSplit
-from gemma_keras.evaluation.perplexity import evaluate_model
+from gemma_keras.evaluation.tasks.perplexity import evaluate_model
 from gemma_keras.inference.chat import ChatAnswer, ChatModel
 from gemma_keras.stages import pretrain, sft
-from gemma_keras.stages import workdir as files
-from gemma_keras.stages.assets import load_chat_model
+from gemma_keras.stages.running import workdir as files
+from gemma_keras.stages.running.assets import load_chat_model
 from gemma_keras.stages.verify import verify_export
 
 T = TypeVar("T", bound=TrainingConfig)

@@ -6,8 +6,8 @@ from pathlib import Path
 from gemma_keras.config.serialization import to_dict
 from gemma_keras.config.stages import PrepareConfig
 from gemma_keras.data.prepare import prepare
-from gemma_keras.stages import workdir as files
-from gemma_keras.stages.assets import resolve_data, resolve_template, resolve_tokenizer, with_spans
+from gemma_keras.stages.running import workdir as files
+from gemma_keras.stages.running.assets import resolve_data, resolve_template, resolve_tokenizer, with_spans
 
 
 def run(config: PrepareConfig, workdir: Path) -> dict:

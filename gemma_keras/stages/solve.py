@@ -14,7 +14,7 @@ import pydantic
 from gemma_keras.config.errors import UserError, require
 from gemma_keras.config.serialization import from_json, to_dict
 from gemma_keras.config.stages import SolveConfig
-from gemma_keras.data.pace import print_progress
+from gemma_keras.data.progress import print_progress
 from gemma_keras.inference.language_model import Ask, LanguageModel, Reply
 from gemma_keras.solvers.analysis import Analysis, analyze, bound_share, format_costs, format_verification, is_right
 from gemma_keras.solvers.prompts import load_prompts
@@ -24,8 +24,8 @@ from gemma_keras.solvers.registry import make_solver
 from gemma_keras.solvers.rendering import render
 from gemma_keras.solvers.steps import Settings
 from gemma_keras.solvers.trace import Question, Trace
-from gemma_keras.stages import workdir as files
-from gemma_keras.stages.assets import load_chat_model, resolve_template
+from gemma_keras.stages.running import workdir as files
+from gemma_keras.stages.running.assets import load_chat_model, resolve_template
 from gemma_keras.text.templates import Template
 
 # What may change between a run and the one that goes on with it: the answers stay the same.

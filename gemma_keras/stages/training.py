@@ -7,10 +7,10 @@ from pathlib import Path
 from gemma_keras.config.errors import require
 from gemma_keras.config.serialization import to_dict
 from gemma_keras.config.stages import TrainingConfig
-from gemma_keras.stages import processes
-from gemma_keras.stages import workdir as files
-from gemma_keras.stages.finishing import finish
-from gemma_keras.stages.training_run import TrainingRun
+from gemma_keras.stages.running import processes
+from gemma_keras.stages.running import workdir as files
+from gemma_keras.stages.running.finishing import finish
+from gemma_keras.stages.running.training_run import TrainingRun
 
 
 @processes.telling_of_lost_ones

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from gemma_keras.config.sections import OptimConfig
-from gemma_keras.models.layout import kind_of
+from gemma_keras.models.weight_table import kind_of
 
 
 def learning_rate_schedule(config: OptimConfig, total_steps: int) -> optax.Schedule:

@@ -29,8 +29,8 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.config.stages import StepConfig
 from gemma_keras.models.architecture import Architecture
 from gemma_keras.models.forward import build_backbone, variable_shapes
-from gemma_keras.models.sharding import param_sharding
 from gemma_keras.models.stacking import stacked_shapes
+from gemma_keras.models.weight_sharding import param_sharding
 from gemma_keras.parallel.mesh import batch_sharding, place_batch, replicated
 from gemma_keras.parallel.plan import ComputePlan
 from gemma_keras.training.objectives.base import Objective

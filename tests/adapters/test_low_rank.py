@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gemma_keras.adapters.low_rank import keep_mask, low_rank_product
+from gemma_keras.adapters.low_rank_base import keep_mask, low_rank_product
 
 BATCH, TIME, D_IN, RANK, D_OUT, RATE = 2, 5, 24, 4, 12, 0.25
 SEED = jnp.array([123_456_789, 3_000_000_000], jnp.uint32)

@@ -11,7 +11,7 @@ from peft import AdaLoraConfig, get_peft_model
 from gemma_keras.adapters.inject import adapter_stacks, add_adapters, initial_adapter_params, merge
 from gemma_keras.adapters.rank_allocator import RankAllocator, resolve_schedule
 from gemma_keras.config.sections import AdapterConfig, OptimConfig
-from gemma_keras.models.families import to_hf_config
+from gemma_keras.models.families.registry import to_hf_config
 from gemma_keras.models.forward import build_backbone, forward, logits
 from gemma_keras.models.hf_names import hf_tensors
 from gemma_keras.models.stacking import UnstackedParams, stack_params

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from gemma_keras.adapters import registry
-from gemma_keras.adapters.base import Adapter
 from gemma_keras.adapters.einsum_axes import EinsumAxes
 from gemma_keras.adapters.inject import TARGETS, MergedParams, add_adapters, disable_adapters, initial_adapter_params
+from gemma_keras.adapters.protocol import Adapter
 from gemma_keras.config.sections import AdapterConfig
 from gemma_keras.models.forward import build_backbone, forward
 from tests.models.conftest import lively_params, small

@@ -187,7 +187,7 @@ def test_exams(subject: str) -> None:
 @pytest.mark.parametrize("corpus", [*FILES, "ceval"])
 def test_the_readers_of_the_real_corpora_take_every_row(corpus: str) -> None:
     config = CorpusConfig(name=corpus)
-    found = list(read_corpus(config, locate(config, builtin.CORPUS)))
+    found = list(read_corpus(locate(config, builtin.CORPUS)))
     assert not [row for row in found if row.quarantined]
     assert {row.skipped for row in found} <= {"", None, "other_kind"}
     assert sum(len(row.records) for row in found) >= (220 if corpus == "ceval" else 450)

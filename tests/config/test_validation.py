@@ -7,7 +7,7 @@ from gemma_keras.config import sections
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.fields import STRINGS, leaves, validate
 from gemma_keras.config.stages import PreflightConfig
-from gemma_keras.stages.launch import NAMES
+from gemma_keras.stages.running.launch import NAMES
 from tests.config.everything import Config, CorpusConfig, DataConfig, PipelineConfig
 
 

@@ -5,11 +5,11 @@ import pytest
 
 from gemma_keras.config.sections import CleaningConfig
 from gemma_keras.data.cleaning.rules import (
-    Mender,
     contaminated,
     content_key,
     contents,
     is_empty,
+    mend,
     question,
     question_key,
     repaired,
@@ -192,7 +192,7 @@ def test_sound_text_stays(text):
 
 def test_spelt_breaks_of_questions_stay():
     record = choice("输出是什么？\r\n请选择。\\n", "A::f\\nB::f\\n", "B::f\\n")
-    assert Mender(CleaningConfig()).mend(record) == ("encoding",)
+    assert mend(record, CleaningConfig()) == ("encoding",)
     assert contents(record) == ["输出是什么？\n请选择。\\n", "A::f\\nB::f\\n", "B::f\\n"]
 
 
@@ -261,41 +261,41 @@ def test_what_is_no_residue(role, text):
 )
 def test_mend(record, changed, texts):
     unmended = copy.deepcopy(record)
-    assert Mender(CleaningConfig()).mend(record) == changed
+    assert mend(record, CleaningConfig()) == changed
     assert contents(record) == texts
-    assert Mender(CleaningConfig()).mend(record) == ()
-    assert Mender(CleaningConfig(repair=False, residue=False)).mend(unmended) == ()
+    assert mend(record, CleaningConfig()) == ()
+    assert mend(unmended, CleaningConfig(repair=False, residue=False)) == ()
 
 
 def test_system_turns_are_mended_too():
     record = chat("一", "二", system="请\r\n友善")
-    assert Mender(CleaningConfig()).mend(record) == ("encoding",)
+    assert mend(record, CleaningConfig()) == ("encoding",)
     assert record.messages[0]["content"] == "请\n友善"
 
 
 @pytest.mark.parametrize("system", ["\u200b", "\x00\x07", " \u3000"])
 def test_a_system_turn_in_which_nothing_is_seen_is_none(system):
     record = chat("一", "二", system=system)
-    Mender(CleaningConfig()).mend(record)
+    mend(record, CleaningConfig())
     assert record == chat("一", "二")
     prompt = PreferenceRecord(
         prompt=[{"role": "system", "content": system}, {"role": "user", "content": "一"}], chosen="甲", rejected="乙"
     )
-    Mender(CleaningConfig()).mend(prompt)
+    mend(prompt, CleaningConfig())
     assert prompt == pair("一", "甲", "乙")
 
 
 def test_mending_keeps_what_is_not_to_be_learnt():
     record = chat("一\r\n", "### Response:\n二")
     record.messages[1] |= UNLEARNT
-    Mender(CleaningConfig()).mend(record)
+    mend(record, CleaningConfig())
     assert record.messages[1] == {"role": "model", "content": "二"} | UNLEARNT
 
 
 def test_one_rule_at_a_time():
     record = chat("一\r", "### Response:\n二")
-    assert Mender(CleaningConfig(residue=False)).mend(record) == ("encoding",)
-    assert Mender(CleaningConfig(repair=False)).mend(record) == ("residue",)
+    assert mend(record, CleaningConfig(residue=False)) == ("encoding",)
+    assert mend(record, CleaningConfig(repair=False)) == ("residue",)
 
 
 @pytest.mark.parametrize("text", ["<s>" * 30_000, "\n" * 100_000 + "</s>", "Human:" + "\n " * 50_000, "\\n" * 50_000])
@@ -311,7 +311,7 @@ def test_templates_of_real_corpora(real_data):
     ):
         for line in (real_data / path).read_text(encoding="utf-8").splitlines():
             record = chat(*(json.loads(line)[key] for key in keys))
-            Mender(CleaningConfig()).mend(record)
+            mend(record, CleaningConfig())
             assert not any(mark in text for text in contents(record) for mark in ("###", "<s>", "\n答："))
 
 
@@ -319,4 +319,4 @@ def test_templates_of_real_corpora(real_data):
 def test_real_rows_that_need_no_mending(real_data, path):
     for row in json.loads((real_data / path).read_text(encoding="utf-8")):
         if "\u200b" not in "".join(row.values()):
-            assert Mender(CleaningConfig()).mend(chat(row["instruction"] + row["input"], row["output"])) == ()
+            assert mend(chat(row["instruction"] + row["input"], row["output"]), CleaningConfig()) == ()

@@ -8,7 +8,7 @@ import pytest
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import CorpusConfig, DataConfig, EndpointConfig, SystemPromptConfig
 from gemma_keras.data.prepare import prepare
-from tests.fake_chat_server import REPLIES, ChatServer
+from tests.text.endpoint_client.fake_server import REPLIES, ChatServer
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 import numpy as np
 
-from gemma_keras.data.pools.fates import NOT_DRAWN, UNDECIDED, USED, Fates
+from gemma_keras.data.pools.outcomes import NOT_DRAWN, UNDECIDED, USED, Fates
 
 
 def test_what_is_decided_stays_but_what_is_used_has_the_last_word():

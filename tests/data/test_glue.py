@@ -3,7 +3,7 @@ import json
 import pytest
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.data.glue import preprocess, run
+from gemma_keras.data.glue_json import preprocess, run
 
 HEADER = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
 
@@ -23,12 +23,10 @@ def test_recipe_files(tmp_path):
     assert [row["output"] for row in read["qqp_dev.json"]] == [""]
     assert [(row["input"], row["output"]) for row in read["cola_train.json"]] == [("He ran.", "1"), ("Him ran.", "0")]
     assert [(row["input"], row["output"]) for row in read["cola_dev.json"]] == [("She ran.", "")]
-    assert [(bad.file, bad.row, bad.reason) for bad in counts["qqp_train.json"].bad] == [
-        ("qqp_train.tsv", 2, "5 fields, but 6 columns")
-    ]
-    assert [(bad.row, bad.reason) for bad in counts["cola_train.json"].bad] == [(3, "no label")]
-    assert counts["cola_dev.json"].unlabelled == 1
-    assert all(found.rows == found.written + len(found.bad) for found in counts.values())
+    assert counts["qqp_train.json"][1] == [{"file": "qqp_train.tsv", "row": 2, "reason": "5 fields, but 6 columns"}]
+    assert [(bad["row"], bad["reason"]) for bad in counts["cola_train.json"][1]] == [(3, "no label")]
+    assert counts["cola_dev.json"][0]["unlabelled"] == 1
+    assert all(found["rows"] == found["written"] + len(bad) for found, bad in counts.values())
 
 
 def test_one_row_a_line_and_the_same_bytes_again(tmp_path):
@@ -44,13 +42,13 @@ def test_one_row_a_line_and_the_same_bytes_again(tmp_path):
 def test_test_form_of_glue_has_a_header(tmp_path):
     (tmp_path / "cola_dev.tsv").write_text("index\tsentence\n0\tHe ran.\n")
     counts = preprocess("cola", tmp_path / "cola_dev.tsv", tmp_path / "a.json")
-    assert (counts.rows, counts.written, counts.unlabelled, counts.bad) == (1, 1, 1, [])
+    assert counts == ({"rows": 1, "written": 1, "unlabelled": 1, "bad": 0}, [])
 
 
 def test_an_empty_file_is_reported(tmp_path):
     (tmp_path / "cola_dev.tsv").write_text("")
-    counts = preprocess("cola", tmp_path / "cola_dev.tsv", tmp_path / "a.json")
-    assert (counts.rows, [bad.row for bad in counts.bad]) == (0, [0])
+    counts, bad = preprocess("cola", tmp_path / "cola_dev.tsv", tmp_path / "a.json")
+    assert (counts["rows"], [row["row"] for row in bad]) == (0, [0])
     assert json.loads((tmp_path / "a.json").read_text()) == []
 
 
@@ -63,9 +61,9 @@ def test_missing_files_and_unknown_names(tmp_path):
 
 def test_real_slices(real_data, tmp_path):
     counts = run(real_data, ("qqp", "cola"), tmp_path)
-    assert {name: (found.rows, found.written, found.unlabelled, found.bad) for name, found in counts.items()} == {
-        "qqp_train.json": (128, 128, 0, []),
-        "qqp_dev.json": (128, 128, 0, []),
-        "cola_train.json": (7248, 7248, 0, []),
-        "cola_dev.json": (842, 842, 0, []),
+    assert {name: (*found.values(), bad) for name, (found, bad) in counts.items()} == {
+        "qqp_train.json": (128, 128, 0, 0, []),
+        "qqp_dev.json": (128, 128, 0, 0, []),
+        "cola_train.json": (7248, 7248, 0, 0, []),
+        "cola_dev.json": (842, 842, 0, 0, []),
     }

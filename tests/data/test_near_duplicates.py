@@ -99,12 +99,6 @@ def test_band_width(threshold):
     assert recall(width) >= 0.99 and (width == 128 or recall(width + 1) < 0.99)
 
 
-@pytest.mark.parametrize("threshold", [0, -1, 1.1])
-def test_no_similarity(threshold):
-    with pytest.raises(ValueError, match="threshold"):
-        NearDuplicates(threshold)
-
-
 def test_real_rows(real_data):
     """Rows of a corpus of instructions in their own order, each also with a small change: only the changed ones go."""
     rows = json.loads((real_data / "alpaca_chinese_carbonz0" / "zh-data-part-00.json").read_text())

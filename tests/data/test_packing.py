@@ -48,7 +48,7 @@ def test_useful_share_of_real_rows(real_data, tokenizer):
     records = [
         record
         for name in ("belle", "alpaca_chinese", "alpaca_gpt4_zh")
-        for row in read_corpus(CorpusConfig(name=name), locate(CorpusConfig(name=name), real_data))
+        for row in read_corpus(locate(CorpusConfig(name=name), real_data))
         for record in row.records
     ]
     encoded = TEMPLATES["gemmalm_zh"].encode_batch(tokenizer, [record.messages for record in records])

@@ -103,10 +103,7 @@ def test_a_pool_that_is_too_small_is_told_by_how_much(root, tokenizer, tmp_path)
         ({"corpora": ()}, "both empty"),
         ({"validation": (CorpusConfig(name="belle"),), "validation_rows": 3}, "only one"),
         ({"validation_rows": 60}, "only 60 usable rows"),
-        ({"sequence_length": 4}, "at least 8"),
         ({"template": "none"}, "gemmalm_zh"),
-        ({"system_prompts": SystemPromptConfig(none=0.5, fixed=0.2)}, "add up to 1"),
-        ({"corpora": (CorpusConfig(name="belle", share=1), CorpusConfig(name="alpaca_chinese"))}, "every corpus"),
         (
             {"corpora": (CorpusConfig(name="belle", share=1), CorpusConfig(name="alpaca_chinese", share=2))},
             "data.rows is 0",

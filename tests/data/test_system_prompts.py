@@ -4,7 +4,6 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import EndpointConfig, SystemPromptConfig
 from gemma_keras.data.mixing.system_prompts import (
     FIXED_PROMPTS,
@@ -14,7 +13,7 @@ from gemma_keras.data.mixing.system_prompts import (
     tidy,
     unfit,
 )
-from tests.fake_chat_server import ChatServer, Reply, answer_to, completion
+from tests.text.endpoint_client.fake_server import ChatServer, Reply, answer_to, completion
 
 PROMPT = "你是一位耐心的语文老师，请用简单的话讲解。"
 
@@ -44,13 +43,6 @@ def test_kinds_in_exact_shares_and_drawn_order():
     assert not np.array_equal(kinds, assign_kinds(1003, config, np.random.default_rng(2)))
     assert np.bincount(kinds[:300], minlength=3).min() > 30
     assert assign_kinds(0, config, np.random.default_rng(1)).shape == (0,)
-
-
-@pytest.mark.parametrize("shares", [(0.5, 0.2, 0.2), (1.2, -0.2, 0)])
-def test_shares_must_add_up(shares):
-    config = SystemPromptConfig(none=shares[0], fixed=shares[1], dynamic=shares[2])
-    with pytest.raises(UserError, match="add up to 1"):
-        assign_kinds(10, config, np.random.default_rng(0))
 
 
 def test_fixed_prompts_are_sound():
@@ -129,18 +121,18 @@ def test_prompts_are_written_and_kept(tmp_path):
         writing = dynamic(server, tmp_path, lines)
         assert writing.estimate(rows, lambda texts: 1)["calls"] == 30
         assert not (tmp_path / "prompts.sqlite").exists() and not server.asked
-        writing.announce(30)
+        writing.client.announce(30)
         prompts = writing.write(rows[:20]) + writing.write(rows[20:])
         assert len(server.asked) == 30 and not writing.failures
         assert {answer_to(asked.body) for asked in server.asked} == set(prompts)
-        assert writing.usage == {
-            "calls": 30, "cached": 0, "failed": 0, "prompt_tokens": 600, "completion_tokens": 300,
-        }  # fmt: skip
+        used = writing.client.progress
+        assert (used.calls, used.cached, used.failed) == (30, 0, 0)
+        assert (used.prompt_tokens, used.completion_tokens) == (600, 300)
         assert "30 of 30 answered" in lines[-1]
-        writing.close()
+        writing.client.cache.close()
         again = dynamic(server, tmp_path)
         assert again.write(rows) == prompts
-        assert again.usage["calls"] == 0 and again.usage["cached"] == 30 and len(server.asked) == 30
+        assert again.client.progress.calls == 0 and again.client.progress.cached == 30 and len(server.asked) == 30
 
 
 def test_the_request_shows_the_conversation_cut_to_a_bound(tmp_path):
@@ -175,7 +167,7 @@ def test_failures_are_recorded(tmp_path):
         (rows[5][0]["content"], "not mostly Chinese", 2),
     ]
     assert json.dumps(writing.failures)
-    assert writing.usage["failed"] == 2 and writing.usage["calls"] == 13
+    assert (writing.client.progress.failed, writing.client.progress.calls) == (2, 13)
 
 
 def test_the_estimate_counts_what_is_not_cached(tmp_path):

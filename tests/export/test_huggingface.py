@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.export.huggingface import export_hf
-from gemma_keras.models.families import to_hf_config
+from gemma_keras.models.families.registry import to_hf_config
 from gemma_keras.models.forward import build_backbone, forward, logits
 from gemma_keras.models.loading import describe_weights, load_params
 from tests.conftest import REPOSITORY
@@ -164,7 +164,7 @@ from gemma_keras.export.huggingface import export_hf
 from gemma_keras.models.forward import build_backbone
 from gemma_keras.models.loading import describe_weights, load_params
 from gemma_keras.parallel.mesh import make_mesh
-from gemma_keras.models.sharding import param_sharding
+from gemma_keras.models.weight_sharding import param_sharding
 from gemma_keras.text.tokenizer import Tokenizer
 
 architecture, mesh = describe_weights(source), make_mesh(jax.devices(), 2, 4)

@@ -12,7 +12,7 @@ import pytest
 from gemma_keras.export.huggingface import INDEX
 from gemma_keras.export.safetensors_writer import TensorEntry, write_safetensors
 from gemma_keras.models.architecture import Architecture
-from gemma_keras.models.families import get_architecture, to_hf_config
+from gemma_keras.models.families.registry import get_architecture, to_hf_config
 from gemma_keras.models.hf_names import HfTensor, hf_tensors
 from gemma_keras.models.loading import SAFETENSORS_DTYPES
 from tests.conftest import REPOSITORY
@@ -41,7 +41,7 @@ from gemma_keras.export.huggingface import export_hf
 from gemma_keras.models.forward import build_backbone
 from gemma_keras.models.loading import describe_weights, load_params
 from gemma_keras.parallel.mesh import make_mesh
-from gemma_keras.models.sharding import param_sharding
+from gemma_keras.models.weight_sharding import param_sharding
 from gemma_keras.text.tokenizer import Tokenizer
 
 source, out = sys.argv[1:]

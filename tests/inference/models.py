@@ -9,7 +9,7 @@ import transformers
 from gemma_keras.config.sections import SamplingConfig
 from gemma_keras.inference.engine import Engine, with_streams
 from gemma_keras.inference.requests import FinishedSequence, Request
-from gemma_keras.models.families import to_hf_config
+from gemma_keras.models.families.registry import to_hf_config
 from gemma_keras.models.forward import forward, logits
 from gemma_keras.models.hf_names import hf_tensors
 from tests.models.conftest import lively_tensors, small, small_gemma1

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.inference.constraints import Choice, Grammars, JsonSchema, Matcher, Regex, allowed, taken
+from gemma_keras.inference.constraints.constraint import Choice, JsonSchema, Regex
+from gemma_keras.inference.constraints.grammars import Grammars, allowed, taken
+from gemma_keras.inference.constraints.matcher import Matcher
 
 
 def of(**properties):

@@ -15,7 +15,7 @@ from gemma_keras.adapters.inject import add_adapters, initial_adapter_params, me
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import AdapterConfig, SamplingConfig
 from gemma_keras.inference import scheduler
-from gemma_keras.inference.constraints import Choice
+from gemma_keras.inference.constraints.constraint import Choice
 from gemma_keras.inference.engine import Engine, with_streams
 from gemma_keras.inference.prefill import PromptReader
 from gemma_keras.inference.requests import Request
@@ -214,7 +214,7 @@ from gemma_keras.parallel.plan import ComputePlan
 from gemma_keras.models.forward import build_backbone
 from gemma_keras.models.quantization import quantize_params
 from gemma_keras.parallel.mesh import make_mesh
-from gemma_keras.models.sharding import param_sharding
+from gemma_keras.models.weight_sharding import param_sharding
 from tests.inference.models import DRAWN, GREEDY, SMALLEST, generate, prompts, varied_params
 
 architecture = SMALLEST.replace(vocabulary_size=96)

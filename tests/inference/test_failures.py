@@ -6,7 +6,8 @@ import pytest
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.inference import scheduler
-from gemma_keras.inference.constraints import Matcher, Regex
+from gemma_keras.inference.constraints.constraint import Regex
+from gemma_keras.inference.constraints.matcher import Matcher
 from gemma_keras.inference.engine import Engine
 from gemma_keras.inference.prefill import PromptReader
 from gemma_keras.inference.requests import Request

@@ -8,8 +8,8 @@ from keras_hub.models import GemmaBackbone, GemmaCausalLM
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import SamplingConfig, SolverConfig
 from gemma_keras.inference.chat import ChatModel
-from gemma_keras.inference.constraints import Choice, Regex
-from gemma_keras.inference.keras_chat import KerasChat
+from gemma_keras.inference.constraints.constraint import Choice, Regex
+from gemma_keras.inference.keras_hub.chat import KerasChat
 from gemma_keras.inference.language_model import Ask
 from gemma_keras.models.forward import Params, build_backbone
 from gemma_keras.solvers.prompts import load_builtin_prompts, replace_prompts

@@ -14,9 +14,9 @@ from transformers.generation import logits_process as theirs
 from gemma_keras import builtin
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import SamplingConfig
-from gemma_keras.inference import samplers as module
-from gemma_keras.inference.constraints import Choice, JsonSchema, Regex
-from gemma_keras.inference.samplers import ConstrainedSampler, PenaltySampler
+from gemma_keras.inference.constraints.constraint import Choice, JsonSchema, Regex
+from gemma_keras.inference.keras_hub import samplers as module
+from gemma_keras.inference.keras_hub.samplers import ConstrainedSampler, PenaltySampler
 from tests.inference.causal_lms import answers_of, build_causal_lm, uncached_logits
 from tests.inference.models import SMALLEST, prompts
 

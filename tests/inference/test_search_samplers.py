@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.inference.search_samplers import BeamSampler, ContrastiveSampler
+from gemma_keras.inference.keras_hub.search_samplers import BeamSampler, ContrastiveSampler
 from tests.inference.causal_lms import answers_of, build_causal_lm, uncached_states
 from tests.inference.models import SMALLEST, hf_generate, hf_model, prompts
 

@@ -106,7 +106,7 @@ def test_searches_refuse_what_they_do_not_know(engine):
         (CONTRASTIVE, {"logit_bias": {1: 1.0}}, "contrastive search does not work with logit_bias"),
         (dataclasses.replace(BEAMS, penalty_alpha=0.5), {}, "both num_beams and penalty_alpha"),
         (dataclasses.replace(BEAMS, num_beams=0), {}, "num_beams is 0"),
-        (dataclasses.replace(CONTRASTIVE, penalty_alpha=1.5), {}, "penalty_alpha 1.5"),
+        (dataclasses.replace(CONTRASTIVE, penalty_alpha=1.5), {}, "penalty_alpha is 1.5"),
     ):
         with pytest.raises(UserError, match=message):
             engine.generate([Request(prompt=[5], sampling=sampling, **options)])

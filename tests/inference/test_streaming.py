@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.inference.constraints import Choice, Regex
+from gemma_keras.inference.constraints.constraint import Choice, Regex
 from gemma_keras.inference.requests import Request
 from gemma_keras.inference.text_stream import StopStrings
 from tests.inference.models import DRAWN, GREEDY, prompts, teacher_forced

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gemma_keras.models.architecture import Architecture
-from gemma_keras.models.families import get_architecture
+from gemma_keras.models.families.registry import get_architecture
 from gemma_keras.models.hf_names import hf_tensors
 
 

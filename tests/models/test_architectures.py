@@ -5,7 +5,7 @@ import transformers
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.models.architecture import LayerSpec
-from gemma_keras.models.families import ARCHITECTURES, from_hf_config, get_architecture, to_hf_config
+from gemma_keras.models.families.registry import ARCHITECTURES, from_hf_config, get_architecture, to_hf_config
 
 
 @pytest.mark.parametrize(

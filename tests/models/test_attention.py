@@ -14,8 +14,8 @@ import torch
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.models.attention import Source, attention, choose_kernel, packed_attention
-from gemma_keras.models.blockwise_attention import LOOP_FROM
+from gemma_keras.models.attention_kernels.blockwise import LOOP_FROM
+from gemma_keras.models.attention_kernels.grouped_query import Source, attention, choose_kernel, packed_attention
 from gemma_keras.models.quantization import quantized
 from gemma_keras.parallel.plan import RESIDUALS
 
@@ -257,7 +257,7 @@ MESHES = """
 import jax, numpy as np
 from jax.sharding import Mesh
 from tests.models.test_attention import arrays_of, assert_equal, output_and_gradients, packed
-from gemma_keras.models import splash_attention
+from gemma_keras.models.attention_kernels import splash as splash_attention
 splash_attention.INTERPRET = True
 rng = np.random.default_rng(0)
 cases = [(1, 8, 8, 4, "blockwise"), (2, 4, 8, 4, "blockwise"), (2, 4, 8, 1, "reference"), (8, 1, 8, 4, "blockwise"),

@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 
-from gemma_keras.models.families import ARCHITECTURES, get_architecture, to_hf_config
+from gemma_keras.models.families.registry import ARCHITECTURES, get_architecture, to_hf_config
 from gemma_keras.models.forward import (
     build_backbone,
     forward,

@@ -15,7 +15,7 @@ import transformers
 from safetensors.numpy import load_file, save_file
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.models.families import to_hf_config
+from gemma_keras.models.families.registry import to_hf_config
 from gemma_keras.models.forward import build_backbone
 from gemma_keras.models.loading import describe_weights, load_params
 from gemma_keras.models.weight_checks import is_padded, require_no_more_tokens
@@ -375,7 +375,7 @@ from gemma_keras.models.forward import build_backbone
 from gemma_keras.models.loading import describe_weights, load_params
 from gemma_keras.models.weight_checks import is_padded, require_no_more_tokens
 from gemma_keras.parallel.mesh import make_mesh
-from gemma_keras.models.sharding import param_sharding
+from gemma_keras.models.weight_sharding import param_sharding
 
 assert len(jax.devices()) == 8
 for folder in sys.argv[1:]:

@@ -15,13 +15,13 @@ import pytest
 from jax.sharding import AbstractMesh
 
 from gemma_keras.adapters.inject import TARGETS, add_adapters, initial_adapter_params
-from gemma_keras.adapters.low_rank import keep_mask
+from gemma_keras.adapters.low_rank_base import keep_mask
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import AdapterConfig
-from gemma_keras.models.families import ARCHITECTURES, get_architecture
+from gemma_keras.models.families.registry import ARCHITECTURES, get_architecture
 from gemma_keras.models.forward import build_backbone, variable_shapes
-from gemma_keras.models.sharding import param_sharding, variable_axes
 from gemma_keras.models.stacking import stacked_shapes
+from gemma_keras.models.weight_sharding import param_sharding, variable_axes
 from gemma_keras.parallel.mesh import axis_size, make_mesh
 from gemma_keras.parallel.plan import ComputePlan
 from gemma_keras.parallel.sharding import vocabulary_lookup

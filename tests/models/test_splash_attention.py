@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gemma_keras.models import splash_attention
+from gemma_keras.models.attention_kernels import splash as splash_attention
 from tests import tpu
 from tests.models.test_attention import (
     arrays_of,
@@ -54,7 +54,7 @@ from functools import partial
 import jax, jax.numpy as jnp, numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from gemma_keras.models.attention import packed_attention
+from gemma_keras.models.attention_kernels.grouped_query import packed_attention
 from gemma_keras.parallel.plan import RESIDUALS
 
 def compile(topology, data, model, heads, key_heads, time, head_dim, kernel, saved=None):

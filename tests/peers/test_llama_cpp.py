@@ -24,7 +24,7 @@ from gemma_keras.export.huggingface import export_hf
 from gemma_keras.export.tokenizer_files import NORMAL, SPACE, USER_DEFINED, read_pieces
 from gemma_keras.inference.engine import Engine
 from gemma_keras.inference.requests import Request
-from gemma_keras.models.families import get_architecture
+from gemma_keras.models.families.registry import get_architecture
 from gemma_keras.models.forward import build_backbone, forward, logits
 from gemma_keras.models.hf_names import hf_tensors
 from gemma_keras.text.templates import TEMPLATES

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gemma_keras.models.architecture import Architecture
-from gemma_keras.models.families import get_architecture, to_hf_config
+from gemma_keras.models.families.registry import get_architecture, to_hf_config
 from tests import tpu
 
 ROOT = Path(__file__).parents[2]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gemma_keras.models.families import get_architecture
+from gemma_keras.models.families.registry import get_architecture
 from tests.preflight.checks import check_collectives, check_sizes, check_splash
 
 pytestmark = pytest.mark.long

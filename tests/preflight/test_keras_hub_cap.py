@@ -20,7 +20,7 @@ import pytest
 from keras_hub.models import GemmaBackbone
 
 from gemma_keras.models.architecture import Architecture
-from gemma_keras.models.families import get_architecture
+from gemma_keras.models.families.registry import get_architecture
 from gemma_keras.models.forward import build_backbone, forward, variable_shapes
 from gemma_keras.parallel.plan import ComputePlan
 from gemma_keras.preflight import hlo
@@ -74,7 +74,7 @@ def our_program(cap: float | None, dtype: str):
 
 
 def write_programs(folder: Path) -> None:
-    """Compiles for v5e and writes the text of each program."""
+    """Compiles for v5e and writes each program."""
     to = jax.sharding.SingleDeviceSharding(topology_devices("v5e:2x4")[0])
     tokens = jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32, sharding=to)
     programs = {
@@ -88,15 +88,16 @@ def write_programs(folder: Path) -> None:
         params = {
             path: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=to) for path, s in variable_shapes(backbone).items()
         }
-        (folder / name).write_text(jax.jit(program).lower(params, tokens).compile().as_text())
+        compiled = jax.jit(program).lower(params, tokens).compile()
+        (folder / name).write_bytes(hlo.message_of(compiled))
 
 
 @pytest.fixture(scope="module")
 def modules(tmp_path_factory) -> dict[str, hlo.Module]:
-    folder = tmp_path_factory.mktemp("texts")
+    folder = tmp_path_factory.mktemp("programs")
     result = tpu.run(["-m", "tests.preflight.test_keras_hub_cap", str(folder)])
     assert result.returncode == 0, result.stderr[-3000:]
-    return {path.name: hlo.parse(path.read_text()) for path in folder.iterdir()}
+    return {path.name: hlo.Module(path.read_bytes()) for path in folder.iterdir()}
 
 
 def tanh_of_scores(module: hlo.Module) -> int:
@@ -104,13 +105,13 @@ def tanh_of_scores(module: hlo.Module) -> int:
     found = 0
     for execution in module.executions():
         if execution.instruction.opcode == "tanh":
-            found += any(array.dims.count(LENGTH) == 2 for array in execution.instruction.arrays)
+            found += any(array.dims.count(LENGTH) == 2 for array in hlo.arrays(execution.instruction))
     return found
 
 
 def operations(module: hlo.Module) -> Counter:
     """What a program does, by operation and shape."""
-    return Counter((e.instruction.opcode, e.instruction.arrays) for e in module.executions())
+    return Counter((e.instruction.opcode, *hlo.arrays(e.instruction)) for e in module.executions())
 
 
 def test_keras_hub_for_tpu_has_no_cap(modules):

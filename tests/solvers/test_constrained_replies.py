@@ -4,7 +4,7 @@ import pytest
 
 from gemma_keras.config.sections import InferenceConfig
 from gemma_keras.inference.chat import ChatModel
-from gemma_keras.inference.constraints import Choice
+from gemma_keras.inference.constraints.constraint import Choice
 from gemma_keras.inference.language_model import Ask
 from gemma_keras.models.forward import build_backbone, initial_params
 from gemma_keras.solvers.replies import plans, scores

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gemma_keras.inference.constraints import Grammars
+from gemma_keras.inference.constraints.grammars import Grammars
 from gemma_keras.solvers.backward_verification import mask_numbers
 from gemma_keras.solvers.replies import (
     answers,

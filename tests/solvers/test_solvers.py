@@ -3,7 +3,7 @@
 import pytest
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.inference.constraints import Choice
+from gemma_keras.inference.constraints.constraint import Choice
 from gemma_keras.solvers.registry import NAMES, make_solver
 from gemma_keras.solvers.replies import plans, scores
 from gemma_keras.solvers.trace import Adapted, Backward, Decomposed, Enhanced, Escalated, Question, Verified, Voted

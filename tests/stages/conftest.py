@@ -15,7 +15,7 @@ def base(tmp_path_factory) -> Path:
     """gemma2_tiny with two layers, as it is drawn, exported."""
     from gemma_keras import builtin
     from gemma_keras.export.huggingface import export_hf
-    from gemma_keras.models.families import get_architecture
+    from gemma_keras.models.families.registry import get_architecture
     from gemma_keras.models.forward import build_backbone, initial_params
     from gemma_keras.text.templates import TEMPLATES
     from gemma_keras.text.tokenizer import Tokenizer

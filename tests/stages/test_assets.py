@@ -11,7 +11,7 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import ExportConfig, ModelConfig
 from gemma_keras.config.stages import ExportStageConfig
 from gemma_keras.export.huggingface import export_hf
-from gemma_keras.models.families import get_architecture
+from gemma_keras.models.families.registry import get_architecture
 from gemma_keras.models.forward import build_backbone, initial_params
 from gemma_keras.stages import export
 from gemma_keras.text.tokenizer import Tokenizer

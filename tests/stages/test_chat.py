@@ -9,7 +9,7 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import ModelConfig, SamplingConfig
 from gemma_keras.config.stages import ChatConfig
 from gemma_keras.stages import chat
-from gemma_keras.stages.assets import load_chat_model
+from gemma_keras.stages.running.assets import load_chat_model
 
 LONG = "很长" * 3000
 

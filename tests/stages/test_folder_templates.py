@@ -14,7 +14,7 @@ from gemma_keras.config.stages import EvaluateConfig
 from gemma_keras.data.pipeline import PreparedSplit
 from gemma_keras.inference.requests import Request
 from gemma_keras.stages import chat, evaluate, export, prepare, sft, solve
-from gemma_keras.stages.assets import load_chat_model, resolve_template
+from gemma_keras.stages.running.assets import load_chat_model, resolve_template
 from gemma_keras.text.jinja_templates import write_jinja
 from gemma_keras.text.templates import CLOSING, TEMPLATES, get_template
 from gemma_keras.text.tokenizer import Tokenizer

@@ -22,7 +22,7 @@ STEPS = 12
 JOIN = """
 import sys
 from gemma_keras.config.sections import ParallelConfig
-from gemma_keras.stages import processes
+from gemma_keras.stages.running import processes
 count, number, coordinator, seconds = sys.argv[1:]
 try:
     processes.join(ParallelConfig(processes=int(count), process=int(number), coordinator=coordinator), float(seconds))
@@ -99,7 +99,7 @@ def test_an_address_without_a_port_is_told():
 def wide_base(tmp_path_factory, tokenizer) -> Path:
     """Two layers with 8 query heads and 4 KV heads, as they are drawn, exported."""
     from gemma_keras.export.huggingface import export_hf
-    from gemma_keras.models.families import get_architecture
+    from gemma_keras.models.families.registry import get_architecture
     from gemma_keras.models.forward import build_backbone, initial_params
     from gemma_keras.text.templates import TEMPLATES
 

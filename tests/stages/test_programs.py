@@ -21,7 +21,7 @@ from gemma_keras.config.stages import StepConfig
 from gemma_keras.parallel.plan import REMAT_POLICIES, ComputePlan
 from gemma_keras.planning.memory import policies_to_try, saved_bytes
 from gemma_keras.planning.plans import default_mesh_shape, plan_for
-from gemma_keras.stages.assets import load_trainable_model
+from gemma_keras.stages.running.assets import load_trainable_params
 from gemma_keras.training.program import step_settings, train_program
 from tests.models.conftest import small
 
@@ -80,8 +80,8 @@ def compilations():
 def test_nothing_is_compiled_after_the_first_step(method, compilations):
     config = change(adapter={"method": method})
     program = train_program(config, ARCHITECTURE, ComputePlan())
-    assets = load_assets_of(config, program)
-    state = program.initial_state(assets.trainable)
+    trainable, frozen = load_trainable_params(config, program)
+    state = program.initial_state(trainable)
     lowered = program.lower()
     before = compilations.count
     compiled = lowered.compile()
@@ -89,7 +89,7 @@ def test_nothing_is_compiled_after_the_first_step(method, compilations):
     ranks = resolve_schedule(config.adapter, STEPS, len(program.matrices)) if program.allocator else None
     settings, losses, alive, seen = step_settings(config, STEPS, ranks), [], [], []
     for step in range(1, STEPS + 1):
-        state, metrics = compiled(state, assets.frozen, program.place(batch(1)), settings(step))
+        state, metrics = compiled(state, frozen, program.place(batch(1)), settings(step))
         losses.append(float(metrics["loss"]))
         alive.append(int(np.asarray(metrics["ranks"]).sum()) if program.allocator else 0)
         seen.append(compilations.count)
@@ -97,11 +97,6 @@ def test_nothing_is_compiled_after_the_first_step(method, compilations):
     assert int(state.step) == STEPS and losses[-1] < losses[0] - 0.02
     if program.allocator:  # every phase was passed
         assert (alive[0], alive[-1]) == (4 * len(program.matrices), 2 * len(program.matrices))
-
-
-def load_assets_of(config, program):
-    """Drawn weights; no tokenizer is needed to draw them."""
-    return load_trainable_model(config, None, program)
 
 
 def test_the_program_is_the_same_for_any_length_of_run():

@@ -8,7 +8,7 @@ from safetensors.numpy import load_file, save_file
 
 from gemma_keras.config.sections import ModelConfig
 from gemma_keras.config.stages import ChatConfig
-from gemma_keras.stages.assets import load_chat_model
+from gemma_keras.stages.running.assets import load_chat_model
 from gemma_keras.stages.verify import verify_export
 
 QUESTIONS = ("请用一句话介绍春节。", "12加35等于多少？")

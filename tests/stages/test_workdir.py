@@ -7,10 +7,10 @@ import sys
 import pytest
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.stages import plots
-from gemma_keras.stages.workdir import (
-    MetricsFile,
-    TensorBoard,
+from gemma_keras.stages.running import plots
+from gemma_keras.stages.running.workdir import (
+    JsonLines,
+    RunLog,
     begin,
     check_inputs,
     claim,
@@ -21,12 +21,12 @@ from gemma_keras.stages.workdir import (
 
 
 def test_metrics_are_cut_back_to_a_step_and_a_torn_line_is_dropped(tmp_path):
-    metrics = MetricsFile(tmp_path / "metrics.jsonl")
+    metrics = JsonLines(tmp_path / "metrics.jsonl")
     for step in (1, 2, 3):
         metrics.append({"step": step, "loss": 1 / step})
     with metrics.path.open("a") as file:
         file.write('{"step": 4, "lo')
-    metrics.truncate(2)
+    RunLog(tmp_path, completed=2)
     assert metrics.read() == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}]
     metrics.append({"step": 3, "loss": 0.25})
     assert [line["step"] for line in metrics.read()] == [1, 2, 3]
@@ -100,12 +100,12 @@ def test_fingerprints(size, tmp_path):
 def test_tensorboard_reads_the_events(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    for first, steps in ((1, (1, 2, 3)), (2, (2,))):  # the second run starts again after step 1
-        writer = TensorBoard(tmp_path, first)
+    for completed, steps in ((0, (1, 2, 3)), (1, (2,))):  # the second run starts again after step 1
+        log = RunLog(tmp_path, completed)
         for step in steps:
-            writer.append({"step": step, "loss": float(step), "ranks": [1, 2]})
-        writer.close()
-    accumulator = EventAccumulator(str(tmp_path)).Reload()
+            log.append({"step": step, "loss": float(step), "ranks": [1, 2]})
+        log.close(["one", "other"])
+    accumulator = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert accumulator.Tags()["scalars"] == ["loss"]
     assert [event.step for event in accumulator.Scalars("loss")] == [1, 2]
 

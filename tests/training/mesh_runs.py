@@ -17,11 +17,11 @@ from gemma_keras.adapters.inject import initial_adapter_params
 from gemma_keras.adapters.rank_allocator import resolve_schedule
 from gemma_keras.config.sections import AdapterConfig, DataConfig, ModelConfig, OptimConfig, ParallelConfig, TrainConfig
 from gemma_keras.config.stages import StepConfig
-from gemma_keras.models.families import get_architecture
+from gemma_keras.models.families.registry import get_architecture
 from gemma_keras.models.forward import initial_params
 from gemma_keras.models.stacking import stack_params
 from gemma_keras.planning.plans import plan_for
-from gemma_keras.stages.assets import place_params
+from gemma_keras.stages.running.assets import place_params
 from gemma_keras.training.program import build_model, step_settings, train_program
 
 ROWS, TIME, STEPS = 8, 128, 10

@@ -12,7 +12,7 @@ from gemma_keras.adapters.inject import adapted_matrices, add_adapters, disable_
 from gemma_keras.config.sections import AdapterConfig
 from gemma_keras.models.forward import build_backbone, forward, logits
 from gemma_keras.parallel.plan import ONE_DEVICE
-from gemma_keras.training.objectives.preference import Preference, preference_sums
+from gemma_keras.training.objectives.dpo import Preference, preference_sums
 from tests.models.conftest import lively_params, small
 
 BETA = 0.3

@@ -29,13 +29,11 @@ class Contamination:
 
     Attributes:
         corpora: names, in the order of their first item.
-        too_short: number of items that are not looked for.
     """
 
     def __init__(self, texts: Iterable[tuple[str, str]], n: int = 13):
         """Reads the items, each with the name of its corpus; the sentences of a pair are best given as two items."""
         self.corpora: list[str] = []
-        self.too_short = 0
         self._n = n
         parts = [self._read(batch) for batch in itertools.chain([[]], _batches(texts))]
         self._hashes, self._corpora = _telling(*(np.concatenate(part) for part in zip(*parts)))
@@ -50,7 +48,6 @@ class Contamination:
         wholes = span_hashes(words, offsets[:-1], offsets[1:])
         lengths, grams = np.diff(offsets), np.diff(bounds)
         short = (lengths >= _SHORTEST) & (grams == 0)
-        self.too_short += int((lengths < _SHORTEST).sum())
         return (
             np.concatenate([hashes, wholes[short]]),
             np.concatenate([np.repeat(wholes, grams), wholes[short]]),

@@ -35,8 +35,6 @@ class NearDuplicates:
 
     def __init__(self, threshold: float, folder: Path | None = None):
         """`folder` is where the signatures lie meanwhile, 512 bytes a row; None: the system's temporary folder."""
-        if not 0 < threshold <= 1:
-            raise ValueError(f"threshold {threshold} is no similarity above 0 and up to 1")
         self._equal_entries = int(np.ceil(threshold * ENTRIES - 1e-9))
         self._width = band_width(threshold)
         self._minhash = MinHash(ENTRIES, seed=_SEED, hashfunc=int)

@@ -19,7 +19,6 @@ import numpy as np
 from gemma_keras.data.hashing import mixed
 
 _PLANE = 0x10000
-_KEPT_POWERS = 1 << 20
 _RUN = np.uint32(1 << 31)  # marks characters that form units together with their neighbours
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 _INVERSE = np.uint64(pow(0x9E3779B97F4A7C15, -1, 1 << 64))
@@ -61,24 +60,15 @@ def windows(hashes: np.ndarray, offsets: np.ndarray, n: int) -> tuple[np.ndarray
 
 def span_hashes(values: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """u64 hash of each values[start:end]: a polynomial in `_BASE` modulo 2^64, from differences of prefix sums, mixed."""
-    powers, inverses = _powers(len(values))
+    powers, inverses = (numbers[: len(values)] for numbers in _powers(1 << len(values).bit_length()))
     sums = np.zeros(len(values) + 1, np.uint64)
     # The addition keeps values of 0 from vanishing.
     np.cumsum(mixed(values.astype(np.uint64) + _BASE) * powers, out=sums[1:])
     return mixed((sums[ends] - sums[starts]) * inverses[starts])
 
 
+@functools.lru_cache(maxsize=2)  # batches are of a few sizes; those of a huge document shall not stay
 def _powers(count: int) -> tuple[np.ndarray, np.ndarray]:
-    powers, inverses = _kept_powers() if count <= _KEPT_POWERS else _powers_up_to(count)
-    return powers[:count], inverses[:count]
-
-
-@functools.cache
-def _kept_powers() -> tuple[np.ndarray, np.ndarray]:
-    return _powers_up_to(_KEPT_POWERS)
-
-
-def _powers_up_to(count: int) -> tuple[np.ndarray, np.ndarray]:
     return np.cumprod(np.full(count, _BASE)), np.cumprod(np.full(count, _INVERSE))
 
 

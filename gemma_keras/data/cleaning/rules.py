@@ -89,12 +89,7 @@ def contaminated(corpus: str) -> str:
 
 def contents(record: Record) -> list[str]:
     """The texts that make a row what it is: turns but system ones; the document; prompt and answers; question and options."""
-    if isinstance(record, TextRecord):
-        return [record.text]
-    if isinstance(record, ChoiceRecord):
-        return [record.question, *record.choices]
-    turns = [message["content"] for message in record_messages(record) if message["role"] != "system"]
-    return [*turns, record.chosen, record.rejected] if isinstance(record, PreferenceRecord) else turns
+    return [text for text, role in _texts(record) if role != "system"]
 
 
 def question(record: Record) -> list[str]:
@@ -155,8 +150,8 @@ def _visible(text: str) -> str:
     return text if text.isprintable() else _INVISIBLES.sub("", text)
 
 
-class Mender:
-    """Mends the texts of records in place.
+def mend(record: Record, config: CleaningConfig) -> tuple[str, ...]:
+    """Mends the texts of a record in place; returns the names of the rules that changed something.
 
     Rule "encoding" (`repair`): line ends and other control characters that separate (form feeds, vertical tabs, ...) become
     LF; blank lines in front that start with a blank, other control characters but tab, byte order marks, zero-width spaces
@@ -166,22 +161,15 @@ class Mender:
 
     A system turn in which nothing is to be seen is no turn, and goes in any case.
     """
-
-    def __init__(self, config: CleaningConfig):
-        self._repair = config.repair
-        self._residue = config.residue
-
-    def mend(self, record: Record) -> tuple[str, ...]:
-        """Mends `record`; the names of the rules that changed something."""
-        changed = []
-        if self._repair and _rewrite(record, lambda text, role: repaired(text, spelt_breaks=role != "question")):
-            changed.append(ENCODING)
-        if self._residue and not isinstance(record, TextRecord | ChoiceRecord) and _rewrite(record, without_residue):
-            changed.append(RESIDUE)
-        messages = record_messages(record)
-        if messages and messages[0]["role"] == "system" and not _VISIBLE.search(messages[0]["content"]):
-            del messages[0]
-        return tuple(changed)
+    changed = []
+    if config.repair and _rewrite(record, lambda text, role: repaired(text, spelt_breaks=role != "question")):
+        changed.append(ENCODING)
+    if config.residue and not isinstance(record, TextRecord | ChoiceRecord) and _rewrite(record, without_residue):
+        changed.append(RESIDUE)
+    messages = record_messages(record)
+    if messages and messages[0]["role"] == "system" and not _VISIBLE.search(messages[0]["content"]):
+        del messages[0]
+    return tuple(changed)
 
 
 def repaired(text: str, spelt_breaks: bool = True) -> str:
@@ -233,10 +221,10 @@ def without_residue(text: str, role: str) -> str:
     return text
 
 
-def _rewrite(record: Record, mend: Callable[[str, str], str]) -> bool:
-    """Replaces every text by `mend(text, role)`; whether one changed. The role of a question or option is "question"."""
+def _rewrite(record: Record, rewritten: Callable[[str, str], str]) -> bool:
+    """Replaces every text by `rewritten(text, role)`; whether one changed."""
     before = _texts(record)
-    after = [mend(text, role) for text, role in before]
+    after = [rewritten(text, role) for text, role in before]
     if all(new is old or new == old for new, (old, _) in zip(after, before)):
         return False
     if isinstance(record, TextRecord):
@@ -252,6 +240,7 @@ def _rewrite(record: Record, mend: Callable[[str, str], str]) -> bool:
 
 
 def _texts(record: Record) -> list[tuple[str, str]]:
+    """Every text of a record with its role; "text" of a document, "question" of a question or option."""
     if isinstance(record, TextRecord):
         return [(record.text, "text")]
     if isinstance(record, ChoiceRecord):

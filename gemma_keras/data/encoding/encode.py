@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gemma_keras.config.sections import DataConfig
 from gemma_keras.data.cleaning.rules import TOO_LONG, TOO_SHORT, contents
 from gemma_keras.data.records import SIDES, PreferenceRecord, Record, TextRecord
 from gemma_keras.text.templates import CLOSING, CONTENT, PROMPT, Encoding, Message, Template
@@ -47,59 +48,51 @@ class Encoded:
     turns_cut: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Lengths in tokens; 0 for `longest` and `prompt`: no limit."""
-
-    sequence_length: int
-    shortest: int = 0
-    longest: int = 0
-    prompt: int = 0
-
-
 def encode_records(
     records: list[Record],
     conversations: list[list[list[Message]]],
     tokenizer: Tokenizer,
     template: Template,
-    limits: Limits,
+    config: DataConfig,
 ) -> list[Encoded]:
     """Encodes records, all in a few calls of SentencePiece.
 
     Args:
         conversations: of each chat record one for each augmentation of its wording; of a pair the chosen and the rejected one; of
             a document none.
+        config: has the limits in tokens, of rows, prompts and contents.
     """
-    outside = _outside(records, tokenizer, limits)
+    outside = _outside(records, tokenizer, config)
     texts = [record.text for record in records if isinstance(record, TextRecord)]
     documents = iter(tokenizer.encode_content_arrays(texts))
     chats = iter(template.encode_batch(tokenizer, [turns for several in conversations for turns in several]))
     results = []
     for record, several, rule in zip(records, conversations, outside, strict=True):
         if isinstance(record, TextRecord):
-            encoded = _document(next(documents), tokenizer, limits)
+            encoded = _document(next(documents), tokenizer, config)
         else:
             encode = _pair if isinstance(record, PreferenceRecord) else _conversation
-            encoded = encode([next(chats) for _ in several], limits)
+            encoded = encode([next(chats) for _ in several], config)
         results.append(Encoded(removed=rule or encoded.removed) if rule or encoded.removed else encoded)
     return results
 
 
-def _outside(records: list[Record], tokenizer: Tokenizer, limits: Limits) -> list[str]:
+def _outside(records: list[Record], tokenizer: Tokenizer, config: DataConfig) -> list[str]:
     """For each record the rule by which its content, without system prompt and template, is too short or too long."""
-    if not limits.shortest and not limits.longest:
+    cleaning = config.cleaning
+    if not cleaning.min_tokens and not cleaning.max_tokens:
         return [""] * len(records)
     texts = [contents(record) for record in records]
     ids = iter(tokenizer.encode_content_arrays([text for parts in texts for text in parts]))
     lengths = [sum(len(next(ids)) for _ in parts) for parts in texts]
-    longest = limits.longest or max(lengths, default=0)
-    return [TOO_SHORT if length < limits.shortest else TOO_LONG if length > longest else "" for length in lengths]
+    longest = cleaning.max_tokens or max(lengths, default=0)
+    return [TOO_SHORT if length < cleaning.min_tokens else TOO_LONG if length > longest else "" for length in lengths]
 
 
-def _conversation(encodings: list[Encoding], limits: Limits) -> Encoded:
+def _conversation(encodings: list[Encoding], config: DataConfig) -> Encoded:
     encoded = Encoded()
     for augmentation, encoding in enumerate(encodings):
-        length = _cut(encoding, limits.sequence_length, encoded)
+        length = _cut(encoding, config.sequence_length, encoded)
         if length < len(encoding.ids) and not encoded.removed and CONTENT not in encoding.kinds[:length]:
             encoded.removed = NO_ANSWER
         augmentation = augmentation if len(encodings) > 1 else EVERY_AUGMENTATION
@@ -117,15 +110,15 @@ def _cut(encoding: Encoding, sequence_length: int, encoded: Encoded) -> int:
     return fitting[-1] if fitting else sequence_length
 
 
-def _pair(encodings: list[Encoding], limits: Limits) -> Encoded:
+def _pair(encodings: list[Encoding], config: DataConfig) -> Encoded:
     encoded = Encoded()
     assert len(encodings) == len(SIDES)
     for side, encoding in enumerate(encodings):
-        length = min(len(encoding.ids), limits.sequence_length)
+        length = min(len(encoding.ids), config.sequence_length)
         # The prompt holds earlier answers of the model, which are content too: the answer starts after the last of them.
         start = encoding.ends[-2] if len(encoding.ends) > 1 else 0
         prompt = start + int(np.argmax(encoding.kinds[start:] >= CLOSING))
-        if limits.prompt and prompt > limits.prompt:
+        if config.max_prompt_tokens and prompt > config.max_prompt_tokens:
             encoded.removed = PROMPT_TOO_LONG
         elif CONTENT not in encoding.kinds[prompt:length]:
             encoded.removed = encoded.removed or NO_ANSWER
@@ -136,12 +129,12 @@ def _pair(encodings: list[Encoding], limits: Limits) -> Encoded:
     return encoded
 
 
-def _document(ids: np.ndarray, tokenizer: Tokenizer, limits: Limits) -> Encoded:
+def _document(ids: np.ndarray, tokenizer: Tokenizer, config: DataConfig) -> Encoded:
     """A document in pieces that each start with bos; eos closes the last, so that a model learns where texts end."""
     ids = np.append(ids, tokenizer.eos_id)
     kinds = np.full(len(ids), CONTENT, np.uint8)
     kinds[-1] = CLOSING
-    size = limits.sequence_length - 1
+    size = config.sequence_length - 1
     starts = range(0, len(ids), size)
     encoded = Encoded()
     for number, start in enumerate(starts):

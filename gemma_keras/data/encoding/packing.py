@@ -5,7 +5,7 @@ together; a bin that a block leaves partly empty stays open for one more block, 
 """
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -25,8 +25,8 @@ def pack(lengths: Sequence[int] | np.ndarray, sequence_length: int, block: int =
     offsets, flat = array("q", [0]), array("i")
     open_bins = _Bins(sequence_length)
 
-    def close(wanted: Callable[[int], bool]) -> None:
-        for rows in open_bins.take(wanted):
+    def close(before: int) -> None:
+        for rows in open_bins.take(before):
             flat.extend(sorted(rows))
             offsets.append(len(flat))
 
@@ -34,8 +34,8 @@ def pack(lengths: Sequence[int] | np.ndarray, sequence_length: int, block: int =
         part = lengths[start : start + block]
         for place in np.argsort(-part.astype(np.int64), kind="stable").tolist():
             open_bins.put(start + place, int(part[place]))
-        close(lambda first_row, start=start: first_row < start)  # type: ignore[misc]
-    close(lambda first_row: True)
+        close(start)
+    close(len(lengths))
     return np.frombuffer(offsets, np.int64), np.frombuffer(flat, np.int32)
 
 
@@ -60,11 +60,11 @@ class _Bins:
         self._by_space[space - length].append(rows)
         self._open |= 1 << (space - length)
 
-    def take(self, wanted: Callable[[int], bool]) -> list[list[int]]:
-        """Removes the bins whose lowest row is `wanted`, and returns them in the order of that row."""
+    def take(self, before: int) -> list[list[int]]:
+        """Removes the bins with a row `before` this one, and returns them in the order of their lowest rows."""
         taken = []
         for space, bins in enumerate(self._by_space):
-            taken += [rows for rows in bins if wanted(min(rows))]
-            self._by_space[space] = [rows for rows in bins if not wanted(min(rows))]
+            taken += [rows for rows in bins if min(rows) < before]
+            self._by_space[space] = [rows for rows in bins if min(rows) >= before]
         self._open = sum(1 << space for space, bins in enumerate(self._by_space) if bins)
         return sorted(taken, key=min)

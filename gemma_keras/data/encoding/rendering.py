@@ -9,15 +9,15 @@ import numpy as np
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import DataConfig
 from gemma_keras.data.cleaning.rules import unlearnt_turns
-from gemma_keras.data.encoding.encode import Encoded, Limits, encode_records
+from gemma_keras.data.encoding.encode import Encoded, encode_records
 from gemma_keras.data.encoding.writing import SplitWriter
 from gemma_keras.data.mixing.mixture import Mixture
 from gemma_keras.data.mixing.prompting import Prompted, Prompter, draw
 from gemma_keras.data.mixing.system_prompts import FIXED_PROMPTS
 from gemma_keras.data.mixing.wordings import reword
-from gemma_keras.data.pace import Pace, Reporter
-from gemma_keras.data.pools.fates import NOT_DRAWN
+from gemma_keras.data.pools.outcomes import NOT_DRAWN
 from gemma_keras.data.pools.pool import Pool, batched
+from gemma_keras.data.progress import Pace, Reporter
 from gemma_keras.data.records import ChatRecord, PreferenceRecord, Record
 from gemma_keras.data.sources.base import model
 from gemma_keras.text.templates import Message, get_template
@@ -68,12 +68,6 @@ class Renderer:
         self._template = get_template(config.template)
         self._prompter = prompter
         self._progress = progress
-        self._limits = Limits(
-            sequence_length=config.sequence_length,
-            shortest=config.cleaning.min_tokens,
-            longest=config.cleaning.max_tokens,
-            prompt=config.max_prompt_tokens,
-        )
 
     def usable(self, records: list[Record]) -> list[bool]:
         """Whether records fit, with the longest of the fixed system prompts before those that may get one."""
@@ -152,11 +146,12 @@ class Renderer:
             pending = again
 
     def _encoded(self, slots: list[_Slot]) -> list[Encoded]:
-        conversations = [self._conversations(slot, slot.record) for slot in slots]
+        conversations = [self._conversations(slot) for slot in slots]
         records = [slot.record for slot in slots]
-        return encode_records(records, conversations, self._tokenizer, self._template, self._limits)
+        return encode_records(records, conversations, self._tokenizer, self._template, self._config)
 
-    def _conversations(self, slot: _Slot, record: Record) -> list[list[Message]]:
+    def _conversations(self, slot: _Slot) -> list[list[Message]]:
+        record = slot.record
         if isinstance(record, ChatRecord):
             wordings = [record.messages]
             if record.wording:

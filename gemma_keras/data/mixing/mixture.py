@@ -8,7 +8,7 @@ import numpy as np
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import CorpusConfig, DataConfig
 from gemma_keras.data.mixing.shares import grouped_counts, interleave
-from gemma_keras.data.pools.fates import NOT_DRAWN
+from gemma_keras.data.pools.outcomes import NOT_DRAWN
 from gemma_keras.data.pools.pool import Pool
 from gemma_keras.data.records import Record
 
@@ -50,13 +50,14 @@ def mix(split: str, pools: list[Pool], rows: int, config: DataConfig) -> Mixture
     """Draws `rows` records from the pools by their shares (0: all of them) and lays them out.
 
     Raises:
-        UserError: shares make no sense, or a pool is too small for its share and the configuration allows no way out.
+        UserError: shares have no rows to be of, or a pool is too small for its share and the configuration allows no way out.
     """
     queues = [_queue(pool, config.seed, index) for index, pool in enumerate(pools)]
     available = [len(queue) for queue in queues]
     counts = _wanted([pool.corpus for pool in pools], available, rows, config)
+    repeat = config.too_small == "repeat"
     shares = [
-        Share(corpus=pool.corpus, wanted=want, taken=_taken(want, have, config), available=have)
+        Share(corpus=pool.corpus, wanted=want, taken=want if repeat and have else min(want, have), available=have)
         for pool, want, have in zip(pools, counts, available, strict=True)
     ]
     _complain(shares, rows, config)
@@ -106,9 +107,6 @@ def _queue(pool: Pool, seed: int, index: int) -> np.ndarray:
 
 def _wanted(corpora: list[CorpusConfig], available: list[int], rows: int, config: DataConfig) -> list[int]:
     shares = [corpus.share for corpus in corpora]
-    names = ", ".join(corpus.name for corpus in corpora)
-    if min(shares, default=0) < 0 or (any(shares) and not all(shares)):
-        raise UserError(f"the shares of {names} are {shares}; give every corpus a positive share, or none")
     if not rows:
         if any(shares) and len(set(shares)) > 1:
             raise UserError(
@@ -119,12 +117,6 @@ def _wanted(corpora: list[CorpusConfig], available: list[int], rows: int, config
     if not any(shares):
         shares = [float(have) for have in available]
     return grouped_counts(shares, [corpus.group for corpus in corpora], rows, rng)
-
-
-def _taken(wanted: int, available: int, config: DataConfig) -> int:
-    if config.too_small == "repeat" and available:
-        return wanted
-    return min(wanted, available)
 
 
 def _complain(shares: list[Share], rows: int, config: DataConfig) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from gemma_keras.config.sections import DataConfig
 from gemma_keras.data.mixing.mixture import Mixture
 from gemma_keras.data.mixing.system_prompts import FIXED_PROMPTS, KINDS, OWN, DynamicPrompts, assign_kinds, exact_counts
-from gemma_keras.data.pace import Reporter
+from gemma_keras.data.progress import Reporter
 from gemma_keras.data.records import ChatRecord, Record
 from gemma_keras.text.templates import Message
 from gemma_keras.text.tokenizer import Tokenizer
@@ -62,7 +62,7 @@ class Prompter:
         mixture.kinds = kinds
         self._mixtures.append(mixture)
         if self._dynamic:
-            self._dynamic.announce(int((kinds == DYNAMIC).sum()))
+            self._dynamic.client.announce(int((kinds == DYNAMIC).sum()))
 
     def dropped(self, mixture: Mixture, slots: list[int], first: int) -> set[int]:
         """Deals kinds anew after some slots got no record, so that shares stay exact; returns the slots of another kind.
@@ -100,15 +100,14 @@ class Prompter:
         """What the dynamic prompts would cost: calls that no cached answer saves, and about how many tokens."""
         if self._dynamic is None:
             return {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0}
-        return self._dynamic.estimate(self._conversations(), self._count_tokens)
+        return self._dynamic.estimate(
+            self._conversations(), lambda texts: sum(map(len, self._tokenizer.encode_content_batch(texts)))
+        )
 
     def _conversations(self) -> Iterator[list[Message]]:
         for mixture in self._mixtures:
             records = map(mixture.record, np.flatnonzero(mixture.kinds == DYNAMIC).tolist())
             yield from (record.messages for record in records if isinstance(record, ChatRecord))
-
-    def _count_tokens(self, texts: list[str]) -> int:
-        return sum(map(len, self._tokenizer.encode_content_batch(texts)))
 
     def failures(self) -> list[dict[str, Any]]:
         """The conversations for which no prompt could be had, and why."""
@@ -116,7 +115,7 @@ class Prompter:
 
     def close(self) -> None:
         if self._dynamic:
-            self._dynamic.close()
+            self._dynamic.client.cache.close()
 
 
 def _kind(dealt: int, record: Record) -> str:

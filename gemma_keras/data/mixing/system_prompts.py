@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import SystemPromptConfig
 from gemma_keras.data.mixing.shares import largest_remainder
-from gemma_keras.text.endpoint.answer_cache import AnswerCache
-from gemma_keras.text.endpoint.client import ChatClient, ChatMessages, EndpointAnswer
+from gemma_keras.text.endpoint_client.answer_cache import AnswerCache
+from gemma_keras.text.endpoint_client.client import ChatClient, ChatMessages, EndpointAnswer
 from gemma_keras.text.templates import Message
 
 FIXED_PROMPTS = (
@@ -58,24 +57,14 @@ _CONTROL = re.compile(
 
 
 def exact_counts(count: int, config: SystemPromptConfig) -> list[int]:
-    """How many of `count` conversations have each of `KINDS`, by largest remainder.
-
-    Raises:
-        UserError: the shares are negative or do not add up to 1.
-    """
-    shares = [config.none, config.fixed, config.dynamic]
-    if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-        raise UserError(f"data.system_prompts are {shares} ({', '.join(KINDS)}); give shares that add up to 1")
-    return largest_remainder(shares, count)
+    """How many of `count` conversations have each of `KINDS`, by largest remainder."""
+    return largest_remainder([config.none, config.fixed, config.dynamic], count)
 
 
 def assign_kinds(count: int, config: SystemPromptConfig, rng: np.random.Generator) -> np.ndarray:
     """The kind of system prompt, an index into `KINDS` (u8[count]), of each of `count` conversations without one of their own.
 
     The shares are exact, the order is drawn.
-
-    Raises:
-        UserError: the shares are negative or do not add up to 1.
     """
     return rng.permutation(np.repeat(np.arange(len(KINDS), dtype=np.uint8), exact_counts(count, config)))
 
@@ -89,6 +78,7 @@ class DynamicPrompts:
         progress: takes a line every few seconds.
 
     Attributes:
+        client: asks, keeps the answers and counts what was used; `announce` tells it how many conversations will come.
         failures: for each conversation without a prompt the key of its request, the beginning of its first question, the
             reason and the attempts.
 
@@ -100,17 +90,7 @@ class DynamicPrompts:
         self, config: SystemPromptConfig, cache_path: Path, progress: Callable[[str], None] = lambda line: None
     ) -> None:
         self.failures: list[dict[str, str | int]] = []
-        self._client = ChatClient(config.endpoint, AnswerCache(cache_path), report=progress)
-
-    @property
-    def usage(self) -> dict[str, int]:
-        """Calls made (attempts), conversations served from the cache and failed, and tokens used by this object."""
-        names = ("calls", "cached", "failed", "prompt_tokens", "completion_tokens")
-        return {name: getattr(self._client.progress, name) for name in names}
-
-    def announce(self, total: int) -> None:
-        """Lets the progress know that `total` more conversations will come, over any number of calls of `write`."""
-        self._client.announce(total)
+        self.client = ChatClient(config.endpoint, AnswerCache(cache_path), report=progress)
 
     def write(self, conversations: Sequence[list[Message]]) -> list[str | None]:
         """A system prompt for each conversation, None where none could be had.
@@ -118,7 +98,7 @@ class DynamicPrompts:
         Raises:
             UserError: the endpoint cannot be used at all (see `ChatClient.complete_all`).
         """
-        completions = self._client.complete_all(
+        completions = self.client.complete_all(
             [_request(messages) for messages in conversations],
             lambda index, text: unfit(text, conversations[index]),
         )
@@ -143,7 +123,7 @@ class DynamicPrompts:
         total = cached = prompt_tokens = spent = 0
         for messages in conversations:
             request = _request(messages)
-            key, answer = self._client.look_up(request, partial(unfit, messages=messages))
+            key, answer = self.client.look_up(request, partial(unfit, messages=messages))
             total += 1
             if answer:
                 cached += 1
@@ -157,13 +137,9 @@ class DynamicPrompts:
             "cached": cached,
             "calls": len(seen),
             "prompt_tokens": prompt_tokens,
-            "completion_tokens": len(seen) * min(usual, self._client.endpoint.max_tokens),
-            "completion_tokens_at_most": len(seen) * self._client.endpoint.max_tokens,
+            "completion_tokens": len(seen) * min(usual, self.client.endpoint.max_tokens),
+            "completion_tokens_at_most": len(seen) * self.client.endpoint.max_tokens,
         }
-
-    def close(self) -> None:
-        """Writes the last answers and closes their file."""
-        self._client.cache.close()
 
 
 def tidy(text: str) -> str:

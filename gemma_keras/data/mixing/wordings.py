@@ -4,6 +4,7 @@ A request is put together from small tables: a task or a question, the verbs and
 its place before or after the body. The tables are such that all combinations read well.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from gemma_keras.text.templates import Message
 Options = tuple[str, ...]
 
 _BARE = "{body}"
+_SLOT = re.compile(r"{(\w+)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,23 +167,13 @@ class _Draws:
         return options[place]
 
 
-class _Slots(dict[str, str]):
-    """Slot -> word, for `str.format_map`, which is drawn when it is asked for."""
-
-    def __init__(self, words: Mapping[str, Options], draws: _Draws, **filled: str):
-        super().__init__(filled)
-        self.words, self.draws = words, draws
-
-    def __missing__(self, slot: str) -> str:
-        return self.draws.choose(self.words[slot])
-
-
 def _request(body: str, tables: Wording, draws: _Draws) -> str:
     first = draws.choose(("request", "body")) == "request"
     text = draws.choose(_BEFORE if first else _AFTER) + draws.choose(tables.nouns)
     form = draws.choose(tables.tasks + tables.questions)
     frame = draws.choose(_FRAMES) if form in tables.tasks else "{}"
-    request = frame.format(form.format_map(_Slots(tables.words, draws, text=text)))
+    task = _SLOT.sub(lambda slot: text if slot[1] == "text" else draws.choose(tables.words[slot[1]]), form)
+    request = frame.format(task)
     gap = draws.choose(("\n", "\n\n"))
     end = "" if request.endswith("？") else "：" if first else "。"
     return request + end + gap + body if first else body + gap + request + end

@@ -6,12 +6,13 @@ from collections import Counter
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import CorpusConfig
 from gemma_keras.data.cleaning.rules import EMPTY
-from gemma_keras.data.records import general_reason
+from gemma_keras.data.pools.outcomes import NOT_DRAWN, SET_APART, UNDECIDED, USED
 from gemma_keras.data.sources import OTHER_KIND, SourceRow
 
 MUCH = 0.1
 """Share of a corpus's rows from which on it is told that they are removed."""
 
+_NOT_TOLD = (UNDECIDED, USED, NOT_DRAWN, SET_APART, OTHER_KIND)
 _REASONS_TOLD = 3
 _REASONS_KEPT = 100
 _OTHER = "other reasons"
@@ -19,13 +20,17 @@ _OTHER = "other reasons"
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Account:
-    """The rows of one corpus: `rows_in` of `files`, of which rules `skipped` some, and others were quarantined for `reasons`."""
+    """The rows of one corpus: `rows_in` of `files`, of which rules `skipped` some, and others were quarantined for `reasons`.
+
+    `mended` counts its records by the rule that mended them.
+    """
 
     corpus: CorpusConfig
     files: list[str] = dataclasses.field(default_factory=list)
     rows_in: int = 0
     skipped: Counter[str] = dataclasses.field(default_factory=Counter)
     reasons: Counter[str] = dataclasses.field(default_factory=Counter)
+    mended: Counter[str] = dataclasses.field(default_factory=Counter)
 
     @property
     def quarantined(self) -> int:
@@ -37,8 +42,9 @@ class Account:
         if self.files[-1:] != [row.file]:
             self.files.append(row.file)
         if row.quarantined:
-            reason = general_reason(row.quarantined.reason)
-            # Reasons that quote their row may be as many as the rows.
+            # Without what is particular to the row, so that equal causes are counted together. Reasons that quote their row
+            # may still be as many as the rows.
+            reason = row.quarantined.split(":")[0][:80]
             known = reason in self.reasons or len(self.reasons) < _REASONS_KEPT
             self.reasons[reason if known else _OTHER] += row.rows
         elif not row.records:
@@ -69,13 +75,13 @@ def told_reasons(reasons: Counter[str], removed: Counter[str]) -> str:
     return ", ".join(parts)
 
 
-def told_set_aside(account: Account, removed: Counter[str]) -> str:
+def told_set_aside(account: Account, fates: Counter[str]) -> str:
     """A line about the rows of a corpus that are set aside; empty where all can be read and rules remove few.
 
     Args:
-        removed: number of source rows by the rule that removes them, those apart that were just not drawn.
+        fates: number of source rows by what became of them.
     """
-    removed = Counter({rule: count for rule, count in removed.items() if rule != OTHER_KIND})
+    removed = Counter({fate: count for fate, count in fates.items() if fate not in _NOT_TOLD})
     count = account.quarantined + removed.total()
     if not account.quarantined and count < max(1, MUCH * account.rows_in):
         return ""

@@ -1,10 +1,9 @@
 """From the corpora of a configuration to clean pools of training and validation records."""
 
-import dataclasses
 import itertools
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,64 +15,23 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import CorpusConfig, DataConfig
 from gemma_keras.data.cleaning.contamination import Contamination
 from gemma_keras.data.cleaning.near_duplicates import NearDuplicates
-from gemma_keras.data.cleaning.rules import Mender, contents
 from gemma_keras.data.mixing.mixture import validation_counts
-from gemma_keras.data.pace import Pace, Reporter
 from gemma_keras.data.pools import pool as pooling
 from gemma_keras.data.pools.accounts import told_set_aside
-from gemma_keras.data.pools.fates import NOT_DRAWN, SET_APART, UNDECIDED, USED
 from gemma_keras.data.pools.holding_out import remove_held_out, set_apart
 from gemma_keras.data.pools.pool import Pool, Screen, read_pool, read_texts
 from gemma_keras.data.pools.spool import Spool
 from gemma_keras.data.prepared import ROWS_FILE, is_current, read_report
+from gemma_keras.data.progress import Pace, Reporter
 from gemma_keras.data.reading.finding import describe
 from gemma_keras.data.records import ChatRecord, PreferenceRecord, Record
-from gemma_keras.data.sources import Located, SourceRow, get_source, locate, read_corpus
+from gemma_keras.data.sources import Origin, SourceRow, get_source, locate, read_corpus
 
 EARLIER = "earlier stage"
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """Where the rows of a corpus come from: raw files, or one split of an earlier stage's prepared data."""
-
-    corpus: CorpusConfig
-    located: Located
-    split: Path | None = None
-    earlier_fingerprint: str = ""
-
-    def describe(self) -> str:
-        """For the report: earlier stage, hub, builtin, stand-in (files of another corpus) or files."""
-        if self.split:
-            return EARLIER
-        if self.located.hub:
-            return "hub"
-        return "builtin" if self.located.builtin else "stand-in" if self.located.stand_in else "files"
-
-    def rows(self) -> Iterator[SourceRow]:
-        return _earlier_rows(self.split, self.corpus.name) if self.split else read_corpus(self.corpus, self.located)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Origins:
-    """Origins of everything that is read; `earlier_valid` are the validation rows of earlier stages, for all their corpora."""
-
-    train: tuple[Origin, ...]
-    valid: tuple[Origin, ...]
-    earlier_valid: tuple[Origin, ...]
-    contamination: tuple[Origin, ...]
-
-    def all(self) -> tuple[Origin, ...]:
-        return (*self.train, *self.valid, *self.earlier_valid, *self.contamination)
-
-
-@dataclasses.dataclass(slots=True)
-class Collected:
-    """The pools of both splits, and what the rows were compared with."""
-
-    train: list[Pool]
-    valid: list[Pool]
-    contamination: dict[str, Any]
+Origins = dict[str, list[Origin]]
+"""By use: `train`, `valid`, `earlier_valid` (validation rows of earlier stages, of all their corpora) and `contamination`."""
 
 
 def find_origins(config: DataConfig, root: Path, progress: Reporter) -> Origins:
@@ -87,7 +45,7 @@ def find_origins(config: DataConfig, root: Path, progress: Reporter) -> Origins:
     for corpus in config.corpora:
         held = [stage for stage in earlier if _offers(stage[1], corpus, config.corpora, progress)]
         origin = _earlier(corpus, root, *held[0], "train") if held else None
-        train.append(origin or Origin(corpus=corpus, located=locate(corpus, root, config.missing)))
+        train.append(origin or locate(corpus, root, config.missing))
     earlier_valid = [
         _earlier(CorpusConfig(name=name), root, folder, report, "valid")
         for folder, report in earlier
@@ -99,17 +57,12 @@ def find_origins(config: DataConfig, root: Path, progress: Reporter) -> Origins:
         name, _, path = entry.partition(":")
         get_source(name)
         try:
-            corpus = CorpusConfig(name=name, path=path)
-            contamination.append(Origin(corpus=corpus, located=locate(corpus, root, config.missing)))
+            contamination.append(locate(CorpusConfig(name=name, path=path), root, config.missing))
         except UserError:
             # The rule is a safeguard: data that cannot be had must not stop a run, nor be passed over in silence.
             progress(f"not compared with {entry}, of which {root} has no files")
-    return Origins(
-        train=tuple(train),
-        valid=tuple(Origin(corpus=c, located=locate(c, root, config.missing)) for c in config.validation),
-        earlier_valid=tuple(earlier_valid),
-        contamination=tuple(contamination),
-    )
+    valid = [locate(corpus, root, config.missing) for corpus in config.validation]
+    return {"train": train, "valid": valid, "earlier_valid": earlier_valid, "contamination": contamination}
 
 
 def collect(
@@ -118,37 +71,34 @@ def collect(
     folder: Path,
     usable: Callable[[list[Record]], list[bool]],
     progress: Reporter,
-) -> Collected:
+) -> tuple[list[Pool], list[Pool], dict[str, str]]:
     """Reads and cleans all corpora; raw rows that cannot be read go to `folder`/quarantine.jsonl.
 
     Args:
         usable: whether records fit into a row; asked of those that may be set apart for validation.
+
+    Returns:
+        the pools of training and of validation rows; and for each entry of `cleaning.contamination`, whether it was compared.
     """
-    contamination = None
-    if origins.contamination:
-        names = ", ".join(origin.corpus.name for origin in origins.contamination)
-        progress(f"reading the evaluation texts of {names}")
-        contamination = Contamination(_evaluation_texts(origins.contamination), config.cleaning.contamination_ngram)
+    contamination = _contamination(config, origins["contamination"], progress)
     threshold = config.cleaning.near_duplicates
     near_duplicates = NearDuplicates(threshold, folder) if threshold else None
-    screen = Screen(Mender(config.cleaning), contamination, near_duplicates)
-    spare = Screen(screen.mender, None, near_duplicates)
+    screen = Screen(config.cleaning, contamination, near_duplicates)
+    spare = Screen(config.cleaning, None, near_duplicates)
     with (folder / "quarantine.jsonl").open("w", encoding="utf-8") as quarantine:
 
         def read(origin: Origin, how: Screen) -> Pool:
             pace = Pace(f"read {origin.corpus.name}", progress)
-            pool = read_pool(origin.corpus, origin.rows(), Spool(folder), how, quarantine, pace)
-            pool.origin = origin.describe()
-            pool.not_read = origin.located.shown_not_read()
+            pool = read_pool(origin, _rows(origin), Spool(folder), how, quarantine, pace)
             if pool.not_read:
                 progress(f"{origin.corpus.name}: not read: {describe(pool.not_read)}")
-            stand_in = f", {pool.files[0].partition('/')[0]} in its place" if origin.located.stand_in else ""
+            stand_in = f", {pool.files[0].partition('/')[0]} in its place" if origin.kind == "stand-in" else ""
             pace.finish(pool.rows_in, f" from {len(pool.files)} files{stand_in}")
             return pool
 
-        valid = [read(origin, spare) for origin in origins.valid]
-        earlier_valid = [read(origin, spare) for origin in origins.earlier_valid]
-        train = [read(origin, screen) for origin in origins.train]
+        valid = [read(origin, spare) for origin in origins["valid"]]
+        earlier_valid = [read(origin, spare) for origin in origins["earlier_valid"]]
+        train = [read(origin, screen) for origin in origins["train"]]
     # Every validation row counts, also those that a limit leaves out.
     remove_held_out(train, [*valid, *earlier_valid])
     if config.cleaning.duplicates:
@@ -157,16 +107,38 @@ def collect(
     if near_duplicates:
         pooling.remove_near_duplicates(train, [*valid, *earlier_valid], near_duplicates)
     if config.validation_rows:
-        valid = _set_apart(config, train, earlier_valid, usable)
+        # Of a corpus of an earlier stage from that stage's validation rows, else from training's.
+        held_out = {pool.corpus.name: pool for pool in earlier_valid}
+        sources = [held_out.get(pool.corpus.name, pool) if pool.origin == EARLIER else pool for pool in train]
+        counts = validation_counts(train, sources, config.validation_rows)
+        valid = set_apart(sources, counts, config.seed, usable)
         remove_held_out(train, valid)
-    return Collected(train, valid, _compared(config, contamination))
+    found = contamination.corpora if contamination else []
+    compared = {
+        entry: "compared" if entry.partition(":")[0] in found else "not compared: no files"
+        for entry in config.cleaning.contamination
+    }
+    return train, valid, compared
+
+
+def _contamination(config: DataConfig, origins: list[Origin], progress: Reporter) -> Contamination | None:
+    """The evaluation texts that no training row may hold; None where there are none."""
+    if not origins:
+        return None
+    progress(f"reading the evaluation texts of {', '.join(origin.corpus.name for origin in origins)}")
+    texts = (
+        (origin.corpus.name, text)
+        for origin in origins
+        for row in _rows(origin)
+        for record in row.records
+        for text in get_source(origin.corpus.name).bodies(record)
+    )
+    return Contamination(texts, config.cleaning.contamination_ngram)
 
 
 def set_aside(pools: list[Pool]) -> list[str]:
     """A line for each corpus of which rows cannot be read, or rules have removed many; see `told_set_aside`."""
-    left = (UNDECIDED, USED, NOT_DRAWN, SET_APART)
-    rules = [Counter({fate: n for fate, n in pool.counts().items() if fate not in left}) for pool in pools]
-    return list(filter(None, map(told_set_aside, pools, rules)))
+    return list(filter(None, (told_set_aside(pool, pool.counts()) for pool in pools)))
 
 
 def training_texts(config: DataConfig) -> Iterator[str]:
@@ -175,33 +147,8 @@ def training_texts(config: DataConfig) -> Iterator[str]:
     Raises:
         UserError: a corpus is missing, or has no usable row.
     """
-    for origin in find_origins(config, Path(config.root), lambda line: None).train:
-        yield from read_texts(origin.corpus, origin.rows())
-
-
-def _set_apart(
-    config: DataConfig, train: list[Pool], earlier_valid: list[Pool], usable: Callable[[list[Record]], list[bool]]
-) -> list[Pool]:
-    """Validation rows by share: of a corpus of an earlier stage from that stage's validation rows, else from training's."""
-    held_out = {pool.corpus.name: pool for pool in earlier_valid}
-    sources = [held_out.get(pool.corpus.name, pool) if pool.origin == EARLIER else pool for pool in train]
-    return set_apart(sources, validation_counts(train, sources, config.validation_rows), config.seed, usable)
-
-
-def _evaluation_texts(origins: tuple[Origin, ...]) -> Iterator[tuple[str, str]]:
-    for origin in origins:
-        texts = get_source(origin.corpus.name).bodies or contents
-        for row in origin.rows():
-            for record in row.records:
-                yield from ((origin.corpus.name, text) for text in texts(record))
-
-
-def _compared(config: DataConfig, contamination: Contamination | None) -> dict[str, Any]:
-    found = contamination.corpora if contamination else []
-    return {
-        entry: "compared" if entry.partition(":")[0] in found else "not compared: no files"
-        for entry in config.cleaning.contamination
-    }
+    for origin in find_origins(config, Path(config.root), lambda line: None)["train"]:
+        yield from read_texts(origin.corpus, _rows(origin))
 
 
 def _earlier_report(folder: Path) -> dict[str, Any]:
@@ -243,12 +190,12 @@ def _offers(
 
 
 def _earlier(corpus: CorpusConfig, root: Path, folder: Path, report: dict[str, Any], split: str) -> Origin:
-    return Origin(
-        corpus=corpus,
-        located=Located(root=root),
-        split=folder / split,
-        earlier_fingerprint=f"{report['fingerprint']} {split}",
-    )
+    fingerprint = f"{report['fingerprint']} {split}"
+    return Origin(corpus=corpus, root=root, kind=EARLIER, split=folder / split, fingerprint=fingerprint)
+
+
+def _rows(origin: Origin) -> Iterator[SourceRow]:
+    return _earlier_rows(origin.split, origin.corpus.name) if origin.split else read_corpus(origin)
 
 
 def _earlier_rows(split: Path, name: str) -> Iterator[SourceRow]:
@@ -264,13 +211,10 @@ def _earlier_rows(split: Path, name: str) -> Iterator[SourceRow]:
             places = np.flatnonzero(mine.to_numpy())
             table = table.select(["type", "parent", "part", "record"])
             parents = table["parent"].take(places).combine_chunks()
-            order = pc.sort_indices(parents)  # stable
-            ends = pc.run_end_encode(parents.take(order)).run_ends.to_numpy()
-            places = places[order]
-            for start, end in itertools.pairwise(np.concatenate([[0], ends])):
-                rows = table.take(places[start:end]).to_pylist()
-                records = [_restored(row, name) for row in rows]
-                yield SourceRow(file=f"earlier {split.name}", row=0, records=records)
+            places = places[pc.sort_indices(parents)]  # stable
+            rows = (table.slice(place, 1).to_pylist()[0] for place in places)
+            for _, same in itertools.groupby(rows, key=itemgetter("parent")):
+                yield SourceRow(file=f"earlier {split.name}", row=0, records=[_restored(row, name) for row in same])
     except (OSError, pa.ArrowException) as error:
         raise UserError(
             f"the earlier stage's data in {split} is damaged ({str(error).splitlines()[0]}); prepare it again"

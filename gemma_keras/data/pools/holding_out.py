@@ -10,7 +10,7 @@ import numpy as np
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.data.cleaning.rules import ASKED_IN_VALIDATION, IN_VALIDATION
-from gemma_keras.data.pools.fates import SET_APART, Fates
+from gemma_keras.data.pools.outcomes import SET_APART, Fates
 from gemma_keras.data.pools.pool import BATCH_RECORDS, Pool, among
 from gemma_keras.data.records import Record
 

@@ -13,27 +13,27 @@ from typing import IO, TypeVar
 import numpy as np
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.sections import CorpusConfig
+from gemma_keras.config.sections import CleaningConfig, CorpusConfig
 from gemma_keras.data.cleaning.contamination import Contamination
 from gemma_keras.data.cleaning.near_duplicates import NearDuplicates
 from gemma_keras.data.cleaning.rules import (
     DUPLICATE,
     EMPTY,
     NEAR_DUPLICATE,
-    Mender,
     contaminated,
     content_key,
     contents,
     is_empty,
+    mend,
     question_key,
     unlearnt_turns,
 )
-from gemma_keras.data.pace import Pace
 from gemma_keras.data.pools.accounts import Account
-from gemma_keras.data.pools.fates import UNDECIDED, USED, Fates
+from gemma_keras.data.pools.outcomes import UNDECIDED, USED, Fates
 from gemma_keras.data.pools.spool import Spool
+from gemma_keras.data.progress import Pace
 from gemma_keras.data.records import ChatRecord, ChoiceRecord, Record
-from gemma_keras.data.sources import SourceRow, get_source
+from gemma_keras.data.sources import Origin, SourceRow, get_source
 
 BATCH_RECORDS, BATCH_CHARACTERS = 512, 300_000
 """What the vectorised rules look at together, at most; they take some 60 bytes a character."""
@@ -60,7 +60,6 @@ class Pool(Account):
     spool: Spool
     origin: str = ""
     not_read: list[tuple[str, str]] = dataclasses.field(default_factory=list)
-    mended: Counter[str] = dataclasses.field(default_factory=Counter)
     fates: Fates = dataclasses.field(default_factory=Fates)
     columns: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, COLUMNS))
     rows_of_parent: dict[int, int] = dataclasses.field(default_factory=dict)
@@ -96,7 +95,7 @@ class Pool(Account):
 class Screen:
     """What every row goes through while it is read: mending, the rules that look at it alone, and near duplicates."""
 
-    mender: Mender
+    cleaning: CleaningConfig
     contamination: Contamination | None
     near_duplicates: NearDuplicates | None
 
@@ -109,18 +108,19 @@ class Screen:
 
 
 def read_pool(
-    corpus: CorpusConfig, rows: Iterable[SourceRow], spool: Spool, screen: Screen, quarantine: IO[str], pace: Pace
+    origin: Origin, rows: Iterable[SourceRow], spool: Spool, screen: Screen, quarantine: IO[str], pace: Pace
 ) -> Pool:
     """Reads a whole corpus into a pool; rows that cannot be read are written to `quarantine` as JSON lines.
 
     Raises:
         UserError: none of its rows can be read.
     """
-    pool = Pool(corpus=corpus, spool=spool)
+    corpus = origin.corpus
+    pool = Pool(corpus=corpus, spool=spool, origin=origin.kind, not_read=origin.shown_not_read())
     columns = bytearray()
-    own = get_source(corpus.name).bodies or contents
+    own = get_source(corpus.name).bodies
     last: tuple[int, list[str]] = (0, [])
-    mended = _mended(_account(pool, rows, quarantine, pace), screen.mender, pool.mended)
+    mended = _mended(pool, rows, screen.cleaning, quarantine, pace)
     for batch in batched(mended, BATCH_RECORDS, BATCH_CHARACTERS, lambda row: sum(map(len, row[2]))):
         hits = screen.hits([texts for _, _, texts in batch])
         fates = [EMPTY if is_empty(record) else hit for (_, record, _), hit in zip(batch, hits, strict=True)]
@@ -165,13 +165,16 @@ def read_texts(corpus: CorpusConfig, rows: Iterable[SourceRow]) -> Iterator[str]
         raise account.nothing_usable()
 
 
-def _account(pool: Pool, rows: Iterable[SourceRow], quarantine: IO[str], pace: Pace) -> Iterator[tuple[int, Record]]:
-    """Counts source rows and sets the bad ones aside; yields (source row, record)."""
+def _mended(
+    pool: Pool, rows: Iterable[SourceRow], cleaning: CleaningConfig, quarantine: IO[str], pace: Pace
+) -> Iterator[_Row]:
+    """Counts source rows, sets the bad ones aside and mends the records of the others."""
     for row in rows:
         pool.add(row)
         pace.done(pool.rows_in)
         if row.quarantined:
-            quarantine.write(json.dumps(dataclasses.asdict(row.quarantined), ensure_ascii=False) + "\n")
+            bad = {"file": row.file, "row": row.row, "reason": row.quarantined}
+            quarantine.write(json.dumps(bad, ensure_ascii=False) + "\n")
         elif row.records and row.rows > 1:
             pool.rows_of_parent[pool.rows_in] = row.rows
         for record in row.records:
@@ -180,13 +183,8 @@ def _account(pool: Pool, rows: Iterable[SourceRow], quarantine: IO[str], pace: P
                     f"corpus {pool.corpus.name!r} holds questions for evaluation, which nothing is trained on; take it out of "
                     "data.corpora, or name it in data.cleaning.contamination"
                 )
-            yield pool.rows_in, record
-
-
-def _mended(rows: Iterator[tuple[int, Record]], mender: Mender, mended: Counter[str]) -> Iterator[_Row]:
-    for parent, record in rows:
-        mended.update(mender.mend(record))
-        yield parent, record, contents(record)
+            pool.mended.update(mend(record, cleaning))
+            yield pool.rows_in, record, contents(record)
 
 
 def batched(items: Iterable[_T], most: int, largest: int, size: Callable[[_T], int]) -> Iterator[list[_T]]:

@@ -18,9 +18,8 @@ class Spool:
 
     def __init__(self, folder: Path):
         # Without a name: nothing is left of it when the process ends, however it ends.
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
         self._ends = array("Q", [0])
-        self._unwritten = 0
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -30,13 +29,10 @@ class Spool:
         fields = [getattr(record, name) for name in _FIELDS[kind]]
         # A private file of this process: nobody else's pickle is ever read.
         data = pickle.dumps((_KINDS.index(kind), fields), protocol=5)
-        self._unwritten += self._file.write(data)
+        self._file.write(data)
         self._ends.append(self._ends[-1] + len(data))
 
     def __getitem__(self, index: int) -> Record:
-        if self._unwritten:
-            self._file.flush()
-            self._unwritten = 0
         start, end = self._ends[index], self._ends[index + 1]
         number, fields = pickle.loads(os.pread(self._file.fileno(), end - start, start))
         kind = _KINDS[number]

@@ -38,19 +38,17 @@ class ByteStream:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.damage = ""
-        self._chunks = self._transcoded()
-        self._returned: list[bytes] = []
+        self._chunks: Iterator[bytes] = self._transcoded()
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
-        return self._returned.pop() if self._returned else next(self._chunks)
+        return next(self._chunks)
 
     def give_back(self, chunk: bytes) -> None:
         """Makes `chunk` the next one."""
-        if chunk:
-            self._returned.append(chunk)
+        self._chunks = itertools.chain([chunk] if chunk else [], self._chunks)
 
     def open(self) -> BinaryIO:
         """The file as it lies on the disk. Raises OSError, also for what is no regular file: a pipe would block."""

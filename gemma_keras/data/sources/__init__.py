@@ -14,8 +14,9 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import CorpusConfig
 from gemma_keras.data.reading.finding import FoundFiles, describe, find
 from gemma_keras.data.reading.readers import SUFFIXES, ReadRow, read_file, read_hub, suffix_of
-from gemma_keras.data.records import BadRow, Quarantined, Record, SkippedRow, validate
-from gemma_keras.data.sources import dialogues, exams, instructions, preferences, tasks, texts
+from gemma_keras.data.records import BadRow, Record, SkippedRow, validate
+from gemma_keras.data.sources import dialogues, exams, instructions, preferences, texts
+from gemma_keras.data.sources import single_tasks as tasks
 from gemma_keras.data.sources.base import FILE, Corpus, Row
 
 SOURCES: dict[str, Corpus] = {
@@ -33,34 +34,38 @@ OTHER_KIND = "other_kind"
 
 @dataclass(slots=True, kw_only=True)
 class SourceRow:
-    """One raw row (or a group of `rows` that is read together): its records, the rule that skips it, or what is wrong."""
+    """One raw row (or a group of `rows` that is read together): its records, the rule that skips it, or why it is quarantined.
+
+    `row` counts from 1 in its file; 0 stands for the file as a whole.
+    """
 
     file: str
     row: int
     records: list[Record]
     rows: int = 1
     skipped: str = ""
-    quarantined: Quarantined | None = None
+    quarantined: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Located:
-    """Where a corpus is read from: files below a root, or the hub.
+class Origin:
+    """Where the rows of a corpus come from.
 
-    `builtin` if the package's own rows stand in, `stand_in` if another corpus does that has the same schema; `not_read` is what
-    else lies where the files were found, with the reason.
+    Attributes:
+        kind: for reports: files, stand-in (files of another corpus of the same schema), builtin (the package's own rows), hub, or
+            earlier stage.
+        root: the folder that `files` are named from.
+        not_read: what else lies where the files were found, with the reason.
+        split: of an earlier stage, the folder of its train or valid rows; `fingerprint` says which rows these are.
     """
 
+    corpus: CorpusConfig
     root: Path
+    kind: str = "files"
     files: tuple[Path, ...] = ()
-    hub: str = ""
-    builtin: bool = False
-    stand_in: bool = False
     not_read: tuple[tuple[Path, str], ...] = ()
-
-    def shown(self) -> list[str]:
-        """The files as reports and row ids name them."""
-        return [f"hub:{self.hub}"] if self.hub else [shown_path(path, self.root) for path in self.files]
+    split: Path | None = None
+    fingerprint: str = ""
 
     def shown_not_read(self) -> list[tuple[str, str]]:
         """`not_read` as reports name it."""
@@ -80,7 +85,7 @@ def get_source(name: str) -> Corpus:
     return SOURCES[name]
 
 
-def locate(config: CorpusConfig, root: Path, missing: str = "error") -> Located:
+def locate(config: CorpusConfig, root: Path, missing: str = "error") -> Origin:
     """Finds a corpus: its hub id, its path, or its usual places under `root`; files are sorted by path.
 
     Args:
@@ -91,22 +96,22 @@ def locate(config: CorpusConfig, root: Path, missing: str = "error") -> Located:
     """
     source = get_source(config.name)
     if config.hub:
-        return Located(root=root, hub=config.hub)
+        return Origin(corpus=config, root=root, kind="hub")
     places = (config.path,) if config.path else source.places
     found = _first_found(places, root, source)
     if found.files:
         first = found.files[0].relative_to(root).parts[0] if found.files[0].is_relative_to(root) else ""
-        stand_in = not config.path and first != source.name
-        return Located(root=root, files=found.files, stand_in=stand_in, not_read=found.not_read)
+        kind = "files" if config.path or first == source.name else "stand-in"
+        return Origin(corpus=config, root=root, kind=kind, files=found.files, not_read=found.not_read)
     if missing == "builtin":
         files = _first_found(source.places, builtin.CORPUS, source).files
         if files:
-            return Located(root=builtin.CORPUS, files=files, builtin=True)
+            return Origin(corpus=config, root=builtin.CORPUS, kind="builtin", files=files)
     if not root.is_dir():
         raise UserError(f"data.root={root} is no folder; give the folder that holds the corpora")
     looked = ", ".join(str(root / place) for place in places)
     if found.not_read:
-        looked += f", where there is only {describe(Located(root=root, not_read=found.not_read).shown_not_read())}"
+        looked += f", where there is only {describe([(shown_path(path, root), why) for path, why in found.not_read])}"
     raise UserError(
         f"no files of corpus {config.name!r} ({', '.join((*SUFFIXES, *source.suffixes))}) in {looked}; set data.root to the "
         "folder of corpora, or the corpus's path or hub, or take it out of the configuration"
@@ -114,17 +119,16 @@ def locate(config: CorpusConfig, root: Path, missing: str = "error") -> Located:
     )
 
 
-def read_corpus(config: CorpusConfig, located: Located) -> Iterator[SourceRow]:
+def read_corpus(origin: Origin) -> Iterator[SourceRow]:
     """Every row of a corpus, in the order of its files, each with its validated records or what is wrong with it."""
-    source = get_source(config.name)
-    if located.hub:
-        yield from _read_rows(source, config.kinds, f"hub:{located.hub}", read_hub(located.hub))
-        return
-    for path, file in zip(located.files, located.shown(), strict=True):
+    corpus, source = origin.corpus, get_source(origin.corpus.name)
+    if corpus.hub:
+        yield from _read_rows(source, corpus.kinds, f"hub:{corpus.hub}", read_hub(corpus.hub))
+    for path in origin.files:
         rows = read_file(
             path, text_unit=source.text_unit, columns=source.columns, plain=suffix_of(path) in source.suffixes
         )
-        yield from _read_rows(source, config.kinds, file, rows)
+        yield from _read_rows(source, corpus.kinds, shown_path(path, origin.root), rows)
 
 
 def shown_path(path: Path, root: Path) -> str:
@@ -160,7 +164,7 @@ def _source_row(
         wanted = kinds or source.kinds
         if source.kind is not None and wanted and ALL_KINDS not in wanted and source.kind(rows[0]) not in wanted:
             raise SkippedRow(OTHER_KIND)
-        records = source.read_group(rows) if source.read_group is not None else source.read(rows[0])
+        records = source.read(rows[0] if source.group is None else rows)
         for part, record in enumerate(records):
             record.source = source.name
             record.parent = f"{source.name}/{file}:{number}"
@@ -168,7 +172,7 @@ def _source_row(
             validate(record)
         result.records = records
     except BadRow as error:
-        result.quarantined = Quarantined(file=file, row=number, reason=str(error))
+        result.quarantined = str(error)
     except SkippedRow as rule:
         result.skipped = str(rule)
     return result

@@ -37,14 +37,13 @@ class Corpus:
         names_file: rows say which file they come from, as reports show it, under the key `FILE`.
         kind: the kind of task of a raw row, of a corpus that holds several.
         kinds: which of them are taken if the configuration says nothing; empty: all.
-        group: key of a raw row; consecutive rows with the same key are read together, by `read_group`.
-        read_group: such rows to their records, in the place of `read`.
+        group: key of a raw row; consecutive rows with the same key are read together, and `read` takes a list of them.
         bodies: what of a record is the corpus's own, where wording of ours stands around it: what near duplicates are told
             by, and what must not occur in training rows.
     """
 
     name: str
-    read: Callable[[Row], list[Record]]
+    read: Callable[[Any], list[Record]]
     type: str = ""
     places: tuple[str, ...] = ()
     hub_id: str = ""
@@ -57,8 +56,7 @@ class Corpus:
     kind: Callable[[Row], str] | None = None
     kinds: tuple[str, ...] = ()
     group: Callable[[Row], str] | None = None
-    read_group: Callable[[list[Row]], list[Record]] | None = None
-    bodies: Callable[[Record], list[str]] | None = None
+    bodies: Callable[[Record], list[str]] = contents
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "places", self.places or (self.name,))

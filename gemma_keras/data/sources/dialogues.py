@@ -249,13 +249,13 @@ SOURCES: tuple[Corpus, ...] = (
            licence="CC BY-NC 4.0", kind=_moss_kind, kinds=("plain",),
            schema="chat: {turn_1: {Human, Inner Thoughts, Commands, Tool Responses, MOSS}, ...}; kinds plain and plugins, "
            "where a reply is 【思考】...\\n【调用】...\\n【结果】...\\nreply"),
-    Corpus(name="oasst", read=lambda row: _oasst([row]), read_group=_oasst, group=_oasst_tree, type="dialogue",
+    Corpus(name="oasst", read=_oasst, group=_oasst_tree, type="dialogue",
            places=("oasst", "oasst1"), hub_id="OpenAssistant/oasst1", licence="Apache-2.0", kind=_oasst_kind, kinds=("zh",),
            schema="message_id, parent_id, message_tree_id, role, text, lang, rank, deleted, review_result, a tree's rows "
            "together; or message_tree_id, prompt: a message with replies: [message]"),
     Corpus(name="oasst_zh", read=_history, type="dialogue", places=("oasst_zh/*sft*", "oasst_zh"), licence="Apache-2.0",
            hub_id="github:hiyouga/ChatGLM-Efficient-Tuning", schema="instruction, input, output, history: [[question, answer]]"),
-    Corpus(name="smile", read=lambda row: _smile([row]), read_group=_smile, group=lambda row: "", type="counselling",
+    Corpus(name="smile", read=_smile, group=lambda row: "", type="counselling",
            hub_id="github:qiuhuachuan/smile", licence="CC0-1.0", schema="[{role: client or counselor, content}]: one file"),
     Corpus(name="gemmalm_chinese", read=_gemmalm_chinese, kind=column("type"), licence="none stated",
            places=("gemmalm_chinese/stage1/data_final/valid.json",), hub_id="github:Cui-Peng-624/GemmaLM-Chinese",

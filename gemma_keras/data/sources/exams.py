@@ -8,32 +8,22 @@ from gemma_keras.data.records import BadRow, ChoiceRecord, Record, SkippedRow
 from gemma_keras.data.sources.base import FILE, Corpus, Row, answer, optional_text, text
 from gemma_keras.text.templates import GIVEN
 
-_SPLITS = ("dev", "val", "test")
-
 
 def _choice(row: Row) -> list[Record]:
-    subject, split = _subject_and_split(optional_text(row, FILE))
     return [
         ChoiceRecord(
             question=text(row, "question", "Question"),
             choices=[text(row, letter) for letter in "ABCD"],
             answer=optional_text(row, "answer", "Answer").strip().upper(),
-            subject=subject,
-            split=split,
-            explanation=optional_text(row, "explanation"),
+            subject=_subject(optional_text(row, FILE)),
         )
     ]
 
 
-def _subject_and_split(file: str) -> tuple[str, str]:
+def _subject(file: str) -> str:
     """Of a file such as `val/law_val.csv` (C-Eval) or `test/law.csv` (CMMLU); of a hub id, its subset."""
-    folder, _, name = file.replace(":", "/").rpartition("/")
-    stem = name.split(".")[0]
-    subject, _, split = stem.rpartition("_")
-    if split in _SPLITS:
-        return subject, split
-    folder = folder.rpartition("/")[2]
-    return stem, folder if folder in _SPLITS else ""
+    name = re.split("[:/]", file)[-1].split(".")[0]
+    return re.sub("_(dev|val|test)$", "", name)
 
 
 GLUE_INSTRUCTIONS = {

@@ -7,7 +7,7 @@ from typing import Any
 
 from gemma_keras.data.records import BadRow, ChatRecord, Record, SkippedRow
 from gemma_keras.data.sources.base import Corpus, Row, answer, column, list_of, model, optional_text, text, user
-from gemma_keras.data.sources.turns import NO_ANSWER, alpaca, columns, conversation, marked_turns, with_input
+from gemma_keras.data.sources.turns import CHINESE, NO_ANSWER, alpaca, columns, conversation, marked_turns, with_input
 
 _instruction = alpaca("instruction")
 
@@ -194,15 +194,12 @@ IDENTITY = {
 }
 """What the rows of `identity` call the model and its makers, in Chinese (True) and other rows."""
 
-_CHINESE = re.compile(r"[\u4e00-\u9fff]")
-
-
 _as_identity = alpaca("identity")
 
 
 def _identity(row: Row) -> list[Record]:
     reply = text(row, "output")
-    names = IDENTITY[_CHINESE.search(reply) is not None]
+    names = IDENTITY[CHINESE.search(reply) is not None]
     filled = {"instruction": _replaced(text(row, "instruction"), names), "output": _replaced(reply, names)}
     return _as_identity(row | filled)
 

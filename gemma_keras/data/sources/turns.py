@@ -141,7 +141,7 @@ def with_input(question: str, given: str) -> str:
         return question
     if not question.strip():
         return given
-    label = "所给内容：" if _CHINESE.search(question) else "Input:"
+    label = "所给内容：" if CHINESE.search(question) else "Input:"
     return f"{question.rstrip()}\n\n{label}\n{_INPUT_LABEL.sub('', given, count=1)}"
 
 
@@ -156,21 +156,20 @@ def exchange(row: Row, type: str, question: str, *replies: str) -> list[Record]:
 def columns(
     type: str, question: tuple[str, ...], reply: tuple[str, ...], given: tuple[str, ...] = ()
 ) -> Callable[[Row], list[Record]]:
-    """How rows are read that hold a question, its answer and perhaps what it is about: each under the first key that there is."""
+    """How rows are read that hold a question, its answer and perhaps what it is about: each under the first key that there is.
+
+    A row may have a system text and a history, too.
+    """
 
     def read(row: Row) -> list[Record]:
-        return answer(with_input(text(row, *question), optional_text(row, *given)), text(row, *reply), type)
+        return exchange(row, type, with_input(text(row, *question), optional_text(row, *given)), *reply)
 
     return read
 
 
 def alpaca(type: str) -> Callable[[Row], list[Record]]:
-    """How rows of Alpaca's keys are read: instruction, input and output; and system and history, where a row has them."""
-
-    def read(row: Row) -> list[Record]:
-        return exchange(row, type, with_input(text(row, "instruction"), optional_text(row, "input")), "output")
-
-    return read
+    """How rows of Alpaca's keys are read."""
+    return columns(type, ("instruction",), ("output",), ("input",))
 
 
 # Translated Alpaca rows say "no input" in words, and some repeat the label that goes before the input.
@@ -178,4 +177,4 @@ _NO_INPUT = re.compile(
     r"\W*(&lt;|<)?\s*(无|无输入|无需输入|没有输入|不需要输入|不适用|noinput|no input|n/a)\s*(&gt;|>)?\W*", re.IGNORECASE
 )
 _INPUT_LABEL = re.compile(r"\A#*\s*输入\s*[:：]\s*")
-_CHINESE = re.compile(r"[\u4e00-\u9fff]")
+CHINESE = re.compile(r"[\u4e00-\u9fff]")

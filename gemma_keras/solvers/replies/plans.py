@@ -7,7 +7,7 @@ import json
 import re
 import unicodedata
 
-from gemma_keras.inference.constraints import JsonSchema, Regex
+from gemma_keras.inference.constraints.constraint import JsonSchema, Regex
 
 MOST_SUB_QUESTIONS = 5
 

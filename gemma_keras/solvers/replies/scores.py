@@ -3,7 +3,7 @@
 import re
 from fractions import Fraction
 
-from gemma_keras.inference.constraints import Regex
+from gemma_keras.inference.constraints.constraint import Regex
 from gemma_keras.solvers.replies import quantities
 from gemma_keras.solvers.replies.plain import convert_latex, find_last_boxed, normalize
 

@@ -66,9 +66,8 @@ def reads_anything(source, rows):
     @settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(anything, min_size=1, max_size=3))
     def check(given_rows):
-        results = [_allowed(source.read, row) for row in given_rows]
-        if source.read_group is not None:
-            results.append(_allowed(source.read_group, given_rows))
+        together = [given_rows, *([row] for row in given_rows)]
+        results = [_allowed(source.read, rows) for rows in (given_rows if source.group is None else together)]
         for records in results:
             assert records is None or (isinstance(records, list) and all(isinstance(r, RECORDS) for r in records))
             for record in records or ():

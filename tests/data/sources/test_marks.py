@@ -168,9 +168,9 @@ def test_conversations_as_json_in_a_column(tmp_path):
     (tmp_path / "sharegpt" / "a.csv").write_text(f'conversations\n"{quoted}"\n"[not json"\n', encoding="utf-8")
     pq.write_table(pa.table({"messages": [text], "history": [""]}), tmp_path / "sharegpt" / "b.parquet")
     corpus = CorpusConfig(name="sharegpt")
-    first, broken, second = read_corpus(corpus, locate(corpus, tmp_path))
+    first, broken, second = read_corpus(locate(corpus, tmp_path))
     assert first.records[0].messages == second.records[0].messages == [USER, PLAIN]
-    assert "not a list" in broken.quarantined.reason
+    assert "not a list" in broken.quarantined
     assert read("history", {"query": "问", "response": "答", "history": '[["一", "二"]]'})[1]["content"] == "二"
     assert read("history", {"query": "问", "response": "答", "history": ""}) == [USER, PLAIN]
 

@@ -108,7 +108,7 @@ REAL = {
 def test_real_slices_are_read_whole(real_data, name):
     rows, usable, skipped = REAL[name]
     corpus = CorpusConfig(name=name)
-    read = list(read_corpus(corpus, locate(corpus, real_data)))
+    read = list(read_corpus(locate(corpus, real_data)))
     assert sum(row.rows for row in read) == rows == usable + sum(skipped.values())
     assert sum(len(row.records) for row in read) == usable
     assert Counter(row.skipped for row in read if row.skipped) == skipped

@@ -4,8 +4,9 @@ import pytest
 
 from gemma_keras.config.sections import CorpusConfig
 from gemma_keras.data.records import BadRow, SkippedRow
-from gemma_keras.data.sources import SOURCES, locate, read_corpus, tasks
-from gemma_keras.data.sources.tasks import verse_form
+from gemma_keras.data.sources import SOURCES, locate, read_corpus
+from gemma_keras.data.sources import single_tasks as tasks
+from gemma_keras.data.sources.single_tasks import verse_form
 from tests.data.sources.hostile import reads_anything
 
 POEM = "title:春夜\ndate:1926\n\n月光落在窗前，\n\n我想起故乡。\n"
@@ -151,7 +152,7 @@ def test_stand_ins_are_read_under_the_corpus_name(tmp_path):
     (tmp_path / "modern_poetry" / "a.pt").write_text(POEM, encoding="utf-8")
     for name, count in (("classical_modern", 2), ("chinese_modern_poetry", 1)):
         corpus = CorpusConfig(name=name)
-        rows = list(read_corpus(corpus, locate(corpus, tmp_path)))
+        rows = list(read_corpus(locate(corpus, tmp_path)))
         assert [len(row.records) for row in rows] == [1] * count
 
 
@@ -159,7 +160,7 @@ def test_kinds_of_csl(tmp_path):
     (tmp_path / "csl").mkdir()
     (tmp_path / "csl" / "a.tsv").write_text('to title\t"摘要\t题\nto category\t题\t工学\n', encoding="utf-8")
     corpus = CorpusConfig(name="csl", kinds=("to category",))
-    assert [row.skipped for row in read_corpus(corpus, locate(corpus, tmp_path))] == ["other_kind", ""]
+    assert [row.skipped for row in read_corpus(locate(corpus, tmp_path))] == ["other_kind", ""]
 
 
 @pytest.mark.parametrize("source", tasks.SOURCES, ids=lambda source: source.name)
@@ -181,9 +182,9 @@ REAL = {
 def test_real_slices_are_read_whole(real_data, name):
     rows, usable, skipped, quarantined, records = REAL[name]
     corpus = CorpusConfig(name=name)
-    read = list(read_corpus(corpus, locate(corpus, real_data)))
+    read = list(read_corpus(locate(corpus, real_data)))
     assert sum(row.rows for row in read) == rows == usable + sum(skipped.values()) + quarantined
     assert sum(bool(row.records) for row in read) == usable
     assert Counter(row.skipped for row in read if row.skipped) == skipped
-    assert sum(row.quarantined is not None for row in read) == quarantined
+    assert sum(bool(row.quarantined) for row in read) == quarantined
     assert sum(len(row.records) for row in read) == records

@@ -73,7 +73,7 @@ def test_a_text_file_is_a_document_or_a_line_each(tmp_path, name, count):
     (tmp_path / name).mkdir()
     (tmp_path / name / "text.txt").write_text("一\n\n二\n", encoding="utf-8")
     corpus = CorpusConfig(name=name)
-    assert len(list(read_corpus(corpus, locate(corpus, tmp_path)))) == count
+    assert len(list(read_corpus(locate(corpus, tmp_path)))) == count
 
 
 @pytest.mark.parametrize("source", texts.SOURCES, ids=lambda source: source.name)
@@ -90,6 +90,6 @@ REAL = {
 @pytest.mark.parametrize("name", REAL)
 def test_real_slices_are_read_whole(real_data, name):
     corpus = CorpusConfig(name=name)
-    read = list(read_corpus(corpus, locate(corpus, real_data)))
+    read = list(read_corpus(locate(corpus, real_data)))
     assert (sum(row.rows for row in read), sum(len(row.records) for row in read)) == REAL[name]
     assert not [row for row in read if row.skipped or row.quarantined]

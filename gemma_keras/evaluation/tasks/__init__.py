@@ -1,0 +1,1 @@
+"""What a model is evaluated by: a module a task."""

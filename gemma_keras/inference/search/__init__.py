@@ -1,0 +1,1 @@
+"""Answers that are searched for: by beams, by contrastive search."""

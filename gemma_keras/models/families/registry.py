@@ -1,0 +1,58 @@
+"""The families by name: their shapes, and their form in `config.json`.
+
+A new family is a module like `gemma2.py` and its entry in `FAMILIES`; weights that it alone has are rows of
+`models/weight_table.py`.
+"""
+
+from typing import Any, Protocol
+
+from gemma_keras.config.errors import UserError
+from gemma_keras.models.architecture import Architecture
+from gemma_keras.models.families import gemma, gemma2
+from gemma_keras.models.families.config_json import common_config
+
+
+class Family(Protocol):
+    """What the module of a family has: its name, which is Hugging Face's `model_type`, and
+
+    `HF_CLASS`, transformers' class; `SHAPES`, the named ones; `own_config`, what `config.json` says beyond what all families
+    write; and `from_hf_config`, the way back.
+    """
+
+    FAMILY: str
+    HF_CLASS: str
+    SHAPES: tuple[Architecture, ...]
+
+    def own_config(self, architecture: Architecture) -> dict[str, Any]: ...
+
+    def from_hf_config(self, config: dict[str, Any], name: str) -> Architecture: ...
+
+
+_MODULES: tuple[Family, ...] = (gemma2, gemma)
+FAMILIES = {module.FAMILY: module for module in _MODULES}
+ARCHITECTURES = {shape.name: shape for module in _MODULES for shape in module.SHAPES}
+
+
+def get_architecture(name: str) -> Architecture:
+    """The named shape; `UserError` lists the names when there is none."""
+    if name not in ARCHITECTURES:
+        raise UserError(f"no architecture is called {name!r}: choose one of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name]
+
+
+def to_hf_config(architecture: Architecture, dtype: str) -> dict[str, Any]:
+    """The `config.json` that transformers 4 and 5 read, with `dtype` as the dtype of the weights."""
+    family = FAMILIES[architecture.family]
+    return common_config(architecture, family.HF_CLASS, dtype) | family.own_config(architecture)
+
+
+def from_hf_config(config: dict[str, Any], name: str = "") -> Architecture:
+    """The shape that a parsed `config.json` describes; absent fields have transformers' defaults.
+
+    `UserError` for a model of none of the families, or one that departs from what its family computes.
+    """
+    kind = config.get("model_type")
+    if kind not in FAMILIES:
+        expected = " or ".join(map(repr, FAMILIES))
+        raise UserError(f"config.json has model_type {kind!r}; expected {expected}: point at a Gemma 2 model")
+    return FAMILIES[kind].from_hf_config(config, name or kind)
