@@ -4,7 +4,6 @@ import datetime
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jinja2
 import jinja2.ext
@@ -37,7 +36,7 @@ def compiled(text: str) -> jinja2.Template:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
-    environment.filters["tojson"] = _to_json
+    environment.filters["tojson"] = functools.partial(json.dumps, ensure_ascii=False)  # Jinja's own escapes for HTML
     environment.globals["raise_exception"] = _raise
     try:
         return environment.from_string(text)
@@ -75,12 +74,6 @@ def render(
 
 def _raise(message: str) -> None:
     raise jinja2.TemplateError(message)
-
-
-def _to_json(value: Any, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )  # fmt: skip
 
 
 def write_jinja(template: Template, marked: bool = False) -> str:

@@ -32,10 +32,6 @@ from gemma_keras.text.templates import Message, checked
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 
 
-def _as_messages(value: Any) -> Any:
-    return [{"role": "user", "content": value}] if isinstance(value, str) else value
-
-
 def _checked(messages: list[Message]) -> list[Message]:
     for message in messages:
         checked(message)
@@ -45,7 +41,7 @@ def _checked(messages: list[Message]) -> list[Message]:
 
 Prompt = Annotated[
     list[Message],
-    pydantic.BeforeValidator(_as_messages),
+    pydantic.BeforeValidator(lambda value: [{"role": "user", "content": value}] if isinstance(value, str) else value),
     pydantic.Field(min_length=1),
     pydantic.AfterValidator(_checked),
 ]

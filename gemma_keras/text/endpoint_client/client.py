@@ -21,7 +21,6 @@ from gemma_keras.text.endpoint_client.outcome import Outcome, judge
 from gemma_keras.text.endpoint_client.rate_limits import RateGate
 
 LONGEST_BACKOFF = 30.0
-LONGEST_BODY = 1 << 24
 COMMIT_SECONDS, PROGRESS_SECONDS = 1, 5
 PATIENCE = 120.0
 """Seconds without any answer after which refusals for the rate count as attempts."""
@@ -246,10 +245,11 @@ class ChatClient:
         seconds = self.endpoint.timeout
         try:
             # The library's own limits are for each read: a server that drips bytes would never come to its end.
-            async with asyncio.timeout(seconds), http.stream("POST", self._url, content=body) as response:
-                self._heard = True
-                self._gate.heed(response.status_code, response.headers)
-                content = await _read(response)
+            async with asyncio.timeout(seconds):
+                response = await http.post(self._url, content=body)
+            self._heard = True
+            self._gate.heed(response.status_code, response.headers)
+            content = response.content
             if self._key and not response.is_success:
                 content = content.replace(self._key.encode(), b"***")
             outcome = judge(response.status_code, content)
@@ -288,12 +288,3 @@ def request_key(endpoint: EndpointConfig, request: ChatMessages) -> str:
     """SHA-256, in hex, of all that an answer depends on: model, messages, temperature and max_tokens."""
     parts = [endpoint.model, list(map(dict, request)), endpoint.temperature, endpoint.max_tokens]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-async def _read(response: httpx2.Response) -> bytes:
-    content = bytearray()
-    async for chunk in response.aiter_bytes():
-        content += chunk
-        if len(content) > LONGEST_BODY:
-            raise httpx2.ReadError(f"an answer of more than {LONGEST_BODY} bytes")
-    return bytes(content)
