@@ -5,13 +5,13 @@ import hashlib
 import json
 import os
 import random
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import httpx2
+import pydantic
 from anyio.from_thread import start_blocking_portal
 
 from gemma_keras.config.errors import UserError
@@ -99,7 +99,6 @@ class ChatClient:
         self.endpoint, self.cache, self.progress = endpoint, cache, EndpointProgress()
         self._report, self._backoff = report, backoff
         self._announced = self._asked = 0
-        self._url = endpoint.url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
         self._key = os.environ.get(endpoint.key_variable, "").strip()
         self._gate = RateGate(endpoint.max_tokens)
         self._heard = self._answers = False
@@ -107,11 +106,12 @@ class ChatClient:
         self._answered_at = 0.0
         self._told = time.monotonic()
         try:
-            sound = httpx2.URL(self._url).host and re.fullmatch(r"https?://\S+", endpoint.url)
-        except httpx2.InvalidURL:
-            sound = None
-        if not sound:
-            raise UserError(f"the endpoint's url is {endpoint.url!r}; give one such as http://localhost:8000/v1")
+            url = str(pydantic.TypeAdapter(pydantic.HttpUrl).validate_python(endpoint.url))
+        except pydantic.ValidationError:
+            raise UserError(
+                f"the endpoint's url is {endpoint.url!r}; give one such as http://localhost:8000/v1"
+            ) from None
+        self._url = endpoint.url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
         if not (self._key.isascii() and self._key.isprintable()):
             raise UserError(f"the API key in ${endpoint.key_variable} holds characters that no key has; set it anew")
 
