@@ -111,7 +111,7 @@ class ChatClient:
             raise UserError(
                 f"the endpoint's url is {endpoint.url!r}; give one such as http://localhost:8000/v1"
             ) from None
-        self._url = endpoint.url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
+        self._url = url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
         if not (self._key.isascii() and self._key.isprintable()):
             raise UserError(f"the API key in ${endpoint.key_variable} holds characters that no key has; set it anew")
 
