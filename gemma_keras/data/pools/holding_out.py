@@ -62,7 +62,10 @@ def set_apart(
     asked = _sorted([pool.columns["question"][pool.fates.undecided()] for pool in pools])
     for index, (pool, count) in enumerate(zip(pools, counts, strict=True)):
         rng = np.random.default_rng([seed, 2, index])
-        order = _rarest_first(rng.permutation(pool.available()), pool.columns["question"], asked)
+        order = rng.permutation(pool.available())
+        wanted = pool.columns["question"][order]
+        times = np.searchsorted(asked, wanted, "right") - np.searchsorted(asked, wanted, "left")
+        order = order[np.argsort(times, kind="stable")]
         drawn = np.sort(_first_usable(pool, order, count, usable))
         if len(drawn) < count:
             raise UserError(
@@ -82,13 +85,6 @@ def set_apart(
         pool.fates.settle(np.isin(pool.columns["parent"], parents), SET_APART)
         apart.append(copy)
     return apart
-
-
-def _rarest_first(order: np.ndarray, questions: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """Records in `order`, but first those whose question is the fewest times among those `asked`, which are sorted."""
-    wanted = questions[order]
-    times = np.searchsorted(asked, wanted, "right") - np.searchsorted(asked, wanted, "left")
-    return order[np.argsort(times, kind="stable")]
 
 
 def _first_usable(
