@@ -4,7 +4,8 @@ Rows are held out by what they ask: a training row with the question of a valida
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -66,7 +67,7 @@ def set_apart(
         wanted = pool.columns["question"][order]
         times = np.searchsorted(asked, wanted, "right") - np.searchsorted(asked, wanted, "left")
         order = order[np.argsort(times, kind="stable")]
-        drawn = np.sort(_first_usable(pool, order, count, usable))
+        drawn = np.sort(np.fromiter(itertools.islice(_usable_ones(pool, order, usable), count), np.int32))
         if len(drawn) < count:
             raise UserError(
                 f"data.validation_rows would take {count} rows of {pool.corpus.name}, of which only {len(drawn)} fit into "
@@ -87,15 +88,8 @@ def set_apart(
     return apart
 
 
-def _first_usable(
-    pool: Pool, order: np.ndarray, count: int, usable: Callable[[list[Record]], list[bool]]
-) -> np.ndarray:
-    """The first `count` records in this order that are usable."""
-    chosen: list[int] = []
+def _usable_ones(pool: Pool, order: np.ndarray, usable: Callable[[list[Record]], list[bool]]) -> Iterator[int]:
+    """The records that are usable, in this order."""
     for start in range(0, len(order), BATCH_RECORDS):
-        if len(chosen) >= count:
-            break
         places = order[start : start + BATCH_RECORDS].tolist()
-        verdicts = usable([pool.record(place) for place in places])
-        chosen += [place for place, verdict in zip(places, verdicts, strict=True) if verdict]
-    return np.array(chosen[:count], np.int32)
+        yield from itertools.compress(places, usable([pool.record(place) for place in places]))

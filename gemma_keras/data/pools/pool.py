@@ -146,13 +146,9 @@ def read_texts(corpus: CorpusConfig, rows: Iterable[SourceRow]) -> Iterator[str]
     account = Account(corpus=corpus)
     used = 0
     for row in rows:
-        account.add(row)
+        used += account.add_visible(row)
         for record in row.records:
             yield from contents(record)
-        empty = all(map(is_empty, row.records))
-        used += not empty
-        if row.records and empty:
-            account.skipped[EMPTY] += row.rows
     if not used:
         raise account.nothing_usable()
 

@@ -106,8 +106,6 @@ def locate(config: CorpusConfig, root: Path, missing: str = "error") -> Origin:
         files = _first_found(source.places, builtin.CORPUS, source).files
         if files:
             return Origin(corpus=config, root=builtin.CORPUS, kind="builtin", files=files)
-    if not root.is_dir():
-        raise UserError(f"data.root={root} is no folder; give the folder that holds the corpora")
     looked = ", ".join(str(root / place) for place in places)
     if found.not_read:
         looked += f", where there is only {describe([(shown_path(path, root), why) for path, why in found.not_read])}"
