@@ -21,8 +21,8 @@ def _belle_chat(row: Row) -> list[Record]:
     questions, answers = list_of(row, "input", str), list_of(row, "output", str)
     if len(questions) != len(answers) or not questions:
         raise BadRow("input and output are not lists of equal length")
-    turns = [turn for pair in zip(questions, answers, strict=True) for turn in (user(pair[0]), model(pair[1]))]
-    return [ChatRecord(messages=turns, type="dialogue")]
+    pairs = zip(questions, answers, strict=True)
+    return conversation([turn for asked, said in pairs for turn in (("user", asked), ("model", said))], "dialogue")
 
 
 def _belle_csv(row: Row) -> list[Record]:
