@@ -22,8 +22,7 @@ from gemma_keras.data.hashing import mixed
 from gemma_keras.data.prepared import is_current, read_report
 from gemma_keras.text.templates import CLOSING, CONTENT, PROMPT
 
-AHEAD = 4
-"""Batches that are built before they are asked for."""
+_AHEAD = 4  # batches that are built before they are asked for
 
 LOSS_KINDS = {"response": (CLOSING, CONTENT), "all": (PROMPT, CLOSING, CONTENT)}
 
@@ -230,7 +229,7 @@ def _prefetched(build: Callable[[int], Batch], steps: Iterable[int]) -> Iterator
     try:
         for step in steps:
             pending.append(pool.submit(build, step))
-            if len(pending) > AHEAD:
+            if len(pending) > _AHEAD:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
