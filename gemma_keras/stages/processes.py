@@ -88,9 +88,9 @@ def _meet(config: ParallelConfig, seconds: float) -> None:
 def _receive(config: ParallelConfig, port: int, deadline: float) -> str:
     """Process 0: hears each of the others once, then tells all of them whether they may go on; returns why not."""
     missing, reason = set(range(1, config.processes)), ""
-    family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+    dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
     with contextlib.ExitStack() as stack:
-        dual = family == socket.AF_INET6
         server = stack.enter_context(socket.create_server(("", port), family=family, dualstack_ipv6=dual))
         waiting = []
         while missing and not reason:
