@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import CleaningConfig, CorpusConfig
-from gemma_keras.data.cleaning.rules import EMPTY, is_empty, mend
+from gemma_keras.data.cleaning.rules import mend
 from gemma_keras.data.pools.accounts import Account
 from gemma_keras.data.progress import Pace, Reporter
 from gemma_keras.data.reading.finding import below
@@ -54,14 +54,10 @@ def _read(origin: Origin, progress: Reporter) -> Audit:
     result = Audit(corpus=origin.corpus, paths=origin.files)
     pace = Pace(f"read {origin.corpus.name}", progress)
     for row in read_corpus(origin):
-        result.add(row)
-        pace.done(result.rows_in)
         for record in row.records:
             result.mended.update(mend(record, CleaningConfig()))
-        full = sum(not is_empty(record) for record in row.records)
-        result.records += full
-        if row.records and not full:
-            result.skipped[EMPTY] += row.rows
+        result.records += result.add_visible(row)
+        pace.done(result.rows_in)
     return result
 
 

@@ -16,8 +16,7 @@ def run(config: DescribeDataConfig, workdir: Path) -> dict:
     files.begin(workdir, to_dict(config))
     root = Path(config.data.root)
     audits = list(audit(config.data.corpora, root, print_progress))
-    text = page(audits, unread(audits, root))
-    (workdir / "data.md").write_text(text, encoding="utf-8")
+    (workdir / "data.md").write_text(page(audits, unread(audits, root)), encoding="utf-8")
     result = {
         "readings": len(audits),
         "rows": sum(entry.rows_in for entry in audits),

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from gemma_keras.data.cleaning.ngrams import span_hashes, units, windows
+from gemma_keras.data.cleaning.rules import contaminated
 
 _SHORTEST = 6  # units of an item that is looked for at all
 _BOILERPLATE = 3  # different items that share an n-gram which says nothing
@@ -42,7 +43,8 @@ class Contamination:
 
     def _read(self, batch: list[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of each n-gram of the items and of each short item: its hash, the hash of its item, the item's corpus."""
-        corpora = np.array([self._index(corpus) for corpus, _ in batch], np.int16)
+        self.corpora += [name for name in dict.fromkeys(name for name, _ in batch) if name not in self.corpora]
+        corpora = np.array([self.corpora.index(name) for name, _ in batch], np.int16)
         words, offsets = units([text for _, text in batch])
         hashes, bounds = windows(words, offsets, self._n)
         wholes = span_hashes(words, offsets[:-1], offsets[1:])
@@ -53,11 +55,6 @@ class Contamination:
             np.concatenate([np.repeat(wholes, grams), wholes[short]]),
             np.concatenate([np.repeat(corpora, grams), corpora[short]]),
         )
-
-    def _index(self, corpus: str) -> int:
-        if corpus not in self.corpora:
-            self.corpora.append(corpus)
-        return self.corpora.index(corpus)
 
     def hits(self, rows: list[list[str]]) -> np.ndarray:
         """i64[R]: index into `corpora` of what each row (its turns) hits, of several the first in `corpora`; -1: clean."""
@@ -76,6 +73,10 @@ class Contamination:
         place, corpus = self._look_up(span_hashes(words, starts, ends))
         np.minimum.at(found, row_of_turn[turn[place]], corpus)
         return np.where(found < len(self.corpora), found, -1)
+
+    def rules(self, rows: list[list[str]]) -> list[str]:
+        """For each row the name of the rule that removes it; empty: it is clean."""
+        return [contaminated(self.corpora[hit]) if hit >= 0 else "" for hit in self.hits(rows).tolist()]
 
     def _look_up(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Places in `hashes` that are known, and their corpora."""

@@ -30,17 +30,16 @@ BATCH_ROWS, BATCH_BYTES = 2048, 4_000_000
 class Rendered:
     """What a split has come to; `by_*` count records, `lengths` are of the rows that an epoch trains on, i32.
 
-    `unlearnt` counts those of which some turns carry no loss. `packed_rows` has the number of packed rows of each augmentation;
-    `pairs`: two rows are the sides of a preference pair, and packed together.
+    `shortened` counts those that are `truncated`, have `turns_cut` or are partly `unlearnt` (some turns carry no loss).
+    `packed_rows` has the number of packed rows of each augmentation; `pairs`: two rows are the sides of a preference pair, and
+    packed together.
     """
 
     by_pool: Counter[int] = dataclasses.field(default_factory=Counter)
     by_source: Counter[str] = dataclasses.field(default_factory=Counter)
     by_type: Counter[str] = dataclasses.field(default_factory=Counter)
     by_system_prompt: Counter[str] = dataclasses.field(default_factory=Counter)
-    truncated: int = 0
-    turns_cut: int = 0
-    unlearnt: int = 0
+    shortened: Counter[str] = dataclasses.field(default_factory=Counter)
     lengths: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
     packed_rows: list[int] = dataclasses.field(default_factory=list)
     pairs: bool = False
@@ -169,9 +168,8 @@ class Renderer:
         rendered.by_pool[slot.pool] += 1
         rendered.by_source[pool.corpus.name] += 1
         rendered.by_type[slot.record.type] += 1
-        rendered.truncated += slot.encoded.truncated
-        rendered.turns_cut += slot.encoded.turns_cut
-        rendered.unlearnt += bool(unlearnt_turns(slot.record))
+        unlearnt = bool(unlearnt_turns(slot.record))
+        rendered.shortened.update(truncated=slot.encoded.truncated, turns_cut=slot.encoded.turns_cut, unlearnt=unlearnt)
         if slot.prompted.kind:
             rendered.by_system_prompt[slot.prompted.kind] += 1
 

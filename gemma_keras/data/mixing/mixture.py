@@ -134,11 +134,9 @@ def _complain(shares: list[Share], rows: int, config: DataConfig) -> None:
 
 def _reserve(pool: Pool, queue: np.ndarray, share: Share) -> Iterator[int]:
     """Records not drawn; after them, where rows may occur several times, those that have proved usable, over and over."""
-    for place in queue[share.taken :]:
-        yield int(place)
+    yield from queue[share.taken :].tolist()
     while share.taken > share.available:
         usable = pool.fates.usable(queue)
         if not len(usable):
             return
-        for place in usable:
-            yield int(place)
+        yield from usable.tolist()

@@ -5,7 +5,7 @@ from collections import Counter
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import CorpusConfig
-from gemma_keras.data.cleaning.rules import EMPTY
+from gemma_keras.data.cleaning.rules import EMPTY, is_empty
 from gemma_keras.data.pools.outcomes import NOT_DRAWN, SET_APART, UNDECIDED, USED
 from gemma_keras.data.sources import OTHER_KIND, SourceRow
 
@@ -49,6 +49,14 @@ class Account:
             self.reasons[reason if known else _OTHER] += row.rows
         elif not row.records:
             self.skipped[row.skipped or EMPTY] += row.rows
+
+    def add_visible(self, row: SourceRow) -> int:
+        """As `add`, but a row whose records are all empty is removed, too; returns the number of those that are not."""
+        self.add(row)
+        visible = sum(not is_empty(record) for record in row.records)
+        if row.records and not visible:
+            self.skipped[EMPTY] += row.rows
+        return visible
 
     def nothing_usable(self) -> UserError:
         """The error of a corpus that gives no record."""

@@ -19,7 +19,7 @@ from gemma_keras.data.mixing.mixture import validation_counts
 from gemma_keras.data.pools import pool as pooling
 from gemma_keras.data.pools.accounts import told_set_aside
 from gemma_keras.data.pools.holding_out import remove_held_out, set_apart
-from gemma_keras.data.pools.pool import Pool, Screen, read_pool, read_texts
+from gemma_keras.data.pools.pool import Pool, read_pool, read_texts
 from gemma_keras.data.pools.spool import Spool
 from gemma_keras.data.prepared import ROWS_FILE, is_current, read_report
 from gemma_keras.data.progress import Pace, Reporter
@@ -83,22 +83,21 @@ def collect(
     contamination = _contamination(config, origins["contamination"], progress)
     threshold = config.cleaning.near_duplicates
     near_duplicates = NearDuplicates(threshold, folder) if threshold else None
-    screen = Screen(config.cleaning, contamination, near_duplicates)
-    spare = Screen(config.cleaning, None, near_duplicates)
     with (folder / "quarantine.jsonl").open("w", encoding="utf-8") as quarantine:
 
-        def read(origin: Origin, how: Screen) -> Pool:
+        def read(origin: Origin, compared: Contamination | None = None) -> Pool:
             pace = Pace(f"read {origin.corpus.name}", progress)
-            pool = read_pool(origin, _rows(origin), Spool(folder), how, quarantine, pace)
+            rows, spool = _rows(origin), Spool(folder)
+            pool = read_pool(origin, rows, spool, quarantine, pace, config.cleaning, near_duplicates, compared)
             if pool.not_read:
                 progress(f"{origin.corpus.name}: not read: {describe(pool.not_read)}")
             stand_in = f", {pool.files[0].partition('/')[0]} in its place" if origin.kind == "stand-in" else ""
             pace.finish(pool.rows_in, f" from {len(pool.files)} files{stand_in}")
             return pool
 
-        valid = [read(origin, spare) for origin in origins["valid"]]
-        earlier_valid = [read(origin, spare) for origin in origins["earlier_valid"]]
-        train = [read(origin, screen) for origin in origins["train"]]
+        valid = [read(origin) for origin in origins["valid"]]
+        earlier_valid = [read(origin) for origin in origins["earlier_valid"]]
+        train = [read(origin, contamination) for origin in origins["train"]]
     # Every validation row counts, also those that a limit leaves out.
     remove_held_out(train, [*valid, *earlier_valid])
     if config.cleaning.duplicates:

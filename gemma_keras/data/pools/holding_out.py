@@ -4,7 +4,8 @@ Rows are held out by what they ask: a training row with the question of a valida
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -62,8 +63,11 @@ def set_apart(
     asked = _sorted([pool.columns["question"][pool.fates.undecided()] for pool in pools])
     for index, (pool, count) in enumerate(zip(pools, counts, strict=True)):
         rng = np.random.default_rng([seed, 2, index])
-        order = _rarest_first(rng.permutation(pool.available()), pool.columns["question"], asked)
-        drawn = np.sort(_first_usable(pool, order, count, usable))
+        order = rng.permutation(pool.available())
+        wanted = pool.columns["question"][order]
+        times = np.searchsorted(asked, wanted, "right") - np.searchsorted(asked, wanted, "left")
+        order = order[np.argsort(times, kind="stable")]
+        drawn = np.sort(np.fromiter(itertools.islice(_usable_ones(pool, order, usable), count), np.int32))
         if len(drawn) < count:
             raise UserError(
                 f"data.validation_rows would take {count} rows of {pool.corpus.name}, of which only {len(drawn)} fit into "
@@ -84,22 +88,8 @@ def set_apart(
     return apart
 
 
-def _rarest_first(order: np.ndarray, questions: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """Records in `order`, but first those whose question is the fewest times among those `asked`, which are sorted."""
-    wanted = questions[order]
-    times = np.searchsorted(asked, wanted, "right") - np.searchsorted(asked, wanted, "left")
-    return order[np.argsort(times, kind="stable")]
-
-
-def _first_usable(
-    pool: Pool, order: np.ndarray, count: int, usable: Callable[[list[Record]], list[bool]]
-) -> np.ndarray:
-    """The first `count` records in this order that are usable."""
-    chosen: list[int] = []
+def _usable_ones(pool: Pool, order: np.ndarray, usable: Callable[[list[Record]], list[bool]]) -> Iterator[int]:
+    """The records that are usable, in this order."""
     for start in range(0, len(order), BATCH_RECORDS):
-        if len(chosen) >= count:
-            break
         places = order[start : start + BATCH_RECORDS].tolist()
-        verdicts = usable([pool.record(place) for place in places])
-        chosen += [place for place, verdict in zip(places, verdicts, strict=True) if verdict]
-    return np.array(chosen[:count], np.int32)
+        yield from itertools.compress(places, usable([pool.record(place) for place in places]))

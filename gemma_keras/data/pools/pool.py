@@ -20,7 +20,6 @@ from gemma_keras.data.cleaning.rules import (
     DUPLICATE,
     EMPTY,
     NEAR_DUPLICATE,
-    contaminated,
     content_key,
     contents,
     is_empty,
@@ -91,26 +90,19 @@ class Pool(Account):
         return Counter(self.skipped) + self.fates.count_rows(starts, sizes)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Screen:
-    """What every row goes through while it is read: mending, the rules that look at it alone, and near duplicates."""
-
-    cleaning: CleaningConfig
-    contamination: Contamination | None
-    near_duplicates: NearDuplicates | None
-
-    def hits(self, rows: list[list[str]]) -> list[str]:
-        """For each row the fate of one that holds a piece of an evaluation text, else UNDECIDED."""
-        if self.contamination is None:
-            return [UNDECIDED] * len(rows)
-        corpora = self.contamination.corpora
-        return [contaminated(corpora[hit]) if hit >= 0 else UNDECIDED for hit in self.contamination.hits(rows).tolist()]
-
-
 def read_pool(
-    origin: Origin, rows: Iterable[SourceRow], spool: Spool, screen: Screen, quarantine: IO[str], pace: Pace
+    origin: Origin,
+    rows: Iterable[SourceRow],
+    spool: Spool,
+    quarantine: IO[str],
+    pace: Pace,
+    cleaning: CleaningConfig,
+    near_duplicates: NearDuplicates | None,
+    contamination: Contamination | None = None,
 ) -> Pool:
-    """Reads a whole corpus into a pool; rows that cannot be read are written to `quarantine` as JSON lines.
+    """Reads a whole corpus into a pool: its records are mended, and looked at by the rules that need one of them alone.
+
+    Rows that cannot be read are written to `quarantine` as JSON lines.
 
     Raises:
         UserError: none of its rows can be read.
@@ -120,20 +112,20 @@ def read_pool(
     columns = bytearray()
     own = get_source(corpus.name).bodies
     last: tuple[int, list[str]] = (0, [])
-    mended = _mended(pool, rows, screen.cleaning, quarantine, pace)
+    mended = _mended(pool, rows, cleaning, quarantine, pace)
     for batch in batched(mended, BATCH_RECORDS, BATCH_CHARACTERS, lambda row: sum(map(len, row[2]))):
-        hits = screen.hits([texts for _, _, texts in batch])
+        hits = contamination.rules([texts for _, _, texts in batch]) if contamination else [UNDECIDED] * len(batch)
         fates = [EMPTY if is_empty(record) else hit for (_, record, _), hit in zip(batch, hits, strict=True)]
         pool.fates.extend(fates)
         bodies = [(parent, own(record)) for parent, record, _ in batch]
         tells = [(parent, sorted(texts)) for parent, texts in bodies]
         twins = [this == before for this, before in zip(tells, [last, *tells])]
         last = tells[-1]
-        if screen.near_duplicates:
+        if near_duplicates:
             # An empty text resembles nothing: rows that are out already shall not take others with them.
             texts = ["" if fate or twin else "\n".join(body) for fate, twin, (_, body) in zip(fates, twins, bodies)]
             # Conversations from which other turns are learnt are no copies of each other.
-            screen.near_duplicates.add(texts, [record.type + unlearnt_turns(record) for _, record, _ in batch])
+            near_duplicates.add(texts, [record.type + unlearnt_turns(record) for _, record, _ in batch])
         for (parent, record, _), twin in zip(batch, twins, strict=True):
             spool.append(record)
             open_to_prompt = isinstance(record, ChatRecord) and record.messages[0]["role"] != "system"
@@ -154,13 +146,9 @@ def read_texts(corpus: CorpusConfig, rows: Iterable[SourceRow]) -> Iterator[str]
     account = Account(corpus=corpus)
     used = 0
     for row in rows:
-        account.add(row)
+        used += account.add_visible(row)
         for record in row.records:
             yield from contents(record)
-        empty = all(map(is_empty, row.records))
-        used += not empty
-        if row.records and empty:
-            account.skipped[EMPTY] += row.rows
     if not used:
         raise account.nothing_usable()
 

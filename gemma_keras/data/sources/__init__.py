@@ -97,18 +97,17 @@ def locate(config: CorpusConfig, root: Path, missing: str = "error") -> Origin:
     source = get_source(config.name)
     if config.hub:
         return Origin(corpus=config, root=root, kind="hub")
-    places = (config.path,) if config.path else source.places
+    usual = source.places or (source.name,)
+    places = (config.path,) if config.path else usual
     found = _first_found(places, root, source)
     if found.files:
         first = found.files[0].relative_to(root).parts[0] if found.files[0].is_relative_to(root) else ""
         kind = "files" if config.path or first == source.name else "stand-in"
         return Origin(corpus=config, root=root, kind=kind, files=found.files, not_read=found.not_read)
     if missing == "builtin":
-        files = _first_found(source.places, builtin.CORPUS, source).files
+        files = _first_found(usual, builtin.CORPUS, source).files
         if files:
             return Origin(corpus=config, root=builtin.CORPUS, kind="builtin", files=files)
-    if not root.is_dir():
-        raise UserError(f"data.root={root} is no folder; give the folder that holds the corpora")
     looked = ", ".join(str(root / place) for place in places)
     if found.not_read:
         looked += f", where there is only {describe([(shown_path(path, root), why) for path, why in found.not_read])}"

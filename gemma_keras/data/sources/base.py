@@ -58,9 +58,6 @@ class Corpus:
     group: Callable[[Row], str] | None = None
     bodies: Callable[[Record], list[str]] = contents
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "places", self.places or (self.name,))
-
 
 _MAY_BE_NUMBERS = frozenset(
     "output output_zh trans_output response RESPONSE answer Answer std_answer textbox_answer target 答 "

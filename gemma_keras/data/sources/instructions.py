@@ -21,8 +21,8 @@ def _belle_chat(row: Row) -> list[Record]:
     questions, answers = list_of(row, "input", str), list_of(row, "output", str)
     if len(questions) != len(answers) or not questions:
         raise BadRow("input and output are not lists of equal length")
-    turns = [turn for pair in zip(questions, answers, strict=True) for turn in (user(pair[0]), model(pair[1]))]
-    return [ChatRecord(messages=turns, type="dialogue")]
+    pairs = zip(questions, answers, strict=True)
+    return conversation([turn for asked, said in pairs for turn in (("user", asked), ("model", said))], "dialogue")
 
 
 def _belle_csv(row: Row) -> list[Record]:
@@ -195,19 +195,17 @@ IDENTITY = {
 """What the rows of `identity` call the model and its makers, in Chinese (True) and other rows."""
 
 _as_identity = alpaca("identity")
+_PLACEHOLDER = re.compile("{{name}}|{{author}}")
 
 
 def _identity(row: Row) -> list[Record]:
     reply = text(row, "output")
     names = IDENTITY[CHINESE.search(reply) is not None]
-    filled = {"instruction": _replaced(text(row, "instruction"), names), "output": _replaced(reply, names)}
+    filled = {
+        key: _PLACEHOLDER.sub(lambda found: names[found[0]], said)
+        for key, said in (("instruction", text(row, "instruction")), ("output", reply))
+    }
     return _as_identity(row | filled)
-
-
-def _replaced(said: str, names: dict[str, str]) -> str:
-    for placeholder, name in names.items():
-        said = said.replace(placeholder, name)
-    return said
 
 
 _KEYS = "instruction, input, output"

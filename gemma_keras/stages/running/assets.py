@@ -71,7 +71,6 @@ def resolve_tokenizer(config: ModelStage, workdir: Path) -> Tokenizer:
     path = workdir / "tokenizer" / "tokenizer.model"
     if not path.exists():
         print(f"training a tokenizer of {config.tokenizer.vocabulary_size} pieces", file=sys.stderr, flush=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
         train_tokenizer(training_texts(config.data), config.tokenizer.vocabulary_size, path)
     return Tokenizer(path)
 

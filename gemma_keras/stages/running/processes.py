@@ -88,9 +88,9 @@ def _meet(config: ParallelConfig, seconds: float) -> None:
 def _receive(config: ParallelConfig, port: int, deadline: float) -> str:
     """Process 0: hears each of the others once, then tells all of them whether they may go on; returns why not."""
     missing, reason = set(range(1, config.processes)), ""
-    family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+    dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
     with contextlib.ExitStack() as stack:
-        dual = family == socket.AF_INET6
         server = stack.enter_context(socket.create_server(("", port), family=family, dualstack_ipv6=dual))
         waiting = []
         while missing and not reason:
@@ -153,9 +153,11 @@ def telling_of_lost_ones(stage: Callable[..., R]) -> Callable[..., R]:
         try:
             return stage(*args, **kwargs)
         except Exception as error:
-            if jax.distributed.is_initialized():
-                atexit.register(_leave)  # before JAX's own, which would wait for the others in vain and then abort
-            if isinstance(error, UserError) or not _is_loss(error):
+            if not jax.distributed.is_initialized():
+                raise
+            atexit.register(_leave)  # before JAX's own, which would wait for the others in vain and then abort
+            lost = isinstance(error, RuntimeError | ValueError) and any(word in str(error) for word in _LOST)
+            if isinstance(error, UserError) or not lost:
                 raise
             raise UserError(
                 f"another process of this run has ended, so process {jax.process_index()} cannot go on; see what that one "
@@ -172,11 +174,6 @@ def _leave() -> None:
     if is_writer():
         time.sleep(_LINGER_SECONDS)
     os._exit(1)
-
-
-def _is_loss(error: Exception) -> bool:
-    known = isinstance(error, RuntimeError | ValueError)
-    return known and jax.distributed.is_initialized() and any(word in str(error) for word in _LOST)
 
 
 def is_writer() -> bool:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -98,6 +99,8 @@ class TrainingRun:
         print(
             f"compiled in {seconds:.0f} s: mesh {mesh}, remat {plan.remat}, {plan.attention} attention", file=sys.stderr
         )
+        index, parts = row_share(plan.mesh)
+        self._share: dict[str, Any] = {"process_index": index, "process_count": parts}
         self._evaluator = self.program.objective.evaluator()
         self.ranks: RankSchedule | None = None
         if self.program.allocator:
@@ -128,22 +131,17 @@ class TrainingRun:
 
     def evaluate(self, trainable: Params) -> dict[str, float]:
         """The figures of the validation rows, as many at once as a microbatch has, for which the plan has room."""
-        settings = self.config.train
-        index, parts = row_share(self.program.plan.mesh)
-        rows = evaluation_batches(
-            self.splits["valid"], batch_rows=settings.batch_rows // settings.accumulation, process_index=index,
-            process_count=parts,
-        )  # fmt: skip
+        batch_rows = self.config.train.batch_rows // self.config.train.accumulation
+        rows = evaluation_batches(self.splits["valid"], batch_rows=batch_rows, **self._share)
         return self._evaluator({**self.frozen, **trainable}, rows)
 
     def _take_steps(self, state: TrainState, completed: int, checkpoints: Checkpoints) -> TrainState:
         config = self.config
         settings = step_settings(config, self.last_step, self.ranks)
-        index, parts = row_share(self.program.plan.mesh)
         rows = batches(
             self.splits["train"], start_step=completed, steps=self.last_step - completed,
             batch_rows=config.train.batch_rows, seed=config.train.seed, loss_on=config.data.loss_on,
-            process_index=index, process_count=parts,
+            **self._share,
         )  # fmt: skip
 
         def step(number: int, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -186,7 +184,7 @@ class TrainingRun:
 
     def _sum_over_processes(self, metrics: Metrics) -> None:
         """Turns what `hooks.Throughput` says of this process's part of the rows into figures of all rows."""
-        _, parts = row_share(self.program.plan.mesh)
+        parts = self._share["process_count"]
         if parts > 1:
             metrics["useful_token_share"] = processes.mean_of_all(metrics["useful_token_share"])
             metrics["tokens_per_second"] = parts * processes.mean_of_all(metrics["tokens_per_second"])

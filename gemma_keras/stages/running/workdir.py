@@ -1,7 +1,6 @@
 """The folder of one stage: what was asked, what was logged, what came out. Files are replaced whole or appended."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -9,6 +8,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from gemma_keras import runtime
 from gemma_keras.config.errors import UserError
@@ -27,8 +28,8 @@ _FREE = {
 _PROGRESS = ("result.json", "tokenizer/tokenizer.model", "checkpoints/[0-9]*")
 # Of how many places of a file `fingerprints` reads how much.
 _PIECES, _PIECE = 1024, 4096
-# Lock files of the workdirs of this process, held open until it ends; the system frees them however it ends.
-_LOCKS: dict[Path, int] = {}
+# The workdirs of this process, locked until it ends; the system frees them however it ends.
+_LOCKS: dict[Path, FileLock] = {}
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -121,17 +122,13 @@ def _written(workdir: Path) -> Iterator[None]:
 
 
 def _lock(workdir: Path) -> None:
-    if workdir.resolve() in _LOCKS:
-        return
-    descriptor = os.open(workdir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    lock = _LOCKS.setdefault(workdir.resolve(), FileLock(workdir / ".lock", thread_local=False))
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
+        lock.acquire(timeout=0)
+    except Timeout as error:
         raise UserError(
             f"--workdir={workdir} is in use by another run; wait for it, or give another --workdir."
         ) from error
-    _LOCKS[workdir.resolve()] = descriptor
 
 
 def check_inputs(workdir: Path, inputs: dict[str, Any], resuming: bool) -> None:
