@@ -119,8 +119,10 @@ def test_plots_are_pictures(tmp_path):
 
 
 def test_two_runs_in_one_workdir_are_refused(tmp_path):
-    begun = f"import pathlib, time; from gemma_keras.stages import workdir; workdir.begin(pathlib.Path({str(tmp_path)!r}), {{}})"
-    code = f"{begun}; print('begun', flush=True); time.sleep(60)"
+    code = (
+        "import pathlib, time; from gemma_keras.stages.running import workdir\n"
+        f"workdir.begin(pathlib.Path({str(tmp_path)!r}), {{}}); print('begun', flush=True); time.sleep(60)"
+    )
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline() == "begun\n"
