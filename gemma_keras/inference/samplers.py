@@ -35,7 +35,7 @@ def is_stop(tokens: jax.Array, stop_token_ids: Sequence[int] | None) -> jax.Arra
     return jnp.isin(tokens, jnp.array(stop_token_ids or (), tokens.dtype))
 
 
-class Asked(NamedTuple):
+class SamplerCall(NamedTuple):
     """What keras_hub gives a sampler: `next`; `prompt` i32[B, T], whose tokens are given where `mask` bool[B, T] is set;
     `hidden_states` [B, T, D] of the prompt, from models that have them."""
 
@@ -49,18 +49,18 @@ class Asked(NamedTuple):
 class LoopSampler(Sampler):
     """A sampler whose loop carries prompts i32[B, T], a cache, the place i32[] that is filled next, and more of its own."""
 
-    def begin(self, asked: Asked, cache: Any, index: jax.Array) -> tuple[Any, ...]:
+    def begin(self, call: SamplerCall, cache: Any, index: jax.Array) -> tuple[Any, ...]:
         """What the loop carries first."""
         raise NotImplementedError
 
-    def step(self, asked: Asked, prompt: jax.Array, cache: Any, index: jax.Array, *own: Any) -> tuple[Any, ...]:
+    def step(self, call: SamplerCall, prompt: jax.Array, cache: Any, index: jax.Array, *own: Any) -> tuple[Any, ...]:
         """What it carries after one place more."""
         raise NotImplementedError
 
-    def goes_on(self, asked: Asked, prompt: jax.Array, cache: Any, index: jax.Array, *own: Any) -> jax.Array:
+    def goes_on(self, call: SamplerCall, prompt: jax.Array, cache: Any, index: jax.Array, *own: Any) -> jax.Array:
         """Whether any row has no stop token yet among its new ones."""
-        new = ~asked.mask & (jnp.arange(prompt.shape[1]) < index)
-        return ~jnp.all(jnp.any(is_stop(prompt, asked.stop_token_ids) & new, axis=-1))
+        new = ~call.mask & (jnp.arange(prompt.shape[1]) < index)
+        return ~jnp.all(jnp.any(is_stop(prompt, call.stop_token_ids) & new, axis=-1))
 
     def __call__(
         self,
@@ -76,11 +76,11 @@ class LoopSampler(Sampler):
     ) -> jax.Array:
         """`prompt` i32[B, T] with new tokens from `index` on where `mask` bool[B, T] is not set."""
         mask = jnp.zeros(prompt.shape, bool) if mask is None else jnp.asarray(mask, bool)
-        asked = Asked(next, prompt, mask, stop_token_ids, hidden_states)
+        call = SamplerCall(next, prompt, mask, stop_token_ids, hidden_states)
         index = jnp.asarray(index, jnp.int32)
         state = self.run_loop(
-            functools.partial(self.goes_on, asked), functools.partial(self.step, asked),
-            loop_vars=self.begin(asked, () if cache is None else cache, index),
+            functools.partial(self.goes_on, call), functools.partial(self.step, call),
+            loop_vars=self.begin(call, () if cache is None else cache, index),
             maximum_iterations=prompt.shape[1] - index, model=model,
         )  # fmt: skip
         return self.answers(state)
@@ -165,20 +165,20 @@ class PenaltySampler(LoopSampler):
     def get_config(self) -> dict[str, Any]:
         return dict(self.settings)
 
-    def begin(self, asked: Asked, cache: Any, index: jax.Array) -> tuple[Any, ...]:
-        prompt, lengths = asked.prompt, jnp.sum(asked.mask, axis=-1, dtype=jnp.int32)
-        vocabulary = jax.eval_shape(asked.next, prompt, cache, index)[0].shape[-1]
-        tallies = Tallies.of_prompts(prompt, asked.mask, vocabulary)
-        return prompt, cache, index, tallies, self.guide(asked.stop_token_ids).begin(prompt, lengths)
+    def begin(self, call: SamplerCall, cache: Any, index: jax.Array) -> tuple[Any, ...]:
+        prompt, lengths = call.prompt, jnp.sum(call.mask, axis=-1, dtype=jnp.int32)
+        vocabulary = jax.eval_shape(call.next, prompt, cache, index)[0].shape[-1]
+        tallies = Tallies.of_prompts(prompt, call.mask, vocabulary)
+        return prompt, cache, index, tallies, self.guide(call.stop_token_ids).begin(prompt, lengths)
 
-    def step(self, asked: Asked, prompt: jax.Array, cache: Any, index: jax.Array, *own: Any) -> tuple[Any, ...]:
+    def step(self, call: SamplerCall, prompt: jax.Array, cache: Any, index: jax.Array, *own: Any) -> tuple[Any, ...]:
         """
         Raises:
             UserError: `set_rows` was given another number of rows.
         """
-        (tallies, notes), guide = own, self.guide(asked.stop_token_ids)
-        lengths, given = jnp.sum(asked.mask, axis=-1, dtype=jnp.int32), asked.mask[:, index]
-        logits, _, cache = asked.next(prompt, cache, index)
+        (tallies, notes), guide = own, self.guide(call.stop_token_ids)
+        lengths, given = jnp.sum(call.mask, axis=-1, dtype=jnp.int32), call.mask[:, index]
+        logits, _, cache = call.next(prompt, cache, index)
         scores = guide.scores(logits.astype(jnp.float32), notes)
         token = next_tokens(scores, tallies, self._settings_of(len(prompt)), index - lengths)
         token, notes = guide.decide(token, prompt, lengths, index, notes)
@@ -214,7 +214,7 @@ def _variables(rows: SamplingRows) -> SamplingRows:
 class ConstrainedSampler(PenaltySampler):
     """Answers that match `constraint` whatever the model would say, each ended by a stop token where there is room for it.
 
-    At each step the host is asked which tokens may come next. Stop tokens are those of `generate`, eos where it has none.
+    At each step the host is call which tokens may come next. Stop tokens are those of `generate`, eos where it has none.
 
     Args:
         constraint: a `Choice`, `Regex` or `JsonSchema`, or one as `constraint_config` writes it: `{"regex": "[0-9]+"}`.

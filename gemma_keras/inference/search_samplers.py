@@ -17,7 +17,7 @@ import keras
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.inference.contrastive import candidate_scores, unit
-from gemma_keras.inference.samplers import Asked, LoopSampler, is_stop
+from gemma_keras.inference.samplers import LoopSampler, SamplerCall, is_stop
 
 
 @keras.saving.register_keras_serializable(package="gemma_keras")
@@ -48,26 +48,26 @@ class ContrastiveSampler(LoopSampler):
     def get_config(self) -> dict[str, Any]:
         return dict(penalty_alpha=self.penalty_alpha, top_k=self.top_k)
 
-    def begin(self, asked: Asked, cache: Any, index: jax.Array) -> tuple[Any, ...]:
+    def begin(self, call: SamplerCall, cache: Any, index: jax.Array) -> tuple[Any, ...]:
         """
         Raises:
             UserError: the model gives no hidden states.
         """
-        if asked.hidden_states is None:
+        if call.hidden_states is None:
             raise UserError(
                 "contrastive search needs hidden states, which this model does not give; use GemmaCausalLM."
             )
-        logits, _, cache = asked.next(asked.prompt, cache, index)
-        return asked.prompt, cache, index, logits.astype(jnp.float32), unit(asked.hidden_states)
+        logits, _, cache = call.next(call.prompt, cache, index)
+        return call.prompt, cache, index, logits.astype(jnp.float32), unit(call.hidden_states)
 
-    def step(self, asked: Asked, prompt: jax.Array, cache: Any, index: jax.Array, *own: Any) -> tuple[Any, ...]:
+    def step(self, call: SamplerCall, prompt: jax.Array, cache: Any, index: jax.Array, *own: Any) -> tuple[Any, ...]:
         (logits, states), (batch, places), k = own, prompt.shape, self.top_k
         each, alpha = jnp.arange(batch), jnp.full(batch, self.penalty_alpha, jnp.float32)
         probabilities, tokens = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), k)
-        tokens = jnp.where(asked.mask[:, index, None], prompt[:, index, None], tokens.astype(prompt.dtype))
+        tokens = jnp.where(call.mask[:, index, None], prompt[:, index, None], tokens.astype(prompt.dtype))
         tried = jnp.repeat(prompt, k, axis=0).at[:, index].set(tokens.reshape(-1))
         many = jax.tree.map(lambda x: jnp.repeat(x, k, axis=0), cache)
-        after, hidden, many = asked.next(tried, many, index + 1)
+        after, hidden, many = call.next(tried, many, index + 1)
         candidates = hidden.reshape(batch, k, -1)
         is_earlier = jnp.broadcast_to(jnp.arange(places) < index, prompt.shape)
         best = jnp.argmax(candidate_scores(probabilities, candidates, states, is_earlier, alpha), axis=-1)
@@ -108,27 +108,27 @@ class BeamSampler(LoopSampler):
     def get_config(self) -> dict[str, Any]:
         return dict(num_beams=self.num_beams, length_penalty=self.length_penalty)
 
-    def begin(self, asked: Asked, cache: Any, index: jax.Array) -> tuple[Any, ...]:
-        (batch, places), k = asked.prompt.shape, self.num_beams
-        copies, cache = jax.tree.map(lambda x: jnp.repeat(x, k, axis=0), (asked.prompt, cache))
+    def begin(self, call: SamplerCall, cache: Any, index: jax.Array) -> tuple[Any, ...]:
+        (batch, places), k = call.prompt.shape, self.num_beams
+        copies, cache = jax.tree.map(lambda x: jnp.repeat(x, k, axis=0), (call.prompt, cache))
         beams = _Beams(
             scores=jnp.broadcast_to(jnp.where(jnp.arange(k) > 0, -1e9, 0.0), (batch, k)),
             finished=copies.reshape(batch, k, places),
             finished_scores=jnp.full((batch, k), -jnp.inf),
-            open=jnp.sum(asked.mask, axis=-1) < places,
+            open=jnp.sum(call.mask, axis=-1) < places,
         )
         return copies, cache, index, beams
 
-    def goes_on(self, asked: Asked, prompt: jax.Array, cache: Any, index: jax.Array, *own: Any) -> jax.Array:
+    def goes_on(self, call: SamplerCall, prompt: jax.Array, cache: Any, index: jax.Array, *own: Any) -> jax.Array:
         """Whether any beam may still be better than the finished ones."""
         return own[0].open.any()
 
-    def step(self, asked: Asked, prompt: jax.Array, cache: Any, index: jax.Array, *own: Any) -> tuple[Any, ...]:
-        (batch, places), k = asked.prompt.shape, self.num_beams
-        logits, _, cache = asked.next(prompt, cache, index)
-        length = jnp.maximum(index - jnp.sum(asked.mask, axis=-1, dtype=jnp.int32) + 1, 1)
-        texts, stops = prompt.reshape(batch, k, places), tuple(asked.stop_token_ids or ())
-        parents, tokens, beams = self._branch(logits, texts, index, length, asked.mask[:, index], stops, *own)
+    def step(self, call: SamplerCall, prompt: jax.Array, cache: Any, index: jax.Array, *own: Any) -> tuple[Any, ...]:
+        (batch, places), k = call.prompt.shape, self.num_beams
+        logits, _, cache = call.next(prompt, cache, index)
+        length = jnp.maximum(index - jnp.sum(call.mask, axis=-1, dtype=jnp.int32) + 1, 1)
+        texts, stops = prompt.reshape(batch, k, places), tuple(call.stop_token_ids or ())
+        parents, tokens, beams = self._branch(logits, texts, index, length, call.mask[:, index], stops, *own)
         texts = jnp.take_along_axis(texts, parents[:, :, None], axis=1).at[:, :, index].set(tokens)
         chosen = (jnp.arange(batch)[:, None] * k + parents).reshape(-1)
         return texts.reshape(prompt.shape), jax.tree.map(lambda x: x[chosen], cache), index + 1, beams
