@@ -13,6 +13,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from gemma_keras.config.errors import require
 
@@ -140,6 +141,13 @@ def limit_programs(share: float = 0.5) -> bool:
     jax.clear_caches()
     gc.collect()
     return True
+
+
+def read_hlo(serialized: bytes) -> Any:
+    """A compiled program as XLA's `HloModuleProto`, which tensorflow carries."""
+    with _silenced_stderr():
+        from tensorflow.compiler.xla.service import hlo_pb2
+    return hlo_pb2.HloModuleProto.FromString(serialized)
 
 
 def hide_accelerators_from_tensorflow() -> None:

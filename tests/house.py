@@ -24,7 +24,6 @@ ORDER = (
 RANK = {name: rank for rank, name in enumerate(ORDER)} | {"runtime": 0.3, "batch_arrays": 0.3, "": 0.6}
 FORBIDDEN = {"data": {"jax", "keras", "keras_hub"}, "training": {"gemma_keras.data", "gemma_keras.checkpoints"}}
 TENSORFLOW_MODULES = {"gemma_keras/data/pipeline.py", "gemma_keras/runtime.py"}
-XLA_MESSAGES = "tensorflow.compiler.xla"  # the protocol messages of XLA, which no other package has
 LONGEST = {"module": 350, "script": 60, "function": 60}
 _NO_CODE = {
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER,
@@ -78,8 +77,7 @@ def wrong_imports() -> list[str]:
                 found.append(f"{module} imports {name}, which is not to the left of it")
             if any(f"{name}.".startswith(f"{other}.") for other in FORBIDDEN.get(package, ())):
                 found.append(f"{module} imports {name}, of which {package} knows nothing")
-            placed = name.startswith(XLA_MESSAGES) or (inside_function and module in TENSORFLOW_MODULES)
-            if top in ("tensorflow", "tensorflow_text") and not placed:
+            if top in ("tensorflow", "tensorflow_text") and not (inside_function and module in TENSORFLOW_MODULES):
                 found.append(f"{module} imports {name} outside of a function of {' or '.join(TENSORFLOW_MODULES)}")
     return found
 

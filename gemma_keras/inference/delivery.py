@@ -12,7 +12,6 @@ from gemma_keras.inference.requests import Delta, FinishedSequence, Request, bro
 from gemma_keras.inference.text_stream import TextStream
 
 INTERRUPTED = "the engine was reset by another call before this answer was complete; ask again."
-Delivered = tuple["ActiveSequence", Delta]
 Decode = Callable[[list[int]], str]
 Overruled = tuple[int, int]
 """The token that the device took, and the one in its place."""
@@ -32,7 +31,7 @@ class ActiveSequence:
     alternatives: list[list[tuple[int, float]]] = dataclasses.field(default_factory=list)
     completion: FinishedSequence | None = None
     error: Exception | None = None
-    unread: deque[Delta] | None = None  # what `Engine.stream` has not handed on; None: nobody streams it
+    unread: deque[Delta] | None = None  # pieces that nobody has taken yet; None: nobody will
     suspect: bool = False  # it was there when a step failed, so it goes on alone
 
     @property
@@ -50,10 +49,10 @@ class ActiveSequence:
         """Slots that its row needs."""
         return len(self.request.prompt) + self.request.sampling.max_new_tokens
 
-    def delta(self) -> Delta:
-        """All that it got, where nothing was handed on before."""
-        got = self.completion
-        return handed_on(self, Delta([], "") if got is None else Delta(got.tokens, got.text or "", got))
+    def add_piece(self, tokens: list[int], text: str) -> None:
+        """Keeps a piece of the answer for whoever takes them, the last one with the completion."""
+        if self.unread is not None:
+            self.unread.append(Delta(tokens, text, self.completion))
 
     def end(self, reason: str, decode: Decode | None) -> str:
         """Completes the sequence; returns the text that its stream held back."""
@@ -73,8 +72,8 @@ class ActiveSequence:
 
 def deliver(
     sequence: ActiveSequence, chunk: Chunk, row: int, every: jax.Array | None, decode: Decode | None
-) -> tuple[Delta, Overruled | None]:
-    """Adds the tokens that `chunk` has in `row` to a sequence, and ends it where they do.
+) -> Overruled | None:
+    """Adds the tokens that `chunk` has in `row` to a sequence, and ends it where they do; returns what was overruled.
 
     Args:
         every: f32[B, V], the log-probabilities of all tokens, where one may be overruled.
@@ -88,19 +87,8 @@ def deliver(
         sequence.error = broken_logits(sequence.number, len(sequence.tokens))
     elif ended:
         text += sequence.end(ended, decode)
-    return handed_on(sequence, Delta(tokens, text, sequence.completion)), overruled
-
-
-def handed_on(sequence: ActiveSequence, delta: Delta) -> Delta:
-    """`delta`, which whoever streams the sequence finds, too."""
-    if sequence.unread is not None:
-        sequence.unread.append(delta)
-    return delta
-
-
-def failure(sequence: ActiveSequence) -> Delivered:
-    """That a sequence has an error now."""
-    return sequence, handed_on(sequence, Delta([], ""))
+    sequence.add_piece(tokens, text)
+    return overruled
 
 
 def _constrained(sequence: ActiveSequence, made: list[int], stopped: bool) -> tuple[list[int], bool, Overruled | None]:

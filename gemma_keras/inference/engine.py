@@ -184,7 +184,6 @@ class Engine:
                 f"{request.samples} samples by {request.search}; what is streamed is one sample, without search."
             )
         sequence = self.submit(request)
-        sequence.unread = deque()
         try:
             while True:
                 while sequence.unread:
@@ -203,10 +202,9 @@ class Engine:
     @overload
     def submit(self, request: ScoreRequest, number: int = 0) -> ActiveScore: ...
     def submit(self, request: Request | ScoreRequest, number: int = 0) -> ActiveSequence | ActiveScore:
-        """Lets a request of one sample join; `step` then gives its pieces until its sequence is done.
+        """Lets a request of one sample join; `step` then adds pieces to its sequence, `unread`, until that is done.
 
-        Pieces that come while another call runs the engine are in the sequence only. A search gives all in one piece, and
-        scores stand in what is returned.
+        A search gives all in one piece, and scores stand in what is returned.
         """
         if isinstance(request, Request) and request.samples != 1:
             raise UserError(f"{request.samples} samples were asked for; what is submitted is one sample.")
@@ -218,13 +216,12 @@ class Engine:
         """Takes a submitted request out."""
         self._runner_of(active).cancel(active)
 
-    def step(self, steps: int = STEPS) -> list[tuple[Any, Delta]]:
-        """Lets all running requests go on by some tokens, each kind in turn; what each of them got."""
-        progress: list[tuple[Any, Delta]] = []
-        for runner in self._runners:
-            if runner.busy:
-                progress += runner.step(self.params, self.prefixes, steps)
-        return progress
+    def step(self, steps: int = STEPS) -> bool:
+        """Lets all running requests go on by some tokens, each kind in turn; whether there were any."""
+        busy = [runner for runner in self._runners if runner.busy]
+        for runner in busy:
+            runner.step(self.params, self.prefixes, steps)
+        return bool(busy)
 
     def _prepared(self, request: Request | ScoreRequest, number: int, *, streamed: bool = False) -> list[Any]:
         """The samples of a request, or its `ActiveScore`, where it has no mistake."""
@@ -240,7 +237,9 @@ class Engine:
         return [self._sequence(request, number, sample, streamed) for sample in range(request.samples)]
 
     def _sequence(self, request: Request, number: int, sample: int, streamed: bool) -> ActiveSequence:
-        sequence = ActiveSequence(request, number, row_seed(request.sampling, request.stream, sample))
+        sequence = ActiveSequence(
+            request, number, row_seed(request.sampling, request.stream, sample), unread=deque() if streamed else None
+        )
         if self.tokenizer is None:
             return sequence
         if (streamed and request.search == "sampling") or request.stop_strings is not None:

@@ -6,7 +6,6 @@ from typing import Any, Generic, Protocol, TypeVar
 from gemma_keras.config.errors import UserError
 from gemma_keras.inference.delivery import INTERRUPTED
 from gemma_keras.inference.prefix_cache import PrefixCache
-from gemma_keras.inference.requests import Delta
 from gemma_keras.models.forward import Params
 
 
@@ -19,8 +18,6 @@ class Active(Protocol):
 
     @property
     def done(self) -> bool: ...
-
-    def delta(self) -> Delta: ...
 
 
 A = TypeVar("A", bound=Active)
@@ -66,14 +63,14 @@ class GroupRunner(Generic[A]):
             active.error = UserError(INTERRUPTED)
         self._pending, self._group, self._running = [], [], None
 
-    def step(self, params: Params, prefixes: PrefixCache | None, steps: int) -> list[tuple[A, Delta]]:
-        """One piece of work, or `steps` tokens; returns what is done with it.
+    def step(self, params: Params, prefixes: PrefixCache | None, steps: int) -> None:
+        """One piece of work, or `steps` tokens.
 
         Where it fails, each member of the group is tried again alone; one that fails alone gets the error.
         """
-        group = self._group = self._group or self._next_group()
+        self._group = self._group or self._next_group()
         try:
-            self._running = self._running or self._work(params, prefixes, list(group))
+            self._running = self._running or self._work(params, prefixes, list(self._group))
             for _ in range(steps if self._by_token else 1):
                 if next(self._running, self) is self:
                     assert all(active.done for member in self._group for active in member)
@@ -83,11 +80,9 @@ class GroupRunner(Generic[A]):
         except BaseException:
             self._begin_again(prefixes)
             raise
-        done = [member for member in group if all(active.done for active in member)]
-        self._group = [member for member in self._group if member not in done]
+        self._group = [member for member in self._group if not all(active.done for active in member)]
         if not self._group:
             self._running = None
-        return [(active, active.delta()) for member in done for active in member]
 
     def _begin_again(self, prefixes: PrefixCache | None, error: Exception | None = None) -> None:
         if prefixes is not None:

@@ -4,7 +4,7 @@ Axes: B rows of a state, P rows at work, T prompt tokens.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -51,21 +51,22 @@ class PromptReader:
         self, params: Params, state: DecodeState, prompts: Sequence[Prompt], prefixes: PrefixCache | None, slots: int
     ) -> DecodeState:
         """The state with the prompts in their rows, which have `slots` slots where no window is shorter."""
-        work: list[Prompt] = []
-        for prompt in prompts:
-            start = 0
-            if prefixes is not None:
-                keys = prefixes.keys(prompt.tokens)
-                state, start = prefixes.restore(state, prompt.row, keys, prompt.slot_offset)
-            work.append(prompt._replace(start=start))
-        while work := sorted((prompt for prompt in work if prompt.left > 0), key=lambda p: p.left, reverse=True):
-            count = group_size(work[0].left, len(work), self._plan)
-            state = self._prefill(params, state, work[:count], slots)
-            work = work[count:] + [p._replace(start=p.start + PREFILL_TOKENS) for p in work[:count]]
-        if prefixes is not None:
-            for prompt in prompts:
-                keys = prefixes.keys(prompt.tokens)
-                prefixes.save(state, prompt.row, keys, len(prompt.tokens) - 1, prompt.slot_offset)
+        for wave in _waves(prompts, prefixes):
+            work: list[Prompt] = []
+            for prompt in wave:
+                start = 0
+                if prefixes is not None:
+                    keys = prefixes.keys(prompt.tokens)
+                    state, start = prefixes.restore(state, prompt.row, keys, prompt.slot_offset)
+                work.append(prompt._replace(start=start))
+            while work := sorted((prompt for prompt in work if prompt.left > 0), key=lambda p: p.left, reverse=True):
+                count = group_size(work[0].left, len(work), self._plan)
+                state = self._prefill(params, state, work[:count], slots)
+                work = work[count:] + [p._replace(start=p.start + PREFILL_TOKENS) for p in work[:count]]
+            for prompt in wave:
+                if prefixes is not None:
+                    keys = prefixes.keys(prompt.tokens)
+                    prefixes.save(state, prompt.row, keys, len(prompt.tokens) - 1, prompt.slot_offset)
         return state
 
     def _prefill(self, params: Params, state: DecodeState, group: Sequence[Prompt], slots: int) -> DecodeState:
@@ -98,6 +99,21 @@ class PromptReader:
             moved += [(leader.row, row) for row in range(number * copies, (number + 1) * copies)]
         state = self.read(params, state, list(leaders.values()), prefixes, slots)
         return copied(state, moved, self._plan).cache
+
+
+def _waves(prompts: Sequence[Prompt], prefixes: PrefixCache | None) -> Iterator[list[Prompt]]:
+    """Prompts that are read together; one whose beginning is just being read for another one comes later."""
+    waiting = list(prompts)
+    while waiting:
+        under_way: set[bytes] = set()
+        wave: list[Prompt] = []
+        later: list[Prompt] = []
+        for prompt in waiting:
+            unknown: set[bytes] = prefixes.first_unknown(prompt.tokens) if prefixes is not None else set()
+            (later if under_way & unknown else wave).append(prompt)
+            under_way |= unknown
+        yield wave
+        waiting = later
 
 
 def group_size(longest: int, count: int, plan: ComputePlan) -> int:

@@ -26,7 +26,7 @@ from gemma_keras.inference.decode_state import (
     resize,
     row_numbers,
 )
-from gemma_keras.inference.delivery import INTERRUPTED, ActiveSequence, Delivered, Overruled, deliver, failure
+from gemma_keras.inference.delivery import INTERRUPTED, ActiveSequence, Overruled, deliver
 from gemma_keras.inference.prefill import Prompt, PromptReader, divided_rows
 from gemma_keras.inference.prefix_cache import PrefixCache
 from gemma_keras.models.forward import Params
@@ -82,35 +82,35 @@ class Scheduler:
     def _forget(self) -> None:
         self._state, self.sequences, self._expected = None, [], []
 
-    def step(self, params: Params, prefixes: PrefixCache | None, steps: int) -> list[Delivered]:
-        """Lets waiting sequences in, then decodes up to `steps` tokens; returns what each sequence got.
+    def step(self, params: Params, prefixes: PrefixCache | None, steps: int) -> None:
+        """Lets waiting sequences in, then decodes up to `steps` tokens.
 
         Where it fails, all sequences at work are read again and go on one at a time, until it is clear whose failure it
         is: that one gets the error.
         """
         try:
-            return self._step(params, prefixes, steps)
+            self._step(params, prefixes, steps)
         except Exception as error:
-            return self._begin_again(prefixes, error)
+            self._begin_again(prefixes, error)
         except BaseException:  # an interruption is nobody's failure
             self._begin_again(prefixes)
             raise
 
-    def _step(self, params: Params, prefixes: PrefixCache | None, steps: int) -> list[Delivered]:
+    def _step(self, params: Params, prefixes: PrefixCache | None, steps: int) -> None:
         self._let_in(params, prefixes)
-        masks, failed = self._masks()
+        masks = self._masks()
         running = [sequence.request for sequence in self.sequences if sequence is not None]
         if not running:
-            return failed
+            return
         asked = [request.log_probs for request in running if request.log_probs is not None]
         alternatives = None if not asked else power_of_two(max(asked)) if max(asked) else 0
         self._state, chunk, every = decode(
             params, self._state, np.int32(1 if self.stepwise else min(steps, CHUNK)), masks, backbone=self.backbone,
             plan=self.plan, alternatives=alternatives,
         )  # fmt: skip
-        return failed + self._deliver(jax.device_get(chunk), every)
+        self._deliver(jax.device_get(chunk), every)
 
-    def _begin_again(self, prefixes: PrefixCache | None, error: Exception | None = None) -> list[Delivered]:
+    def _begin_again(self, prefixes: PrefixCache | None, error: Exception | None = None) -> None:
         """Lets all sequences at work wait again, for what is on the device may be lost."""
         at_work = list(dict.fromkeys([*filter(None, self.sequences), *self._expected]))
         self._forget()
@@ -119,19 +119,17 @@ class Scheduler:
         self.pending = deque(sequence for sequence in self.pending if sequence not in at_work)
         if error is not None and len(at_work) == 1:
             at_work[0].error = error
-            return [failure(at_work[0])]
         if error is not None and not at_work:
             raise error
         again = [sequence for sequence in at_work if not sequence.done]
         for sequence in again:
             sequence.suspect |= error is not None
         self.pending.extendleft(reversed(again))
-        return []
 
-    def _masks(self) -> tuple[np.ndarray | None, list[Delivered]]:
-        """The tokens that each row may take, and the sequences whose constraint cannot say."""
+    def _masks(self) -> np.ndarray | None:
+        """The tokens that each row may take; sequences whose constraint cannot say leave."""
         if not self.stepwise:
-            return None, []
+            return None
         bits = np.full((len(self.sequences), -(-self.backbone.architecture.vocabulary_size // 32)), -1, np.int32)
         failed = []
         for row, sequence in enumerate(self.sequences):
@@ -141,22 +139,21 @@ class Scheduler:
                 sequence.matcher.fill(bits[row])
             except Exception as error:
                 sequence.error = error
-                failed.append((row, failure(sequence)))
-        self._leave([row for row, _ in failed])
-        return bits, [progress for _, progress in failed]
+                failed.append(row)
+        self._leave(failed)
+        return bits
 
-    def _deliver(self, chunk: Chunk, every: jax.Array | None) -> list[Delivered]:
+    def _deliver(self, chunk: Chunk, every: jax.Array | None) -> None:
         """Hands the tokens of a chunk to the sequences; rows whose sequence is done are free again.
 
         `every` f32[B, V]: the log-probabilities of all tokens, where one may be overruled.
         """
         self._clock = int(chunk.clock)
-        progress, ended_here, broken = [], [], []
+        ended_here, broken = [], []
         for row, sequence in enumerate(self.sequences):
             if sequence is None:
                 continue
-            got, overruled = self._given(sequence, chunk, row, every)
-            progress.append(got)
+            overruled = self._given(sequence, chunk, row, every)
             if overruled is not None:
                 self._state = overrule(self._state, np.int32(row), *map(np.int32, overruled), plan=self.plan)
             if chunk.broken[row]:
@@ -169,21 +166,17 @@ class Scheduler:
         self._leave(ended_here)
         if broken:
             self._state = erase(self._state, row_numbers(broken, self._state), plan=self.plan)
-        return progress
 
-    def _given(
-        self, sequence: ActiveSequence, chunk: Chunk, row: int, every: jax.Array | None
-    ) -> tuple[Delivered, Overruled | None]:
-        """What one sequence gets; its own mistakes are errors of its own."""
+    def _given(self, sequence: ActiveSequence, chunk: Chunk, row: int, every: jax.Array | None) -> Overruled | None:
+        """Gives a sequence its part of the chunk; returns what it overruled. Its own mistakes are errors of its own."""
         try:
-            delta, overruled = deliver(sequence, chunk, row, every, self._decode_text)
-            return (sequence, delta), overruled
+            return deliver(sequence, chunk, row, every, self._decode_text)
         except Exception as error:
             sequence.error = error
+            return None
         except BaseException:  # it may have got a part of the chunk, so it cannot go on
             sequence.error = UserError(INTERRUPTED)
             raise
-        return failure(sequence), None
 
     def _leave(self, rows: Sequence[int]) -> None:
         """Frees rows, and stops those that the device would let go on."""
@@ -194,12 +187,12 @@ class Scheduler:
         self._state = release(self._state, row_numbers(rows, self._state), plan=self.plan)
 
     def _let_in(self, params: Params, prefixes: PrefixCache | None) -> None:
-        while waiting := self._may_join():
+        waiting = self._may_join()
+        if waiting:
             self._make_room(waiting)
             free = [row for row, sequence in enumerate(self.sequences) if sequence is None]
             free = free[: max(0, self.max_rows - (len(self.sequences) - len(free)))]
-            if not self._admit(params, prefixes, free[: len(waiting)]):
-                return
+            self._admit(params, prefixes, free[: len(waiting)])
 
     def _may_join(self) -> list[ActiveSequence]:
         """The sequences that wait; those that were there when a step failed run alone."""
@@ -234,15 +227,11 @@ class Scheduler:
             self._shape = (rows, slots, self._shape[2])
         self._expected = []
 
-    def _admit(self, params: Params, prefixes: PrefixCache | None, free: list[int]) -> int:
-        """One wave of waiting sequences into free rows, and their number: each prompt is read once, whoever has it.
-
-        A prompt whose beginning is just being read for another one waits for the next wave, which finds it kept.
-        """
+    def _admit(self, params: Params, prefixes: PrefixCache | None, free: list[int]) -> None:
+        """Waiting sequences into free rows: each prompt is read once, whoever has it."""
         leaders: dict[tuple[int, ...], Prompt] = {}
         entering: list[tuple[int, ActiveSequence]] = []
         copies: list[tuple[int, int]] = []
-        under_way: set[bytes] = set()
         later: list[ActiveSequence] = []
         while self.pending and len(entering) < len(free):
             sequence = self.pending.popleft()
@@ -256,11 +245,6 @@ class Scheduler:
             if prompt in leaders:
                 copies.append((leaders[prompt].row, row))
             else:
-                unknown = prefixes.first_unknown(prompt) if prefixes is not None else set()
-                if under_way & unknown:
-                    later.append(sequence)
-                    continue
-                under_way |= unknown
                 leaders[prompt] = Prompt(prompt, row, self._slot_offset(prompt))
             entering.append((row, sequence))
             self.sequences[row] = sequence
@@ -271,7 +255,6 @@ class Scheduler:
             offsets = [self._slot_offset(sequence.so_far) for _, sequence in entering]
             at, rows = row_values(entering, offsets, self._state)
             self._state = admit(self._state, at, rows, plan=self.plan)
-        return len(entering)
 
     def _slot_offset(self, prompt: Sequence[int]) -> int:
         """What brings the slot of a prompt's last token to where the next step writes."""

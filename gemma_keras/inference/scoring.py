@@ -18,7 +18,7 @@ from gemma_keras.inference.buckets import bucket, power_of_two, slot_bucket
 from gemma_keras.inference.decode_state import DecodeState, copied, empty_state, placed
 from gemma_keras.inference.prefill import PREFILL_TOKENS, Prompt, PromptReader, divided_rows, earlier_slots, group_size
 from gemma_keras.inference.prefix_cache import PrefixCache
-from gemma_keras.inference.requests import Delta, Score, ScoredTokens, ScoreRequest, broken_logits
+from gemma_keras.inference.requests import Score, ScoredTokens, ScoreRequest, broken_logits
 from gemma_keras.models.forward import Params, forward, logits
 from gemma_keras.models.kv_cache import Context
 from gemma_keras.parallel.plan import ComputePlan
@@ -40,10 +40,6 @@ class ActiveScore:
     def done(self) -> bool:
         """Whether nothing more comes."""
         return self.score is not None or self.error is not None
-
-    def delta(self) -> Delta:
-        """A piece without tokens, for scores come whole."""
-        return Delta([], "")
 
 
 class Scores(NamedTuple):
@@ -98,9 +94,9 @@ class Scorer:
             reading.row = row
         alternatives = max(request.alternatives for request in requests)
         state, slots = self._empty(rows, long)
-        for wave in _waves([Prompt(p, row, 0) for p, row in rows.items() if p not in whole], prefixes):
-            state = self._reader.read(params, state, wave, prefixes, slots)
-            yield
+        read_first = [Prompt(p, row, 0) for p, row in rows.items() if p not in whole]
+        state = self._reader.read(params, state, read_first, prefixes, slots)
+        yield
         runs = functools.partial(self._runs, params, slots, alternatives)
         state = yield from runs(state, list(whole.values()), keep=True)
         state = copied(state, moved, self._plan)
@@ -197,21 +193,6 @@ def score_piece(
 def _reading(prompt: Sequence[int], continuation: Sequence[int], row: int) -> _Reading:
     """A continuation, which goes on after all but the last token of the prompt."""
     return _Reading((prompt[-1], *continuation), row, len(prompt) - 1)
-
-
-def _waves(prompts: Sequence[Prompt], prefixes: PrefixCache | None) -> Iterator[list[Prompt]]:
-    """Prompts that are read together; one whose beginning is just being read for another one comes later."""
-    waiting = list(prompts)
-    while waiting:
-        under_way: set[bytes] = set()
-        wave: list[Prompt] = []
-        later: list[Prompt] = []
-        for prompt in waiting:
-            unknown: set[bytes] = prefixes.first_unknown(prompt.tokens) if prefixes is not None else set()
-            (later if under_way & unknown else wave).append(prompt)
-            under_way |= unknown
-        yield wave
-        waiting = later
 
 
 def _note(reading: _Reading, scores: Scores, row: int, count: int) -> None:

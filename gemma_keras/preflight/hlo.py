@@ -9,10 +9,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from tensorflow.compiler.xla.service.hlo_pb2 import HloComputationProto, HloModuleProto
-from tensorflow.compiler.xla.service.hlo_pb2 import HloInstructionProto as Instruction
-from tensorflow.compiler.xla.xla_data_pb2 import PrimitiveType, ShapeProto
+from gemma_keras import runtime
 
+Instruction = Any  # XLA's `HloInstructionProto`
 _VMEM = 1  # the memory space of what lies on chip
 
 
@@ -38,12 +37,12 @@ def arrays(instruction: Instruction) -> list[Array]:
     return list(_arrays(instruction.shape))
 
 
-def _arrays(shape: ShapeProto) -> Iterator[Array]:
-    if shape.element_type == PrimitiveType.TUPLE:
+def _arrays(shape: Any) -> Iterator[Array]:
+    dtype = shape.DESCRIPTOR.fields_by_name["element_type"].enum_type.values_by_number[shape.element_type].name.lower()
+    if dtype == "tuple":
         for part in shape.tuple_shapes:
             yield from _arrays(part)
     else:
-        dtype = PrimitiveType.Name(shape.element_type).lower()
         yield Array(dtype, tuple(shape.dimensions), shape.layout.memory_space == _VMEM)
 
 
@@ -55,7 +54,7 @@ def size(instruction: Instruction) -> int:
 class Computation:
     """A function of the program: the entry, a loop's body, a fusion. Its instructions are in the order of execution."""
 
-    def __init__(self, message: HloComputationProto, order: Sequence[int]):
+    def __init__(self, message: Any, order: Sequence[int]):
         self.name = message.name
         self.by_id: dict[int, Instruction] = {instruction.id: instruction for instruction in message.instructions}
         self.instructions = [self.by_id[i] for i in order or self.by_id]
@@ -87,7 +86,7 @@ class Module:
     """
 
     def __init__(self, serialized: bytes):
-        message = HloModuleProto.FromString(serialized)
+        message = runtime.read_hlo(serialized)
         orders: Any = message.schedule.sequences
         self._entry = message.entry_computation_id
         self._computations = {

@@ -36,7 +36,7 @@ def is_stop(tokens: jax.Array, stop_token_ids: Sequence[int] | None) -> jax.Arra
     return jnp.isin(tokens, jnp.array(stop_token_ids or (), tokens.dtype))
 
 
-class GenerationCall(NamedTuple):
+class SamplerCall(NamedTuple):
     """What keras_hub gives a sampler: `next`; `prompt` i32[B, T], whose tokens are given where `mask` bool[B, T] is set;
     `hidden_states` [B, T, D] of the prompt, from models that have them."""
 
@@ -50,15 +50,15 @@ class GenerationCall(NamedTuple):
 class LoopSampler(Sampler):
     """A sampler whose loop carries prompts i32[B, T], a cache, the place i32[] that is filled next, and more of its own."""
 
-    def begin(self, call: GenerationCall, cache: Any, index: jax.Array) -> tuple[Any, ...]:
+    def begin(self, call: SamplerCall, cache: Any, index: jax.Array) -> tuple[Any, ...]:
         """What the loop carries first."""
         raise NotImplementedError
 
-    def step(self, call: GenerationCall, prompt: jax.Array, cache: Any, index: jax.Array, *own: Any) -> tuple[Any, ...]:
+    def step(self, call: SamplerCall, prompt: jax.Array, cache: Any, index: jax.Array, *own: Any) -> tuple[Any, ...]:
         """What it carries after one place more."""
         raise NotImplementedError
 
-    def goes_on(self, call: GenerationCall, prompt: jax.Array, cache: Any, index: jax.Array, *own: Any) -> jax.Array:
+    def goes_on(self, call: SamplerCall, prompt: jax.Array, cache: Any, index: jax.Array, *own: Any) -> jax.Array:
         """Whether any row has no stop token yet among its new ones."""
         new = ~call.mask & (jnp.arange(prompt.shape[1]) < index)
         return ~jnp.all(jnp.any(is_stop(prompt, call.stop_token_ids) & new, axis=-1))
@@ -77,7 +77,7 @@ class LoopSampler(Sampler):
     ) -> jax.Array:
         """`prompt` i32[B, T] with new tokens from `index` on where `mask` bool[B, T] is not set."""
         mask = jnp.zeros(prompt.shape, bool) if mask is None else jnp.asarray(mask, bool)
-        call = GenerationCall(next, prompt, mask, stop_token_ids, hidden_states)
+        call = SamplerCall(next, prompt, mask, stop_token_ids, hidden_states)
         index = jnp.asarray(index, jnp.int32)
         state = self.run_loop(
             functools.partial(self.goes_on, call), functools.partial(self.step, call),
@@ -166,13 +166,13 @@ class PenaltySampler(LoopSampler):
     def get_config(self) -> dict[str, Any]:
         return dict(self.settings)
 
-    def begin(self, call: GenerationCall, cache: Any, index: jax.Array) -> tuple[Any, ...]:
+    def begin(self, call: SamplerCall, cache: Any, index: jax.Array) -> tuple[Any, ...]:
         prompt, lengths = call.prompt, jnp.sum(call.mask, axis=-1, dtype=jnp.int32)
         vocabulary = jax.eval_shape(call.next, prompt, cache, index)[0].shape[-1]
         tallies = Tallies.of_prompts(prompt, call.mask, vocabulary)
         return prompt, cache, index, tallies, self.guide(call.stop_token_ids).begin(prompt, lengths)
 
-    def step(self, call: GenerationCall, prompt: jax.Array, cache: Any, index: jax.Array, *own: Any) -> tuple[Any, ...]:
+    def step(self, call: SamplerCall, prompt: jax.Array, cache: Any, index: jax.Array, *own: Any) -> tuple[Any, ...]:
         """
         Raises:
             UserError: `set_rows` was given another number of rows.
@@ -215,7 +215,7 @@ def _variables(rows: SamplingRows) -> SamplingRows:
 class ConstrainedSampler(PenaltySampler):
     """Answers that match `constraint` whatever the model would say, each ended by a stop token where there is room for it.
 
-    At each step the host is asked which tokens may come next. Stop tokens are those of `generate`, eos where it has none.
+    At each step the host is call which tokens may come next. Stop tokens are those of `generate`, eos where it has none.
 
     Args:
         constraint: a `Choice`, `Regex` or `JsonSchema`, or one as `constraint_config` writes it: `{"regex": "[0-9]+"}`.

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import keras
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.inference.keras_hub.samplers import GenerationCall, LoopSampler, is_stop
+from gemma_keras.inference.keras_hub.samplers import LoopSampler, SamplerCall, is_stop
 from gemma_keras.inference.search.contrastive import candidate_scores, unit
 
 
@@ -48,7 +48,7 @@ class ContrastiveSampler(LoopSampler):
     def get_config(self) -> dict[str, Any]:
         return dict(penalty_alpha=self.penalty_alpha, top_k=self.top_k)
 
-    def begin(self, call: GenerationCall, cache: Any, index: jax.Array) -> tuple[Any, ...]:
+    def begin(self, call: SamplerCall, cache: Any, index: jax.Array) -> tuple[Any, ...]:
         """
         Raises:
             UserError: the model gives no hidden states.
@@ -60,7 +60,7 @@ class ContrastiveSampler(LoopSampler):
         logits, _, cache = call.next(call.prompt, cache, index)
         return call.prompt, cache, index, logits.astype(jnp.float32), unit(call.hidden_states)
 
-    def step(self, call: GenerationCall, prompt: jax.Array, cache: Any, index: jax.Array, *own: Any) -> tuple[Any, ...]:
+    def step(self, call: SamplerCall, prompt: jax.Array, cache: Any, index: jax.Array, *own: Any) -> tuple[Any, ...]:
         (logits, states), (batch, places), k = own, prompt.shape, self.top_k
         each, alpha = jnp.arange(batch), jnp.full(batch, self.penalty_alpha, jnp.float32)
         probabilities, tokens = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), k)
@@ -108,7 +108,7 @@ class BeamSampler(LoopSampler):
     def get_config(self) -> dict[str, Any]:
         return dict(num_beams=self.num_beams, length_penalty=self.length_penalty)
 
-    def begin(self, call: GenerationCall, cache: Any, index: jax.Array) -> tuple[Any, ...]:
+    def begin(self, call: SamplerCall, cache: Any, index: jax.Array) -> tuple[Any, ...]:
         (batch, places), k = call.prompt.shape, self.num_beams
         copies, cache = jax.tree.map(lambda x: jnp.repeat(x, k, axis=0), (call.prompt, cache))
         beams = _Beams(
@@ -119,11 +119,11 @@ class BeamSampler(LoopSampler):
         )
         return copies, cache, index, beams
 
-    def goes_on(self, call: GenerationCall, prompt: jax.Array, cache: Any, index: jax.Array, *own: Any) -> jax.Array:
+    def goes_on(self, call: SamplerCall, prompt: jax.Array, cache: Any, index: jax.Array, *own: Any) -> jax.Array:
         """Whether any beam may still be better than the finished ones."""
         return own[0].open.any()
 
-    def step(self, call: GenerationCall, prompt: jax.Array, cache: Any, index: jax.Array, *own: Any) -> tuple[Any, ...]:
+    def step(self, call: SamplerCall, prompt: jax.Array, cache: Any, index: jax.Array, *own: Any) -> tuple[Any, ...]:
         (batch, places), k = call.prompt.shape, self.num_beams
         logits, _, cache = call.next(prompt, cache, index)
         length = jnp.maximum(index - jnp.sum(call.mask, axis=-1, dtype=jnp.int32) + 1, 1)

@@ -68,3 +68,5 @@ def contrastive_groups(
 def _complete(sequence: ActiveSequence, tokens: list[int], stopped: bool, decode_text: Decode | None) -> None:
     sequence.tokens = tokens
     sequence.end("stop" if stopped else "length", decode_text)
+    assert sequence.completion is not None
+    sequence.add_piece(tokens, sequence.completion.text or "")
