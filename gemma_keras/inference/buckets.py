@@ -21,8 +21,7 @@ def slot_bucket(length: int) -> int:
     >>> [slot_bucket(length) for length in (1, 192, 1000, 1025)]
     [64, 192, 1024, 1536]
     """
-    whole = max(64, power_of_two(length))
-    return whole * 3 // 4 if 64 <= length <= whole * 3 // 4 else whole
+    return row_bucket(max(64, length))
 
 
 def row_bucket(count: int) -> int:

@@ -46,11 +46,6 @@ class KVCache:
         """S of a layer."""
         return self.keys[layer].shape[2]
 
-    @property
-    def most_slots(self) -> int:
-        """S of the layers without a window (or with one that is longer)."""
-        return max(self.slots(layer) for layer in range(len(self.keys)))
-
     def take(self, rows: jax.Array, slots: int, slot_offset: SlotOffset = 0) -> "KVCache":
         """The first `slots` positions (all of a ring) of the rows i32[P], whose slot offset is 0 then."""
 

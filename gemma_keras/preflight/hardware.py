@@ -21,7 +21,7 @@ class Hardware:
 
     Attributes:
         flops: bf16 matmul FLOP/s.
-        memory_gib: HBM that a program may take; `installed_gib`: what is there.
+        memory_gib: HBM that a program may take.
         memory_bandwidth: HBM bytes/s.
         link_bandwidth: bytes/s of one interconnect link in one direction.
     """
@@ -29,7 +29,6 @@ class Hardware:
     name: str
     flops: float
     memory_gib: float
-    installed_gib: float
     memory_bandwidth: float
     link_bandwidth: float
 
@@ -42,24 +41,12 @@ class Hardware:
 # By jax's device kind. Links: v5e 400 GB/s a chip both ways over 4 ports, v6e 800 over 4, v5p 1,200 over 6; v4 6 links of
 # 50 GB/s; v2 496 and v3 656 Gbit/s a link and direction, which here both cores of a chip share.
 HARDWARE: dict[str, Hardware] = {
-    "TPU v2": Hardware(
-        name="v2 core", flops=22.5e12, memory_gib=7.48, installed_gib=8, memory_bandwidth=350e9, link_bandwidth=62e9
-    ),
-    "TPU v3": Hardware(
-        name="v3 core", flops=61.5e12, memory_gib=15.48, installed_gib=16, memory_bandwidth=450e9, link_bandwidth=82e9
-    ),
-    "TPU v4": Hardware(
-        name="v4", flops=275e12, memory_gib=30.75, installed_gib=32, memory_bandwidth=1200e9, link_bandwidth=50e9
-    ),
-    "TPU v5 lite": Hardware(
-        name="v5e", flops=197e12, memory_gib=15.75, installed_gib=16, memory_bandwidth=819e9, link_bandwidth=50e9
-    ),
-    "TPU v5": Hardware(
-        name="v5p", flops=459e12, memory_gib=95.74, installed_gib=96, memory_bandwidth=2765e9, link_bandwidth=100e9
-    ),
-    "TPU v6 lite": Hardware(
-        name="v6e", flops=918e12, memory_gib=31.25, installed_gib=32, memory_bandwidth=1638e9, link_bandwidth=100e9
-    ),
+    "TPU v2": Hardware(name="v2 core", flops=22.5e12, memory_gib=7.48, memory_bandwidth=350e9, link_bandwidth=62e9),
+    "TPU v3": Hardware(name="v3 core", flops=61.5e12, memory_gib=15.48, memory_bandwidth=450e9, link_bandwidth=82e9),
+    "TPU v4": Hardware(name="v4", flops=275e12, memory_gib=30.75, memory_bandwidth=1200e9, link_bandwidth=50e9),
+    "TPU v5 lite": Hardware(name="v5e", flops=197e12, memory_gib=15.75, memory_bandwidth=819e9, link_bandwidth=50e9),
+    "TPU v5": Hardware(name="v5p", flops=459e12, memory_gib=95.74, memory_bandwidth=2765e9, link_bandwidth=100e9),
+    "TPU v6 lite": Hardware(name="v6e", flops=918e12, memory_gib=31.25, memory_bandwidth=1638e9, link_bandwidth=100e9),
 }
 
 

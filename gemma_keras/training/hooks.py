@@ -3,6 +3,7 @@
 Their order matters: the guard first, whatever adds metrics next, then what reads them, checkpoints last.
 """
 
+import datetime
 import sys
 import time
 from collections.abc import Callable
@@ -115,7 +116,7 @@ class ProgressLine:
         parts = [f"step {step}/{self.last_step}", f"loss {float(metrics['loss']):.4f}"]
         if step > self.first_step:
             left = (time.perf_counter() - self.started) / (step - self.first_step) * (self.last_step - step)
-            parts += [f"{metrics['tokens_per_second']:,.0f} tokens/s", f"ETA {format_seconds(left)}"]
+            parts += [f"{metrics['tokens_per_second']:,.0f} tokens/s", f"ETA {datetime.timedelta(seconds=round(left))}"]
         if "ranks" in metrics and self.matrices:
             parts.append(f"average rank {int(np.sum(metrics['ranks'])) / self.matrices:.2f}")
         if "valid_loss" in metrics:
@@ -132,14 +133,3 @@ class Checkpoint:
     def after_step(self, step: int, state: TrainState, metrics: Metrics, batch: Batch) -> None:
         if due(step, self.every, self.last_step):
             self.save(step, state)
-
-
-def format_seconds(seconds: float) -> str:
-    """Hours, minutes and seconds.
-
-    >>> format_seconds(3725)
-    '1:02:05'
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"

@@ -7,9 +7,9 @@ from gemma_keras.models.architecture import NORM_EPSILON, ROPE_BASE, Architectur
 
 PAD_ID, EOS_ID, BOS_ID = 0, 1, 2
 _SIZES = {
-    "num_layers": "num_hidden_layers",
     "hidden_dim": "hidden_size",
     "intermediate_dim": "intermediate_size",
+    "num_layers": "num_hidden_layers",
     "num_query_heads": "num_attention_heads",
     "num_key_value_heads": "num_key_value_heads",
 }
@@ -27,11 +27,7 @@ def common_config(architecture: Architecture, hf_class: str, dtype: str) -> dict
         "dtype": dtype,
         "torch_dtype": dtype,
         "vocab_size": architecture.vocabulary_size,
-        "hidden_size": architecture.hidden_dim,
-        "intermediate_size": architecture.intermediate_dim,
-        "num_hidden_layers": architecture.num_layers,
-        "num_attention_heads": architecture.num_query_heads,
-        "num_key_value_heads": architecture.num_key_value_heads,
+        **{key: getattr(architecture, field) for field, key in _SIZES.items()},
         "head_dim": architecture.head_dim,
         "hidden_act": "gelu_pytorch_tanh",
         "hidden_activation": "gelu_pytorch_tanh",

@@ -106,9 +106,6 @@ class Prompts:
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=2)
 
 
-PIECES = tuple(field.name for field in dataclasses.fields(Prompts) if field.type is str)
-
-
 @functools.cache
 def load_builtin_prompts(language: str) -> Prompts:
     """The package's own prompts in Chinese ("zh") or English ("en")."""

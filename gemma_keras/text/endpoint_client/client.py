@@ -1,6 +1,7 @@
 """The one client of OpenAI-compatible endpoints: many requests at once, each tried until it is answered or given up."""
 
 import asyncio
+import datetime
 import hashlib
 import json
 import os
@@ -68,7 +69,7 @@ class EndpointProgress:
         rate = done / self.seconds if self.seconds else 0.0
         left = max(0, self.total - done - self.cached)
         eta = int(left / rate) if rate else 0
-        ending = f"{eta // 3600}:{eta // 60 % 60:02}:{eta % 60:02} left" if rate or not left else "time left unknown"
+        ending = f"{datetime.timedelta(seconds=eta)} left" if rate or not left else "time left unknown"
         return (
             f"{self.answered + self.cached} of {self.total} answered ({self.cached} from the cache), {self.failed} failed; "
             f"{self.prompt_tokens} prompt and {self.completion_tokens} completion tokens; {rate:.1f} requests/s, {ending}"
