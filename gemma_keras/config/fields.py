@@ -1,6 +1,7 @@
 """How fields of a configuration are declared, and its leaves: one object per value that a flag, a check or `--help` refers to."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from types import GenericAlias
 from typing import Annotated, Any, Literal
@@ -89,17 +90,21 @@ class Leaf:
 
     def check(self, path: str) -> None:
         """Raises `UserError`, which calls the leaf `path`, for a value that it may not have."""
-        kind: Any = {float: pydantic.FiniteFloat, STRINGS: str}.get(self.kind, self.kind)
-        if isinstance(self.within, Interval):
-            kind = Annotated[kind, self.within]
-        elif self.holds in (TEXTS, ESCAPED_TEXTS):  # blanks and line ends may end an answer, but ask nothing
-            kind = Annotated[str, pydantic.StringConstraints(min_length=1, strip_whitespace=self.holds == TEXTS)]
-        elif self.within:
-            kind = Literal[self.within]
-        if self.kind == STRINGS:
-            kind = GenericAlias(tuple, (kind, ...))
         with telling_of(path):
-            pydantic.TypeAdapter(kind).validate_python(self.value)
+            _reader(self.kind, self.holds, self.within).validate_python(self.value)
+
+
+@functools.cache  # every request of a server has its settings checked
+def _reader(kind: Any, holds: str, within: Interval | tuple[str, ...]) -> pydantic.TypeAdapter[Any]:
+    each: Any = {float: pydantic.FiniteFloat, STRINGS: str}.get(kind, kind)
+    if isinstance(within, Interval):
+        each = Annotated[each, within]
+    elif holds in (TEXTS, ESCAPED_TEXTS):  # blanks and line ends may end an answer, but ask nothing
+        each = Annotated[str, pydantic.StringConstraints(min_length=1, strip_whitespace=holds == TEXTS)]
+    elif within:
+        each = Literal[within]
+    every: Any = GenericAlias(tuple, (each, ...)) if kind == STRINGS else each
+    return pydantic.TypeAdapter(every)
 
 
 def fields_read(kind: Any, read: tuple[str, ...] = ()) -> Iterator[tuple[Any, tuple[str, ...]]]:
