@@ -256,7 +256,7 @@ def test_mistakes_are_told(batch, heads, key_heads, kernel, mesh, sentence, rng)
 MESHES = """
 import jax, numpy as np
 from jax.sharding import Mesh
-from tests.models.test_attention import arrays_of, assert_equal, output_and_gradients, packed
+from tests.models.test_attention_kernels import arrays_of, assert_equal, output_and_gradients, packed
 from gemma_keras.models.attention_kernels import splash as splash_attention
 splash_attention.INTERPRET = True
 rng = np.random.default_rng(0)

@@ -6,7 +6,7 @@ import pytest
 
 from gemma_keras.models.attention_kernels import splash as splash_attention
 from tests import tpu
-from tests.models.test_attention import (
+from tests.models.test_attention_kernels import (
     arrays_of,
     assert_equal,
     output_and_gradients,
