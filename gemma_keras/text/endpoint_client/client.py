@@ -22,6 +22,7 @@ from gemma_keras.text.endpoint_client.outcome import Outcome, judge
 from gemma_keras.text.endpoint_client.rate_limits import RateGate
 
 LONGEST_BACKOFF = 30.0
+LONGEST_BODY = 1 << 24
 COMMIT_SECONDS, PROGRESS_SECONDS = 1, 5
 PATIENCE = 120.0
 """Seconds without any answer after which refusals for the rate count as attempts."""
@@ -246,11 +247,14 @@ class ChatClient:
         seconds = self.endpoint.timeout
         try:
             # The library's own limits are for each read: a server that drips bytes would never come to its end.
-            async with asyncio.timeout(seconds):
-                response = await http.post(self._url, content=body)
-            self._heard = True
-            self._gate.heed(response.status_code, response.headers)
-            content = response.content
+            async with asyncio.timeout(seconds), http.stream("POST", self._url, content=body) as response:
+                self._heard = True
+                self._gate.heed(response.status_code, response.headers)
+                content = b""
+                async for chunk in response.aiter_bytes():
+                    content += chunk
+                    if len(content) > LONGEST_BODY:
+                        raise httpx2.ReadError(f"an answer of more than {LONGEST_BODY} bytes")
             if self._key and not response.is_success:
                 content = content.replace(self._key.encode(), b"***")
             outcome = judge(response.status_code, content)

@@ -326,3 +326,10 @@ def test_any_body_with_any_status_has_an_outcome(body, status):
     outcome = judge(status, body)
     assert bool(outcome.text) != bool(outcome.reason)
     assert json.loads(body) and status < 300 if outcome.text else outcome.reason.isprintable()
+
+
+def test_a_body_that_is_too_long_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr("gemma_keras.text.endpoint_client.client.LONGEST_BODY", 10)
+    with ChatServer() as server:
+        (done,) = client(server, tmp_path, retries=1).complete_all(questions(1))
+    assert done.reason == "ReadError: an answer of more than 10 bytes" and not done.text and done.attempts == 2
