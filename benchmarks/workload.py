@@ -176,7 +176,10 @@ def _save_weights(architecture: Architecture, dtype: str, folder: Path, post_nor
         if re.search(r"/post_\w+_norm/scale$", path):
             ours[path] = ours[path] + np.asarray(post_norms, ours[path].dtype)
     save_file(ours, folder / "ours.safetensors")
-    theirs = {tensor.name: np.ascontiguousarray(tensor.to_hf(ours[tensor.path])) for tensor in hf_tensors(architecture)}
+    theirs = {}
+    for tensor in hf_tensors(architecture):
+        out_first = ours[tensor.path].transpose(tensor.kind.outs + tensor.kind.ins)
+        theirs[tensor.name] = np.ascontiguousarray(out_first.reshape(tensor.hf_shape))
     (folder / "hf").mkdir(exist_ok=True)
     save_file(theirs, folder / "hf" / "model.safetensors", metadata={"format": "pt"})
     (folder / "hf" / "config.json").write_text(json.dumps(to_hf_config(architecture, dtype)), encoding="utf-8")

@@ -15,7 +15,7 @@ from gemma_keras.models.weight_table import BLOCK, WeightKind, model_kinds
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HfTensor:
-    """One weight: its Keras path and shape, its Hugging Face name, and the two changes of layout."""
+    """One weight: its Keras path and shape, its Hugging Face name, and the change of layout."""
 
     path: str
     name: str
@@ -41,10 +41,6 @@ class HfTensor:
     @property
     def _order(self) -> tuple[int, ...]:
         return self.kind.outs + self.kind.ins
-
-    def to_hf(self, array: np.ndarray) -> np.ndarray:
-        """The array in Hugging Face's layout."""
-        return array.transpose(self._order).reshape(self.hf_shape)
 
     def from_hf(self, array: np.ndarray) -> np.ndarray:
         """The array in Keras' layout; of a contiguous array a view, so that what is written into it lands in the other."""
