@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 
-from keras_hub.models import GemmaBackbone
+from keras_hub.models import Backbone
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import InferenceConfig, SamplingConfig
@@ -42,7 +42,7 @@ class ChatModel:
     """
 
     tokenizer: Tokenizer
-    backbone: GemmaBackbone
+    backbone: Backbone
     params: Params
     template: ChatTemplate
     plan: ComputePlan = ONE_DEVICE

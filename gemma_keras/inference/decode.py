@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from keras_hub.models import GemmaBackbone
+from keras_hub.models import Backbone
 
 from gemma_keras.inference.decode_state import DecodeState, placed
 from gemma_keras.inference.sampling import add_bias, next_and_greatest, unpack_bits
@@ -56,7 +56,7 @@ def decode(
     steps: jax.Array,
     allowed: jax.Array | None,
     *,
-    backbone: GemmaBackbone,
+    backbone: Backbone,
     plan: ComputePlan,
     alternatives: int | None,
 ) -> tuple[DecodeState, Chunk, jax.Array | None]:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from keras_hub.models import GemmaBackbone
+from keras_hub.models import Backbone
 
 from gemma_keras.inference.buckets import power_of_two
 from gemma_keras.inference.sampling import NEUTRAL, SamplingRows, Tallies
@@ -72,7 +72,7 @@ class DecodeState(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=("backbone", "plan", "rows", "slots", "biases", "cache_dtype"))
 def empty_state(
-    backbone: GemmaBackbone, plan: ComputePlan, rows: int, slots: int, biases: int, cache_dtype: str
+    backbone: Backbone, plan: ComputePlan, rows: int, slots: int, biases: int, cache_dtype: str
 ) -> DecodeState:
     """A state without sequences."""
     architecture, vocabulary = backbone.architecture, backbone.architecture.vocabulary_size
@@ -165,7 +165,7 @@ def erase(state: DecodeState, at: jax.Array, *, plan: ComputePlan) -> DecodeStat
 
 
 @functools.partial(jax.jit, static_argnames=("backbone", "rows", "slots", "plan"))
-def resize(state: DecodeState, *, backbone: GemmaBackbone, rows: int, slots: int, plan: ComputePlan) -> DecodeState:
+def resize(state: DecodeState, *, backbone: Backbone, rows: int, slots: int, plan: ComputePlan) -> DecodeState:
     """The state with more rows or slots."""
     architecture, length, slot_offset = backbone.architecture, state.rows.length, state.rows.slot_offset
 

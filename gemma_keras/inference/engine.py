@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 import jax
-from keras_hub.models import GemmaBackbone
+from keras_hub.models import Backbone
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import SamplingConfig
@@ -57,7 +57,7 @@ class Engine:
 
     def __init__(
         self,
-        backbone: GemmaBackbone,
+        backbone: Backbone,
         params: Params,
         tokenizer: Tokenizer | None = None,
         *,

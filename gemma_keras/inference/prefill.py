@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from keras_hub.models import GemmaBackbone
+from keras_hub.models import Backbone
 
 from gemma_keras.inference.buckets import bucket, power_of_two, slot_bucket
 from gemma_keras.inference.decode_state import DecodeState, copied, empty_state, placed
@@ -44,7 +44,7 @@ def divided_rows(rounded: Callable[[int], int], count: int, plan: ComputePlan) -
 class PromptReader:
     """Reads prompts with one backbone."""
 
-    def __init__(self, backbone: GemmaBackbone, plan: ComputePlan):
+    def __init__(self, backbone: Backbone, plan: ComputePlan):
         self._backbone, self._plan = backbone, plan
 
     def read(
@@ -139,7 +139,7 @@ def prefill(
     at: jax.Array,
     slot_offset: jax.Array,
     *,
-    backbone: GemmaBackbone,
+    backbone: Backbone,
     plan: ComputePlan,
     prefix: int,
 ) -> DecodeState:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from keras_hub.models import GemmaBackbone
+from keras_hub.models import Backbone
 
 from gemma_keras.inference.buckets import power_of_two
 from gemma_keras.inference.decode_state import DecodeState, layers, placed
@@ -27,7 +27,7 @@ BLOCK = 64
 class PrefixCache:
     """A pool of blocks in device memory, for `tokens` tokens in all."""
 
-    def __init__(self, backbone: GemmaBackbone, plan: ComputePlan, tokens: int, cache_dtype: str):
+    def __init__(self, backbone: Backbone, plan: ComputePlan, tokens: int, cache_dtype: str):
         self._plan, self._most = plan, tokens // BLOCK
         dtype = backbone.token_embedding.compute_dtype if cache_dtype == "auto" else cache_dtype
         make = functools.partial(init_cache, backbone.architecture, self._most, BLOCK, dtype, plan, ring=False)

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from keras_hub.models import GemmaBackbone
+from keras_hub.models import Backbone
 
 from gemma_keras import runtime
 from gemma_keras.config.errors import UserError
@@ -43,7 +43,7 @@ class Scheduler:
     """
 
     def __init__(
-        self, backbone: GemmaBackbone, plan: ComputePlan, *, max_rows: int, cache_dtype: str,
+        self, backbone: Backbone, plan: ComputePlan, *, max_rows: int, cache_dtype: str,
         decode_text: Callable[[list[int]], str] | None, stepwise: bool = False,
     ):  # fmt: skip
         self.backbone, self.plan, self.stepwise = backbone, plan, stepwise

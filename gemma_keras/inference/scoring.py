@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from keras_hub.models import GemmaBackbone
+from keras_hub.models import Backbone
 
 from gemma_keras.inference.buckets import bucket, power_of_two, slot_bucket
 from gemma_keras.inference.decode_state import DecodeState, copied, empty_state, placed
@@ -71,7 +71,7 @@ class _Reading:
 class Scorer:
     """Answers groups of requests for scores, as `GroupRunner` wants it."""
 
-    def __init__(self, backbone: GemmaBackbone, plan: ComputePlan, cache_dtype: str):
+    def __init__(self, backbone: Backbone, plan: ComputePlan, cache_dtype: str):
         self._backbone, self._plan, self._cache_dtype = backbone, plan, cache_dtype
         self._reader = PromptReader(backbone, plan)
 
@@ -157,7 +157,7 @@ def score_piece(
     count: jax.Array,
     at: jax.Array,
     *,
-    backbone: GemmaBackbone,
+    backbone: Backbone,
     plan: ComputePlan,
     prefix: int,
     alternatives: int,

@@ -37,7 +37,8 @@ class Architecture:
 
     `family` is the module of `families/` that the model belongs to. `pattern` is what its layers are, from the first one on and
     again until there are `num_layers`; the last repetition may break off. `query_pre_attn_scalar` is s in q·k/sqrt(s). A
-    soft cap of None is no cap. `post_norms`: RMSNorm also after attention and after the feed-forward part.
+    soft cap of None is no cap. `post_norms`: RMSNorm also after attention and after the feed-forward part. `qk_norms`: RMSNorm
+    over each head of queries and keys, before RoPE.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Architecture:
     attention_logit_soft_cap: float | None = None
     final_logit_soft_cap: float | None = None
     post_norms: bool = False
+    qk_norms: bool = False
     max_position: int = 8192
 
     def replace(self, **changes: Any) -> "Architecture":
@@ -69,6 +71,12 @@ class Architecture:
         return self.pattern * whole + self.pattern[:rest]
 
     @property
+    def query_scalar(self) -> float:
+        """`query_pre_attn_scalar`, as an integer where it is one: transformers' configurations hold it so."""
+        scalar = self.query_pre_attn_scalar
+        return int(scalar) if float(scalar).is_integer() else scalar
+
+    @property
     def sliding_window(self) -> int | None:
         """The window of the layers that have one; None where every layer sees everything."""
         return next((spec.window for spec in self.pattern if spec.window is not None), None)
@@ -77,7 +85,7 @@ class Architecture:
     def parameter_count(self) -> int:
         """Number of weights, the tied embeddings counted once."""
         attention = 2 * self.hidden_dim * self.head_dim * (self.num_query_heads + self.num_key_value_heads)
-        norms = (4 if self.post_norms else 2) * self.hidden_dim
+        norms = (4 if self.post_norms else 2) * self.hidden_dim + (2 * self.head_dim if self.qk_norms else 0)
         layer = attention + 3 * self.hidden_dim * self.intermediate_dim + norms
         return self.num_layers * layer + self.vocabulary_size * self.hidden_dim + self.hidden_dim
 

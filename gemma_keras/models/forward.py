@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import keras
 from jax.ad_checkpoint import checkpoint_name
-from keras_hub.models import GemmaBackbone
+from keras_hub.models import Backbone, Gemma3Backbone, GemmaBackbone
 
 from gemma_keras.models.architecture import NORM_EPSILON, ROPE_BASE, Architecture
 from gemma_keras.models.attention_kernels.grouped_query import attention, packed_attention
@@ -35,34 +35,36 @@ NewKeysValues = tuple[jax.Array, jax.Array]
 Angles = dict[tuple[float, float], tuple[jax.Array, jax.Array]]  # by `LayerSpec.rope`
 
 
-def build_backbone(architecture: Architecture, dtype: str) -> GemmaBackbone:
+def build_backbone(architecture: Architecture, dtype: str) -> Backbone:
     """keras-hub's backbone without weights: under a second and no memory for any size.
 
     `dtype` is a Keras policy: "float32", "bfloat16", or "mixed_bfloat16" (float32 weights, bfloat16 matmuls). The shape is
     attached as `backbone.architecture`. Variables hold abstract values, which raise when they are used outside `forward`.
     """
+    # Windows, RoPE and the query scale are missing: they belong to the attention, which is ours.
+    arguments = dict(
+        vocabulary_size=architecture.vocabulary_size,
+        num_layers=architecture.num_layers,
+        num_query_heads=architecture.num_query_heads,
+        num_key_value_heads=architecture.num_key_value_heads,
+        hidden_dim=architecture.hidden_dim,
+        head_dim=architecture.head_dim,
+        use_post_ffw_norm=architecture.post_norms,
+        use_post_attention_norm=architecture.post_norms,
+        layer_norm_epsilon=NORM_EPSILON,
+        dtype=dtype,
+    )
     built = []
 
     def build() -> None:
         # Inside a stateless scope Keras defers initialisation to the scope's end, which here is still abstract.
         with keras.StatelessScope():
-            backbone = GemmaBackbone(
-                vocabulary_size=architecture.vocabulary_size,
-                num_layers=architecture.num_layers,
-                num_query_heads=architecture.num_query_heads,
-                num_key_value_heads=architecture.num_key_value_heads,
-                hidden_dim=architecture.hidden_dim,
-                intermediate_dim=2 * architecture.intermediate_dim,
-                head_dim=architecture.head_dim,
-                use_post_ffw_norm=architecture.post_norms,
-                use_post_attention_norm=architecture.post_norms,
-                attention_logit_soft_cap=architecture.attention_logit_soft_cap,
-                final_logit_soft_cap=architecture.final_logit_soft_cap,
-                use_sliding_window_attention=architecture.sliding_window is not None,
-                sliding_window_size=architecture.sliding_window or 4096,
-                layer_norm_epsilon=NORM_EPSILON,
-                dtype=dtype,
-            )
+            if architecture.qk_norms:
+                backbone = Gemma3Backbone(
+                    intermediate_dim=architecture.intermediate_dim, image_size=1, use_query_key_norm=True, **arguments
+                )
+            else:
+                backbone = GemmaBackbone(intermediate_dim=2 * architecture.intermediate_dim, **arguments)
         backbone.architecture = architecture
         built.append(backbone)
 
@@ -70,12 +72,12 @@ def build_backbone(architecture: Architecture, dtype: str) -> GemmaBackbone:
     return built[0]
 
 
-def variable_shapes(backbone: GemmaBackbone) -> dict[str, jax.ShapeDtypeStruct]:
+def variable_shapes(backbone: Backbone) -> dict[str, jax.ShapeDtypeStruct]:
     """Shape and dtype of every weight by variable path, in the backbone's order."""
     return {weight.path: jax.ShapeDtypeStruct(tuple(weight.shape), weight.dtype) for weight in backbone.weights}
 
 
-def initial_params(backbone: GemmaBackbone, seed: int) -> Params:
+def initial_params(backbone: Backbone, seed: int) -> Params:
     """Random weights for pretraining: norm scales 0 (RMSNorm multiplies by 1 + scale), everything else N(0, 1/fan_in).
 
     Embeddings are N(0, 1/D): times sqrt(D) they enter the first block with variance 1, and as the output matrix they give
@@ -122,7 +124,7 @@ def apply_rope(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
 
 
 def forward(
-    backbone: GemmaBackbone,
+    backbone: Backbone,
     params: Params,
     tokens: jax.Array,
     positions: jax.Array,
@@ -173,7 +175,7 @@ def forward(
 
 
 def _scan_blocks(
-    backbone: GemmaBackbone,
+    backbone: Backbone,
     params: Params,
     x: jax.Array,
     block: Callable[[int, Params, jax.Array], jax.Array],
@@ -217,7 +219,7 @@ def _each_array(weights: Params, change: Callable[[jax.Array], jax.Array]) -> Pa
     return {path: jax.tree.map(change, weight) for path, weight in weights.items()}
 
 
-def _embed(backbone: GemmaBackbone, params: Params, tokens: jax.Array, plan: ComputePlan) -> jax.Array:
+def _embed(backbone: Backbone, params: Params, tokens: jax.Array, plan: ComputePlan) -> jax.Array:
     """Embeddings [B, T, D] times sqrt(D), the factor rounded to the compute dtype."""
     dtype = backbone.token_embedding.compute_dtype
     x = as_weight(params[EMBEDDINGS]).lookup(tokens, dtype, functools.partial(vocabulary_lookup, plan=plan))
@@ -251,7 +253,7 @@ def _projected(layer: keras.layers.Layer, x: jax.Array, *, params: Params, train
 
 
 def _decoder_block(
-    backbone: GemmaBackbone,
+    backbone: Backbone,
     layer: int,
     x: jax.Array,
     angles: tuple[jax.Array, jax.Array],
@@ -271,6 +273,8 @@ def _decoder_block(
     query = plan.features(project(block.attention.query_dense, normed))
     key = plan.features(project(block.attention.key_dense, normed))
     value = plan.features(project(block.attention.value_dense, normed))
+    if backbone.architecture.qk_norms:
+        query, key = block.attention.query_norm(query), block.attention.key_norm(key)
     with jax.named_scope("rope"):
         query, key = apply_rope(query, angles), apply_rope(key, angles)
     new_keys_values = None
@@ -298,7 +302,7 @@ def _gated_gelu(gate: jax.Array, up: jax.Array) -> jax.Array:
     return jax.nn.gelu(gate, approximate=True) * up
 
 
-def _attention_settings(backbone: GemmaBackbone) -> dict[str, Any]:
+def _attention_settings(backbone: Backbone) -> dict[str, Any]:
     architecture: Architecture = backbone.architecture
     return {
         "scale": architecture.query_pre_attn_scalar**-0.5,
@@ -306,7 +310,7 @@ def _attention_settings(backbone: GemmaBackbone) -> dict[str, Any]:
     }
 
 
-def logits(backbone: GemmaBackbone, params: Params, hidden: jax.Array) -> jax.Array:
+def logits(backbone: Backbone, params: Params, hidden: jax.Array) -> jax.Array:
     """Logits f32[..., V] of `hidden` [..., D] over the tied embeddings, with the final soft cap."""
     values = as_weight(params[EMBEDDINGS]).project(hidden, kind_of(EMBEDDINGS), jnp.float32)
     cap = backbone.architecture.final_logit_soft_cap

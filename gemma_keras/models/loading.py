@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-from keras_hub.models import GemmaBackbone
+from keras_hub.models import Backbone
 from safetensors import SafetensorError, safe_open
 
 from gemma_keras.config.errors import UserError
@@ -67,7 +67,7 @@ def describe_weights(folder: str | Path) -> Architecture:
 
 
 def load_params(
-    backbone: GemmaBackbone,
+    backbone: Backbone,
     architecture: Architecture,
     folder: str | Path,
     dtype: str,

@@ -114,11 +114,15 @@ class WeightKind:
 
 
 def _everywhere(name: str) -> dict[str, str]:
-    return {"gemma": name, "gemma2": name}
+    return {"gemma": name} | _since_gemma2(name)
 
 
-def _norm(name: str, hf: Mapping[str, str]) -> WeightKind:
-    return WeightKind(path=f"{BLOCK}{name}/scale", axes=("D",), out="D", role=Role.SCALE, hf=hf)
+def _since_gemma2(name: str) -> dict[str, str]:
+    return {"gemma2": name, "gemma3_text": name}
+
+
+def _norm(name: str, hf: Mapping[str, str], axis: str = "D") -> WeightKind:
+    return WeightKind(path=f"{BLOCK}{name}/scale", axes=(axis,), out=axis, role=Role.SCALE, hf=hf)
 
 
 def _projection(layer: str, axes: str, out: str, hf: str, attribute: str = "", **more: str | bool) -> WeightKind:
@@ -157,9 +161,11 @@ KINDS = (
         attribute="reversible_embedding", halves=True,
     ),
     _norm("pre_attention_norm", _everywhere("input_layernorm")),
-    _norm("post_attention_norm", {"gemma2": "post_attention_layernorm"}),
-    _norm("pre_ffw_norm", {"gemma": "post_attention_layernorm", "gemma2": "pre_feedforward_layernorm"}),
-    _norm("post_ffw_norm", {"gemma2": "post_feedforward_layernorm"}),
+    _norm("attention/query_norm", {"gemma3_text": "self_attn.q_norm"}, "H"),
+    _norm("attention/key_norm", {"gemma3_text": "self_attn.k_norm"}, "H"),
+    _norm("post_attention_norm", _since_gemma2("post_attention_layernorm")),
+    _norm("pre_ffw_norm", {"gemma": "post_attention_layernorm"} | _since_gemma2("pre_feedforward_layernorm")),
+    _norm("post_ffw_norm", _since_gemma2("post_feedforward_layernorm")),
     *PROJECTIONS,
     WeightKind(
         path="final_normalization/scale", axes=("D",), out="D", role=Role.SCALE, hf=_everywhere("norm"),

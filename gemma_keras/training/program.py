@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from keras_hub.models import GemmaBackbone
+from keras_hub.models import Backbone
 
 from gemma_keras.adapters.inject import (
     AdaptedMatrix,
@@ -47,7 +47,7 @@ class TrainProgram:
     Weights are stacks over the blocks (`models.stacking`).
     """
 
-    backbone: GemmaBackbone
+    backbone: Backbone
     matrices: list[AdaptedMatrix]
     allocator: RankAllocator | None
     objective: Objective
@@ -68,7 +68,7 @@ class TrainProgram:
         return place_batch(self.plan.mesh, batch, list(self.batch))
 
 
-def build_model(config: StepConfig, architecture: Architecture) -> tuple[GemmaBackbone, list[AdaptedMatrix]]:
+def build_model(config: StepConfig, architecture: Architecture) -> tuple[Backbone, list[AdaptedMatrix]]:
     """The backbone with the adapters of the configuration, without weights."""
     mixed = config.adapter.method == "none" and config.model.dtype != "float32"
     backbone = build_backbone(architecture, f"mixed_{config.model.dtype}" if mixed else config.model.dtype)

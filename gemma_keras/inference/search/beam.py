@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from keras_hub.models import GemmaBackbone
+from keras_hub.models import Backbone
 
 from gemma_keras.inference.requests import Request
 from gemma_keras.inference.sampling import SamplingRows, Tallies, penalize
@@ -78,7 +78,7 @@ class _Search:
 
 
 def beam_search(
-    backbone: GemmaBackbone, plan: ComputePlan, params: Params, cache: KVCache, requests: Sequence[Request]
+    backbone: Backbone, plan: ComputePlan, params: Params, cache: KVCache, requests: Sequence[Request]
 ) -> Iterator[dict[int, list[Beam] | None]]:
     """After each step the beams, best first, of the requests that are done, by their numbers; None: broken logits.
 
@@ -142,7 +142,7 @@ def _extend(
     order: jax.Array,
     last: jax.Array,
     *,
-    backbone: GemmaBackbone,
+    backbone: Backbone,
     plan: ComputePlan,
     keep: int,
 ) -> tuple[KVCache, Tallies, jax.Array, jax.Array]:

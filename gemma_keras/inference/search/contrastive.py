@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from keras_hub.models import GemmaBackbone
+from keras_hub.models import Backbone
 
 from gemma_keras.inference.requests import Request
 from gemma_keras.inference.sampling import SamplingRows, Tallies, penalize
@@ -80,7 +80,7 @@ def unit(x: jax.Array) -> jax.Array:
 
 
 def contrastive_search(
-    backbone: GemmaBackbone, plan: ComputePlan, params: Params, requests: Sequence[Request], slots: int, rows: int
+    backbone: Backbone, plan: ComputePlan, params: Params, requests: Sequence[Request], slots: int, rows: int
 ) -> Iterator[FoundTokens]:
     """What is found of the answers of `requests`, padded to `rows`, after every `STEPS` tokens; the last is the whole.
 
@@ -122,7 +122,7 @@ def candidates_of(request: Request, vocabulary: int) -> int:
 
 @functools.partial(jax.jit, static_argnames=("backbone", "plan", "new"))
 def _begin(
-    params: Params, tokens: jax.Array, prompts: _Prompts, *, backbone: GemmaBackbone, plan: ComputePlan, new: int
+    params: Params, tokens: jax.Array, prompts: _Prompts, *, backbone: Backbone, plan: ComputePlan, new: int
 ) -> tuple[KVCache, _ContrastiveLoop]:
     """The prompts `tokens` i32[P, S] read, and what the first step needs; `new` is the longest answer."""
     rows, slots = tokens.shape
@@ -146,7 +146,7 @@ def _begin(
 
 @functools.partial(jax.jit, static_argnames=("backbone", "plan", "most"), donate_argnames="loop")
 def _advance(
-    params: Params, prompts: _Prompts, loop: _ContrastiveLoop, *, backbone: GemmaBackbone, plan: ComputePlan, most: int
+    params: Params, prompts: _Prompts, loop: _ContrastiveLoop, *, backbone: Backbone, plan: ComputePlan, most: int
 ) -> _ContrastiveLoop:
     """Up to `STEPS` steps, until no row is running; `most` is the greatest k."""
     count, cache = prompts.count, prompts.cache

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from keras_hub.models import GemmaBackbone
+from keras_hub.models import Backbone
 
 from gemma_keras.inference.buckets import power_of_two, slot_bucket
 from gemma_keras.inference.delivery import ActiveSequence, Decode
@@ -19,7 +19,7 @@ Members = Sequence[Sequence[ActiveSequence]]
 
 
 def beam_groups(
-    backbone: GemmaBackbone, plan: ComputePlan, *, max_rows: int, cache_dtype: str, decode_text: Decode | None
+    backbone: Backbone, plan: ComputePlan, *, max_rows: int, cache_dtype: str, decode_text: Decode | None
 ) -> GroupRunner[ActiveSequence]:
     """Runs beam search for groups of requests, token by token."""
 
@@ -41,7 +41,7 @@ def beam_groups(
 
 
 def contrastive_groups(
-    backbone: GemmaBackbone, plan: ComputePlan, *, max_rows: int, decode_text: Decode | None
+    backbone: Backbone, plan: ComputePlan, *, max_rows: int, decode_text: Decode | None
 ) -> GroupRunner[ActiveSequence]:
     """Runs contrastive search for groups of requests, some tokens at a time."""
 

@@ -5,6 +5,7 @@ from typing import Any
 from gemma_keras.config.errors import UserError
 from gemma_keras.models.architecture import NORM_EPSILON, ROPE_BASE, Architecture
 
+LOCAL, GLOBAL = "sliding_attention", "full_attention"  # of `layer_types`
 PAD_ID, EOS_ID, BOS_ID = 0, 1, 2
 _SIZES = {
     "hidden_dim": "hidden_size",
@@ -63,24 +64,35 @@ def common_sizes(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def require_same_function(config: dict[str, Any], own: dict[str, bool]) -> None:
-    """`UserError` where `config.json` asks for something that Gemma and Gemma 2 do not compute.
+    """`UserError` where `config.json` asks for something that no Gemma computes.
 
     `own` says of further fields whether they are as they have to be.
     """
-    rope = config.get("rope_parameters") or {}
-    scaling = config.get("rope_scaling") or rope
     demands = {
-        "rope_theta": rope.get("rope_theta", config.get("rope_theta", ROPE_BASE)) == ROPE_BASE,
-        "rope_scaling": scaling.get("rope_type", scaling.get("type", "default")) == "default",
         "rms_norm_eps": config.get("rms_norm_eps", NORM_EPSILON) == NORM_EPSILON,
         "tie_word_embeddings": config.get("tie_word_embeddings", True),
         "attention_bias": not config.get("attention_bias", False),
         "use_bidirectional_attention": not config.get("use_bidirectional_attention"),
         "hidden_activation": config.get("hidden_activation") in (None, "gelu_pytorch_tanh"),
     }
-    for name, holds in (demands | own).items():
+    _require(demands | own, config)
+
+
+def require_plain_rope(config: dict[str, Any]) -> None:
+    """`UserError` where RoPE is not that of Gemma 1 and Gemma 2, which is the same in all layers."""
+    rope = config.get("rope_parameters") or {}
+    scaling = config.get("rope_scaling") or rope
+    demands = {
+        "rope_theta": rope.get("rope_theta", config.get("rope_theta", ROPE_BASE)) == ROPE_BASE,
+        "rope_scaling": scaling.get("rope_type", scaling.get("type", "default")) == "default",
+    }
+    _require(demands, rope | config)
+
+
+def _require(demands: dict[str, bool], config: dict[str, Any]) -> None:
+    for name, holds in demands.items():
         if not holds:
-            given = config.get(name, rope.get(name))
+            kind = config.get("model_type")
             raise UserError(
-                f"config.json has {name} = {given!r}, which no Gemma 1 or Gemma 2 model has: use their weights"
+                f"config.json has {name} = {config.get(name)!r}, which no model of type {kind} has: use Google's"
             )

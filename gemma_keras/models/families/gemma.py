@@ -6,7 +6,7 @@ Its `config.json` names nothing that would vary.
 from typing import Any
 
 from gemma_keras.models.architecture import Architecture, LayerSpec
-from gemma_keras.models.families.config_json import common_sizes, require_same_function
+from gemma_keras.models.families.config_json import LOCAL, common_sizes, require_plain_rope, require_same_function
 
 FAMILY = "gemma"
 HF_CLASS = "GemmaForCausalLM"
@@ -42,5 +42,6 @@ def from_hf_config(config: dict[str, Any], name: str) -> Architecture:
         UserError: a size is missing, or the model computes something else.
     """
     sizes = common_sizes(config)
-    require_same_function(config, {"layer_types": "sliding_attention" not in (config.get("layer_types") or ())})
+    require_plain_rope(config)
+    require_same_function(config, {"layer_types": LOCAL not in (config.get("layer_types") or ())})
     return shape(name=name, query_pre_attn_scalar=sizes["head_dim"], **sizes)

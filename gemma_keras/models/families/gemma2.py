@@ -3,11 +3,16 @@
 from typing import Any
 
 from gemma_keras.models.architecture import Architecture, LayerSpec
-from gemma_keras.models.families.config_json import common_sizes, require_same_function
+from gemma_keras.models.families.config_json import (
+    GLOBAL,
+    LOCAL,
+    common_sizes,
+    require_plain_rope,
+    require_same_function,
+)
 
 FAMILY = "gemma2"
 HF_CLASS = "Gemma2ForCausalLM"
-LOCAL, GLOBAL = "sliding_attention", "full_attention"
 
 
 def shape(
@@ -53,9 +58,8 @@ SHAPES: tuple[Architecture, ...] = (
 
 def own_config(architecture: Architecture) -> dict[str, Any]:
     """What `config.json` says beyond what all families write."""
-    scalar = architecture.query_pre_attn_scalar
     return {
-        "query_pre_attn_scalar": int(scalar) if float(scalar).is_integer() else scalar,
+        "query_pre_attn_scalar": architecture.query_scalar,
         "sliding_window": architecture.sliding_window,
         "layer_types": [GLOBAL if spec.window is None else LOCAL for spec in architecture.layers],
         "attn_logit_softcapping": architecture.attention_logit_soft_cap,
@@ -73,6 +77,7 @@ def from_hf_config(config: dict[str, Any], name: str) -> Architecture:
     layer_types = config.get("layer_types")
     alternating = [GLOBAL if layer % 2 else LOCAL for layer in range(sizes["num_layers"])]
     local = not layer_types or LOCAL in layer_types
+    require_plain_rope(config)
     require_same_function(config, {"layer_types": not layer_types or layer_types == alternating or not local})
     return shape(
         name=name, query_pre_attn_scalar=config.get("query_pre_attn_scalar", 256),

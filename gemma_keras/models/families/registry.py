@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.models.architecture import Architecture
-from gemma_keras.models.families import gemma, gemma2
+from gemma_keras.models.families import gemma, gemma2, gemma3
 from gemma_keras.models.families.config_json import common_config
 
 
@@ -28,7 +28,7 @@ class Family(Protocol):
     def from_hf_config(self, config: dict[str, Any], name: str) -> Architecture: ...
 
 
-_MODULES: tuple[Family, ...] = (gemma2, gemma)
+_MODULES: tuple[Family, ...] = (gemma2, gemma3, gemma)
 FAMILIES = {module.FAMILY: module for module in _MODULES}
 ARCHITECTURES = {shape.name: shape for module in _MODULES for shape in module.SHAPES}
 
@@ -54,5 +54,5 @@ def from_hf_config(config: dict[str, Any], name: str = "") -> Architecture:
     kind = config.get("model_type")
     if kind not in FAMILIES:
         expected = " or ".join(map(repr, FAMILIES))
-        raise UserError(f"config.json has model_type {kind!r}; expected {expected}: point at a Gemma 2 model")
+        raise UserError(f"config.json has model_type {kind!r}; expected {expected}: point at a Gemma 1, 2 or 3 model")
     return FAMILIES[kind].from_hf_config(config, name or kind)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, Sharding
-from keras_hub.models import GemmaBackbone
+from keras_hub.models import Backbone
 
 from gemma_keras import builtin
 from gemma_keras.adapters.inject import initial_adapter_params
@@ -135,7 +135,7 @@ def _places(mesh: Mesh | None, *, in_use: bool = False) -> Callable[[str, tuple[
 
 
 def load_weights(
-    backbone: GemmaBackbone, folder: str, dtype: str, mesh: Mesh | None, *, on_host: bool = False, in_use: bool = False
+    backbone: Backbone, folder: str, dtype: str, mesh: Mesh | None, *, on_host: bool = False, in_use: bool = False
 ) -> Params:
     """The weights of a folder over a mesh, on the default device without one, or in the host's memory; tells how far it is.
 

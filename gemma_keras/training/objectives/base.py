@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, NamedTuple, Protocol
 
 import jax
-from keras_hub.models import GemmaBackbone
+from keras_hub.models import Backbone
 
 from gemma_keras.batch_arrays import Batch
 from gemma_keras.models.forward import EMBEDDINGS, Params, forward
@@ -59,7 +59,7 @@ class Objective(Protocol):
 
 
 def score_targets(
-    backbone: GemmaBackbone,
+    backbone: Backbone,
     params: Params,
     batch: DeviceBatch,
     weights: jax.Array,

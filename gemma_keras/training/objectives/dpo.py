@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from keras_hub.models import GemmaBackbone
+from keras_hub.models import Backbone
 
 from gemma_keras.adapters.inject import AdapterStack, disable_adapters, dropout_seeds
 from gemma_keras.config.errors import UserError
@@ -32,15 +32,13 @@ class Preference:
     arrays: ClassVar[tuple[str, ...]] = SCORED_ARRAYS
     pairs: ClassVar[bool] = True
 
-    backbone: GemmaBackbone
+    backbone: Backbone
     stacks: list[AdapterStack]
     plan: ComputePlan
     beta: float
 
     @classmethod
-    def of(
-        cls, config: StepConfig, backbone: GemmaBackbone, stacks: list[AdapterStack], plan: ComputePlan
-    ) -> "Preference":
+    def of(cls, config: StepConfig, backbone: Backbone, stacks: list[AdapterStack], plan: ComputePlan) -> "Preference":
         """By a configuration.
 
         Raises:
@@ -74,7 +72,7 @@ class Preference:
 
 
 def preference_sums(
-    backbone: GemmaBackbone,
+    backbone: Backbone,
     params: Params,
     reference: Params,
     batch: DeviceBatch,
@@ -110,7 +108,7 @@ def _side_by_side(pairs: jax.Array) -> jax.Array:
 
 
 def _answer_log_probs(
-    backbone: GemmaBackbone, params: Params, rows: DeviceBatch, training: bool, plan: ComputePlan
+    backbone: Backbone, params: Params, rows: DeviceBatch, training: bool, plan: ComputePlan
 ) -> jax.Array:
     """Σ w·log-probability of every answer, f32[B, 2, S]."""
     weights = rows["loss_weights"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from keras_hub.models import GemmaBackbone
+from keras_hub.models import Backbone
 
 from gemma_keras.adapters.inject import AdapterStack
 from gemma_keras.config.stages import StepConfig
@@ -12,7 +12,7 @@ from gemma_keras.training.objectives.dpo import Preference
 from gemma_keras.training.objectives.supervised import Supervised
 
 # By `train.loss`: (configuration, backbone, its adapters, plan) -> objective
-OBJECTIVES: dict[str, Callable[[StepConfig, GemmaBackbone, list[AdapterStack], ComputePlan], Objective]] = {
+OBJECTIVES: dict[str, Callable[[StepConfig, Backbone, list[AdapterStack], ComputePlan], Objective]] = {
     "supervised": Supervised.of,
     "preference": Preference.of,
 }

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from keras_hub.models import GemmaBackbone
+from keras_hub.models import Backbone
 
 from gemma_keras.adapters.inject import AdapterStack, dropout_seeds
 from gemma_keras.batch_arrays import Batch
@@ -27,15 +27,13 @@ class Supervised:
     arrays: ClassVar[tuple[str, ...]] = SCORED_ARRAYS
     pairs: ClassVar[bool] = False
 
-    backbone: GemmaBackbone
+    backbone: Backbone
     stacks: list[AdapterStack]
     plan: ComputePlan
     loss_on: str
 
     @classmethod
-    def of(
-        cls, config: StepConfig, backbone: GemmaBackbone, stacks: list[AdapterStack], plan: ComputePlan
-    ) -> "Supervised":
+    def of(cls, config: StepConfig, backbone: Backbone, stacks: list[AdapterStack], plan: ComputePlan) -> "Supervised":
         """By a configuration."""
         return cls(backbone, stacks, plan, config.data.loss_on)
 
@@ -56,7 +54,7 @@ class Supervised:
 
 
 def supervised_sums(
-    backbone: GemmaBackbone, params: Params, batch: DeviceBatch, *, training: bool, plan: ComputePlan = ONE_DEVICE
+    backbone: Backbone, params: Params, batch: DeviceBatch, *, training: bool, plan: ComputePlan = ONE_DEVICE
 ) -> LossSums:
     """Weighted sums of negative log-likelihood, of weights, and of tokens that the model ranks first (`token_accuracy`).
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from keras_hub.models import GemmaBackbone
+from keras_hub.models import Backbone
 
 from gemma_keras.batch_arrays import Batch
 from gemma_keras.models.forward import Params
@@ -25,7 +25,7 @@ _KINDS = (PROMPT, CLOSING, CONTENT)
 _SUBSETS = {"all": _KINDS, "response": (CLOSING, CONTENT), "content": (CONTENT,)}
 
 
-def make_evaluator(backbone: GemmaBackbone, plan: ComputePlan = ONE_DEVICE) -> Evaluator:
+def make_evaluator(backbone: Backbone, plan: ComputePlan = ONE_DEVICE) -> Evaluator:
     """Builds `evaluate(params, batches)`, compiled once for batches of one shape.
 
     The result has, for each subset (all, response, content): `loss_<subset>` (mean negative log-likelihood in nats),
