@@ -112,9 +112,10 @@ def from_hf_config(config: dict[str, Any], name: str) -> Architecture:
         {
             "layer_types": not layer_types or layer_types == pattern,
             "sliding_window": isinstance(window, int),
-            "rope_parameters": scaling is not None and local_scaling == 1,
+            "rope_scaling" if config.get("rope_scaling") else "rope_parameters": scaling is not None,
         },
     )
+    require_same_function(config, {"rope_parameters": local_scaling == 1})
     assert scaling is not None
     return shape(
         name=name, query_pre_attn_scalar=config.get("query_pre_attn_scalar", 256), sliding_window=window,
