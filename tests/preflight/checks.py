@@ -10,7 +10,7 @@ from gemma_keras.models.architecture import Architecture
 
 
 def check_splash(report: dict[str, Any], layers: int, recomputed: bool, soft_cap: bool = True) -> None:
-    """Every layer's attention runs by kernels, forward and backward, with or without a cap; forward again only if `recomputed`."""
+    """All attention runs by kernels, forward and backward, with a cap or without; forward again only if `recomputed`."""
     assert report["attention"] == "splash"
     times: dict[str, int] = {}
     for kernel in report["kernels"]:
