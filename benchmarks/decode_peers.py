@@ -7,14 +7,16 @@ When the input ends, so does the process. `python -m benchmarks.decode_peers NAM
     ours:stepwise           the same, looking at every token on the host, for as many tokens as the next one finds
     ours:masked             the same under a constraint, whose masks are made on the host
     ours:chunks             as `ours`, for as many tokens
+    ours:kept               as `ours`, with the keys and values of all prompts kept for the next turn
+    ours:drawn              as `ours`, at temperature 0.7 and top-p 0.95
     keras_hub:32            keras-hub's `GemmaCausalLM.generate`, prompts of like lengths together, at most 32 in a call
     transformers:dynamic    transformers' `generate` with a dynamic cache, prompts padded on the left
     transformers:static     the same with a static cache
+    transformers:drawn      the same with a dynamic cache, at temperature 0.7 and top-p 0.95
     transformers:dynamic:1  with one thread, where there are as many as cores else
 
-Everything is greedy, and but for constrained answers nothing ends before the last token, so that all do the same work. The
-others are used as their documentation shows; attention of transformers is `eager`, the only one that computes Gemma 2's
-soft cap on a CPU.
+Everything else is greedy, and but for constrained answers nothing ends before the last token, so that all do the same work. The
+others are used as their documentation shows.
 """
 
 import dataclasses
@@ -32,6 +34,7 @@ from benchmarks.turns import serve
 Generate = Callable[[], list[list[int]]]  # the new tokens of every prompt
 
 TOKENIZER = "tokenizer.model"
+DRAWN = {"temperature": 0.7, "top_p": 0.95}
 # Of what a solver asks for, without bounds: the end has to be forced.
 SCHEMA = json.dumps({
     "type": "object", "additionalProperties": False, "required": ["complexity", "questions"],
@@ -55,10 +58,12 @@ def ours(work: workload.Workload, folder: Path, mode: str = "") -> Generate:
 
     params = {path: jnp.asarray(array) for path, array in workload.load_params(folder).items()}
     backbone, rows = build_backbone(work.architecture, work.dtype), len(work.rows)
-    sampling = SamplingConfig(max_new_tokens=work.sequence_length, temperature=0.0, repetition_penalty=1.0)
+    settings = DRAWN if mode == "drawn" else {"temperature": 0.0}
+    sampling = SamplingConfig(max_new_tokens=work.sequence_length, repetition_penalty=1.0, **settings)
     requests = [Request(prompt=row.tokens.tolist(), sampling=sampling) for row in work.rows]
-    if not mode:
-        engine = Engine(backbone, params, max_rows=rows)
+    if mode in ("", "kept", "drawn"):
+        kept = sum(len(row.tokens) for row in work.rows) if mode == "kept" else 0
+        engine = Engine(backbone, params, max_rows=rows, prefix_tokens=kept)
     else:
         tokenizer = Tokenizer(folder / TOKENIZER)
         stop_ids, constraint = (tokenizer.end_of_turn_id, tokenizer.eos_id), JsonSchema(SCHEMA)
@@ -111,12 +116,9 @@ def keras_hub(work: workload.Workload, folder: Path, at_once: int) -> Generate:
 def transformers(work: workload.Workload, folder: Path, cache: str, threads: int) -> Generate:
     """transformers' generation; 0 threads: as many as there are cores."""
     import torch
-    import transformers
 
     torch.set_num_threads(threads or os.cpu_count() or 1)
-    model: Any = transformers.Gemma2ForCausalLM.from_pretrained(
-        folder / "hf", dtype=getattr(torch, work.dtype), attn_implementation="eager"
-    )
+    model: Any = workload.transformers_model(work, folder)
     model.eval()
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = None, 0
     length = max(len(row.tokens) for row in work.rows)
@@ -124,10 +126,11 @@ def transformers(work: workload.Workload, folder: Path, cache: str, threads: int
     tokens, mask, _ = workload.padded(backwards, length)
     inputs = {"input_ids": tokens, "attention_mask": mask}
     tensors = {name: torch.from_numpy(array[:, ::-1].copy()).long() for name, array in inputs.items()}
+    settings = DRAWN | {"do_sample": True, "top_k": 0} if cache == "drawn" else {"do_sample": False}
     implementation = {"cache_implementation": cache} if cache == "static" else {}
 
     def generate() -> list[list[int]]:
-        output = model.generate(**tensors, **implementation, do_sample=False, max_new_tokens=work.sequence_length)
+        output = model.generate(**tensors, **implementation, **settings, max_new_tokens=work.sequence_length)
         return output[:, length:].tolist()
 
     return generate

@@ -3,7 +3,7 @@
 import pytest
 
 from gemma_keras.models.families.registry import get_architecture
-from tests.preflight.checks import check_collectives, check_sizes, check_splash
+from tests.preflight.checks import check_collectives, check_sizes, check_splash, check_visits
 
 pytestmark = pytest.mark.long
 FIVE_MINUTES = 300
@@ -42,6 +42,24 @@ def test_27b_on_v5e_8(preflight):
 
 def test_2b_on_v5e_8(preflight):
     compiled(preflight, "gemma2_2b", rows=16, length=1024)
+
+
+@pytest.mark.parametrize(("architecture", "layers"), [("gemma3_4b", 34), ("gemma3_12b", 48)])
+def test_gemma3_on_v5e_8_at_16384_tokens(preflight, architecture, layers):
+    report = compiled(preflight, architecture, rows=16, length=1024)
+    assert report["matmul_flops_per_token_over_n"] <= 4.5
+    check_splash(report, layers, recomputed=False, soft_cap=False)
+
+
+def test_gemma3_4b_with_rows_of_8192_tokens(preflight):
+    """Layers with a window of 1,024 visit 45 blocks of 512 x 512, the others 136."""
+    report = compiled(preflight, "gemma3_4b", rows=2, length=8192)
+    check_visits(report, get_architecture("gemma3_4b"), 8192)
+    assert [visit["blocks"] for visit in report["kernel_visits"]] == [45, 136]
+
+
+def test_gemma3_27b_on_v5e_8(preflight):
+    compiled(preflight, "gemma3_27b", rows=8, length=1024)
 
 
 def test_decoding_of_9b_moves_little_more_than_weights_and_cache(preflight):
