@@ -185,7 +185,7 @@ def gguf_architecture(file: GgufFile) -> Architecture:
     Raises:
         UserError: a size is missing, the model computes something else, or its tensors are others than the sizes ask for.
     """
-    architecture = from_hf_config(_as_hf_config(file), file.path.stem)
+    architecture = from_hf_config(as_hf_config(file), file.path.stem)
     expected = {tensor.kind.gguf_name(tensor.layer): tensor for tensor in hf_tensors(architecture)}
     for names, what in (
         (expected.keys() - file.tensors.keys(), "lacks"),
@@ -205,7 +205,7 @@ def gguf_architecture(file: GgufFile) -> Architecture:
     return architecture
 
 
-def _as_hf_config(file: GgufFile) -> dict[str, Any]:
+def as_hf_config(file: GgufFile) -> dict[str, Any]:
     """What the metadata says, as the `config.json` of a Hugging Face folder would."""
     family = FAMILIES[file.metadata["general.architecture"]]
     layers, dim, heads = map(file.require, ("block_count", "embedding_length", "attention.head_count"))

@@ -167,15 +167,19 @@ class _H5Tensor:
 
 
 class _FreshTensor:
-    """A tensor in memory of its own, in the Keras layout, which nothing writes to any more."""
+    """A tensor in memory of its own, in the Keras layout and the dtype that is wanted."""
 
     def __init__(self, view: np.ndarray):
-        self._view, self.shape = view, view.shape
+        self._view, self.shape, self._given = view, view.shape, False
 
     def read(self, index: Index, dtype: np.dtype) -> np.ndarray:
-        """A slice, whose dtype is `dtype` already."""
-        assert self._view.dtype == dtype
-        return self._view[index]
+        """A slice, in memory of its own; the whole one is given away once, so that there is no second copy."""
+        view = self._view[index]
+        assert view.dtype == dtype
+        if self._given or view.shape != self.shape:
+            return view.copy()
+        self._given = True
+        return view
 
 
 def _to_devices(
