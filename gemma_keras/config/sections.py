@@ -47,7 +47,7 @@ class TokenizerConfig:
 @dataclasses.dataclass(slots=True, kw_only=True)
 class ModelConfig:
     architecture: str = field("gemma2_tiny", "named shape")
-    weights: str = field("", "Hugging Face folder, Keras preset folder or export of an earlier stage; empty: random initialisation (not for fine-tuning)", PATHS)
+    weights: str = field("", "Hugging Face folder, Keras preset folder, GGUF file or export of an earlier stage; empty: random initialisation (not for fine-tuning)", PATHS)
     dtype: str = field("bfloat16", "of frozen weights and of matmuls: bfloat16 or float32; trainable weights are float32 always", within=DTYPES)
     attention: str = field("auto", "kernel: splash (TPU v4 and later), blockwise or reference; auto: splash where there is one, else blockwise", within=("auto", "splash", "blockwise", "reference"))
 

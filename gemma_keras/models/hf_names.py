@@ -15,12 +15,13 @@ from gemma_keras.models.weight_table import BLOCK, WeightKind, model_kinds
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HfTensor:
-    """One weight: its Keras path and shape, its Hugging Face name, and the change of layout."""
+    """One weight: its Keras path and shape, its Hugging Face name and layer (0 outside of blocks), and the change of layout."""
 
     path: str
     name: str
     kind: WeightKind
     shape: tuple[int, ...]
+    layer: int = 0
 
     @property
     def size(self) -> int:
@@ -53,7 +54,7 @@ def hf_tensors(architecture: Architecture) -> Iterator[HfTensor]:
 
     def tensor(kind: WeightKind, layer: int = 0) -> HfTensor:
         path = kind.path.replace(BLOCK, f"decoder_block_{layer}/")
-        return HfTensor(path, kind.hf_name(architecture.family, layer), kind, kind.shape(architecture))
+        return HfTensor(path, kind.hf_name(architecture.family, layer), kind, kind.shape(architecture), layer)
 
     embeddings, *blocks, final = model_kinds(architecture.family)
     yield tensor(embeddings)

@@ -1,8 +1,8 @@
-"""Weights from a Hugging Face safetensors folder or a Keras preset folder, tensor by tensor.
+"""Weights from a Hugging Face safetensors folder, a Keras preset folder or a GGUF file, tensor by tensor.
 
 A Hugging Face folder has `config.json` and `model.safetensors`, or several files with `model.safetensors.index.json`. A
 Keras preset (keras-hub's `save_to_preset`) has `config.json` of class GemmaBackbone and `model.weights.h5`, or several
-files with `model.weights.json`.
+files with `model.weights.json`. A GGUF file is one in itself (`gguf_file.py`); of its tensors each is dequantised as a whole.
 
 Nothing is held twice: each device's shard is one copy out of the mapped file, which is let go after each tensor. With
 several processes, each reads the shards of its own devices only.
@@ -11,7 +11,7 @@ several processes, each reads the shards of its own devices only.
 import contextlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from gemma_keras.models.architecture import Architecture
 from gemma_keras.models.families.keras_preset import from_keras_config
 from gemma_keras.models.families.registry import from_hf_config
 from gemma_keras.models.forward import Params, variable_shapes
+from gemma_keras.models.gguf_file import gguf_architecture, open_gguf
 from gemma_keras.models.hf_names import HfTensor, hf_tensors
 from gemma_keras.models.weight_checks import (
     SAFETENSORS_DTYPES,
@@ -51,19 +52,29 @@ Index = tuple[slice, ...]
 
 
 def describe_weights(folder: str | Path) -> Architecture:
-    """The shape of the model in `folder`, from its `config.json`.
+    """The shape of the model in `folder`, from its `config.json`, or in a GGUF file, from its metadata.
 
     Raises:
-        UserError: no such folder or file, no JSON, no Gemma 1 or Gemma 2 model, or quantized weights.
+        UserError: no such folder or file, no JSON, no Gemma 1, 2 or 3 model, or a folder of quantized weights.
     """
     folder = Path(folder)
+    if folder.is_file():
+        return gguf_architecture(open_gguf(folder))
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}; give a Hugging Face folder or a Keras preset folder")
+        raise UserError(
+            f"there is no folder or file {folder}; give a Hugging Face folder, a Keras preset folder or a GGUF file"
+        )
     config = read_json(folder / "config.json")
     if "class_name" in config:
         return from_keras_config(config, folder.name)
     require_plain_numbers(folder, config)
     return from_hf_config(config, folder.name)
+
+
+def weight_files(weights: str | Path) -> Iterable[Path]:
+    """The files of a model: those in its folder, or its GGUF file."""
+    weights = Path(weights)
+    return weights.iterdir() if weights.is_dir() else (weights,)
 
 
 def load_params(
@@ -75,7 +86,7 @@ def load_params(
     shardings: Shardings | None = None,
     progress: Progress | None = None,
 ) -> Params:
-    """Weights of `folder` by variable path, as `dtype` ("float32" or "bfloat16"), one tensor at a time.
+    """Weights of `folder`, or of a GGUF file, by variable path, as `dtype` ("float32" or "bfloat16"), one tensor at a time.
 
     Variables of the backbone that no checkpoint has (adapters) are not among them. Of embeddings that are padded beyond
     `architecture.vocabulary_size` (`weight_checks.is_padded`) the first rows are read. `shardings` says where a variable of
@@ -86,8 +97,10 @@ def load_params(
         UserError: a file is missing or damaged, or a tensor is missing, unknown or of another shape or kind of number.
     """
     folder = Path(folder)
-    sources: Iterator[tuple[str, _MappedTensor | _H5Tensor]]
-    if (folder / HF_FILE).exists() or (folder / HF_INDEX).exists():
+    sources: Iterator[tuple[str, _MappedTensor | _H5Tensor | _FreshTensor]]
+    if folder.is_file():
+        sources = _gguf_sources(architecture, folder, np.dtype(dtype))
+    elif (folder / HF_FILE).exists() or (folder / HF_INDEX).exists():
         sources = _hf_sources(architecture, folder)
     elif (folder / KERAS_FILE).exists() or (folder / KERAS_INDEX).exists():
         sources = _keras_sources(architecture, folder)
@@ -153,8 +166,24 @@ class _H5Tensor:
         return stored.view(self.dtype).astype(dtype, copy=False)
 
 
+class _FreshTensor:
+    """A tensor in memory of its own, in the Keras layout and the dtype that is wanted."""
+
+    def __init__(self, view: np.ndarray):
+        self._view, self.shape, self._given = view, view.shape, False
+
+    def read(self, index: Index, dtype: np.dtype) -> np.ndarray:
+        """A slice, in memory of its own; the whole one is given away once, so that there is no second copy."""
+        view = self._view[index]
+        assert view.dtype == dtype
+        if self._given or view.shape != self.shape:
+            return view.copy()
+        self._given = True
+        return view
+
+
 def _to_devices(
-    source: _MappedTensor | _H5Tensor, dtype: np.dtype, sharding: jax.sharding.Sharding | None
+    source: _MappedTensor | _H5Tensor | _FreshTensor, dtype: np.dtype, sharding: jax.sharding.Sharding | None
 ) -> jax.Array:
     """The array on its devices, shard by shard: beside it, one shard at most is in host memory."""
     if sharding is None:
@@ -230,6 +259,14 @@ def _open_safetensors(file: Path) -> Iterator[Any]:
             yield opened
     except (SafetensorError, OSError) as error:
         raise damaged(file, error) from error
+
+
+def _gguf_sources(architecture: Architecture, file: Path, dtype: np.dtype) -> Iterator[tuple[str, _FreshTensor]]:
+    opened = open_gguf(file)
+    for tensor in hf_tensors(architecture):
+        whole = _aligned_empty(tensor.hf_shape, dtype)
+        opened.fill(tensor, whole)
+        yield tensor.path, _FreshTensor(tensor.from_hf(whole))
 
 
 def _keras_sources(architecture: Architecture, folder: Path) -> Iterator[tuple[str, _H5Tensor]]:

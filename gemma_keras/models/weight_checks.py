@@ -25,7 +25,7 @@ MOST_PADDING = 256  # rows of embeddings are rounded up to a multiple of a power
 _LFS_POINTER = b"version https://git-lfs"
 _OTHER_FORMATS = {
     "adapter_config.json": "a PEFT adapter without its model; merge the two (merge_and_unload of peft) and save the whole",
-    "*.gguf": "a model for llama.cpp (gguf); give the folder with model.safetensors that it was made from",
+    "*.gguf": "a GGUF file; give that file itself instead of the folder",
     "pytorch_model*.bin": "weights as pickles (pytorch_model.bin); save them with save_pretrained, which writes safetensors",
     "*.ckpt": "weights as a checkpoint of PyTorch; save them with save_pretrained, which writes safetensors",
 }

@@ -43,6 +43,7 @@ class WeightKind:
         out: letters of what a product with the weight gives; it sums over the others.
         attribute: of keras-hub's layer, by which Keras files the weight, where it differs from the layer's name.
         hf: Hugging Face's name by family, without `model.layers.7.` and `.weight`; a family that is missing has no such weight.
+        gguf: llama.cpp's name, without `blk.7.` and `.weight`.
         input_of: the projection that reads the same input, of several the first.
         halves: whether no other product runs beside this one, so that a CPU multiplies it in two halves.
     """
@@ -53,6 +54,7 @@ class WeightKind:
     out: str = ""
     attribute: str = ""
     hf: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    gguf: str = ""
     input_of: str = ""
     halves: bool = False
 
@@ -112,6 +114,10 @@ class WeightKind:
         block = f"layers.{layer}." if self.path.startswith(BLOCK) else ""
         return f"model.{block}{self.hf[family]}.weight"
 
+    def gguf_name(self, layer: int) -> str:
+        """The tensor of a GGUF file."""
+        return f"{f'blk.{layer}.' if self.path.startswith(BLOCK) else ''}{self.gguf}.weight"
+
 
 def _everywhere(name: str) -> dict[str, str]:
     return {"gemma": name} | _since_gemma2(name)
@@ -121,25 +127,27 @@ def _since_gemma2(name: str) -> dict[str, str]:
     return {"gemma2": name, "gemma3_text": name}
 
 
-def _norm(name: str, hf: Mapping[str, str], axis: str = "D") -> WeightKind:
-    return WeightKind(path=f"{BLOCK}{name}/scale", axes=(axis,), out=axis, role=Role.SCALE, hf=hf)
+def _norm(name: str, hf: Mapping[str, str], gguf: str, axis: str = "D") -> WeightKind:
+    return WeightKind(path=f"{BLOCK}{name}/scale", axes=(axis,), out=axis, role=Role.SCALE, hf=hf, gguf=gguf)
 
 
-def _projection(layer: str, axes: str, out: str, hf: str, attribute: str = "", **more: str | bool) -> WeightKind:
+def _projection(layer: str, axes: str, out: str, hf: str, gguf: str, attribute: str, **more: str | bool) -> WeightKind:
     return WeightKind(
-        path=f"{BLOCK}{layer}/kernel", axes=tuple(axes), out=out, role=Role.MATRIX, hf=_everywhere(hf),
+        path=f"{BLOCK}{layer}/kernel", axes=tuple(axes), out=out, role=Role.MATRIX, hf=_everywhere(hf), gguf=gguf,
         attribute=attribute, **more,  # type: ignore[arg-type]
     )  # fmt: skip
 
 
 PROJECTIONS = (
-    _projection("attention/query", "NDH", "NH", "self_attn.q_proj", "query_dense", halves=True),
-    _projection("attention/key", "KDH", "KH", "self_attn.k_proj", "key_dense", input_of="query"),
-    _projection("attention/value", "KDH", "KH", "self_attn.v_proj", "value_dense", input_of="query"),
-    _projection("attention/attention_output", "NHD", "D", "self_attn.o_proj", "output_dense", halves=True),
-    _projection("ffw_gating", "DF", "F", "mlp.gate_proj", "gating_ffw"),
-    _projection("ffw_gating_2", "DF", "F", "mlp.up_proj", "gating_ffw_2", input_of="ffw_gating"),
-    _projection("ffw_linear", "FD", "D", "mlp.down_proj", halves=True),
+    _projection("attention/query", "NDH", "NH", "self_attn.q_proj", "attn_q", "query_dense", halves=True),
+    _projection("attention/key", "KDH", "KH", "self_attn.k_proj", "attn_k", "key_dense", input_of="query"),
+    _projection("attention/value", "KDH", "KH", "self_attn.v_proj", "attn_v", "value_dense", input_of="query"),
+    _projection(
+        "attention/attention_output", "NHD", "D", "self_attn.o_proj", "attn_output", "output_dense", halves=True
+    ),
+    _projection("ffw_gating", "DF", "F", "mlp.gate_proj", "ffn_gate", "gating_ffw"),
+    _projection("ffw_gating_2", "DF", "F", "mlp.up_proj", "ffn_up", "gating_ffw_2", input_of="ffw_gating"),
+    _projection("ffw_linear", "FD", "D", "mlp.down_proj", "ffn_down", "", halves=True),
 )
 
 
@@ -158,18 +166,20 @@ def _of_adapters(projection: WeightKind) -> Iterable[WeightKind]:
 KINDS = (
     WeightKind(
         path=EMBEDDINGS, axes=("V", "D"), out="V", role=Role.EMBEDDING, hf=_everywhere("embed_tokens"),
-        attribute="reversible_embedding", halves=True,
+        gguf="token_embd", attribute="reversible_embedding", halves=True,
     ),
-    _norm("pre_attention_norm", _everywhere("input_layernorm")),
-    _norm("attention/query_norm", {"gemma3_text": "self_attn.q_norm"}, "H"),
-    _norm("attention/key_norm", {"gemma3_text": "self_attn.k_norm"}, "H"),
-    _norm("post_attention_norm", _since_gemma2("post_attention_layernorm")),
-    _norm("pre_ffw_norm", {"gemma": "post_attention_layernorm"} | _since_gemma2("pre_feedforward_layernorm")),
-    _norm("post_ffw_norm", _since_gemma2("post_feedforward_layernorm")),
+    _norm("pre_attention_norm", _everywhere("input_layernorm"), "attn_norm"),
+    _norm("attention/query_norm", {"gemma3_text": "self_attn.q_norm"}, "attn_q_norm", "H"),
+    _norm("attention/key_norm", {"gemma3_text": "self_attn.k_norm"}, "attn_k_norm", "H"),
+    _norm("post_attention_norm", _since_gemma2("post_attention_layernorm"), "post_attention_norm"),
+    _norm(
+        "pre_ffw_norm", {"gemma": "post_attention_layernorm"} | _since_gemma2("pre_feedforward_layernorm"), "ffn_norm"
+    ),
+    _norm("post_ffw_norm", _since_gemma2("post_feedforward_layernorm"), "post_ffw_norm"),
     *PROJECTIONS,
     WeightKind(
         path="final_normalization/scale", axes=("D",), out="D", role=Role.SCALE, hf=_everywhere("norm"),
-        attribute="rms_normalization",
+        gguf="output_norm", attribute="rms_normalization",
     ),
     *(kind for projection in PROJECTIONS for kind in _of_adapters(projection)),
 )  # fmt: skip

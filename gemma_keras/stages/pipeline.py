@@ -20,21 +20,27 @@ T = TypeVar("T", bound=TrainingConfig)
 
 
 def run(config: PipelineConfig, workdir: Path) -> dict:
-    """Runs every part that has not finished yet; returns what `<workdir>/result.json` holds and prints it as a table."""
+    """Runs every part that has not finished yet; returns what `<workdir>/result.json` holds and prints it as a table.
+
+    Where `config.sft.model.weights` names a base model, none is pretrained. Answers before and after stand in
+    `<workdir>/answers.md`, too.
+    """
     method = config.sft.adapter.method
     require(
         method == "adalora", f"config.sft.adapter.method is {method!r}, but the pipeline shows AdaLoRA: use train_sft."
     )
     started = time.perf_counter()
     files.begin(workdir, to_dict(config))
-    finished = files.read_json(workdir / "result.json") or {}
-    base, tuned = _rooted(config.pretrain, config), _rooted(config.sft, config)
-    pretrained = pretrain.run(base, workdir / "pretrain")
-    tuned = dataclasses.replace(tuned, model=dataclasses.replace(tuned.model, weights=pretrained["export_dir"]))
-    result = _summary(tuned, sft.run(tuned, workdir / "sft"), workdir)
-    # Finished stages return at once, so the time of a second call says nothing about the run.
-    result["seconds"] = finished.get("seconds", time.perf_counter() - started)
-    files.write_json(workdir / "result.json", result)
+    result = files.read_json(workdir / "result.json")
+    if not result:
+        tuned = _rooted(config.sft, config)
+        if not tuned.model.weights:
+            pretrained = pretrain.run(_rooted(config.pretrain, config), workdir / "pretrain")
+            tuned = dataclasses.replace(tuned, model=dataclasses.replace(tuned.model, weights=pretrained["export_dir"]))
+        result = _summary(tuned, sft.run(tuned, workdir / "sft"), workdir)
+        result["seconds"] = time.perf_counter() - started
+        (workdir / "answers.md").write_text(_answers(result["samples"]), encoding="utf-8")
+        files.write_json(workdir / "result.json", result)
     _print_table(result)
     require(
         result["verification"].get("verified") is not False,
@@ -52,10 +58,14 @@ def _rooted(stage: T, config: PipelineConfig) -> T:
 def _summary(tuned: PipelineSftConfig, sft_result: dict, workdir: Path) -> dict:
     """Perplexities of the base and of the exported model on the same rows, samples, verification."""
     split = PreparedSplit.load(workdir / "sft" / "data" / "valid")
-    base, model = (_load_float32(tuned, folder, workdir) for folder in (tuned.model.weights, sft_result["export_dir"]))
-    before, after = (evaluate_model(m, split, tuned.train.batch_rows) for m in (base, model))
     conversations = [[{"role": "user", "content": question}] for question in tuned.questions]
-    answers = model.answer_each(conversations, tuned.sampling)
+
+    def examined(model: ChatModel) -> tuple[dict[str, float], list[ChatAnswer | UserError]]:
+        return evaluate_model(model, split, tuned.train.batch_rows), model.answer_each(conversations, tuned.sampling)
+
+    before, first_answers = examined(_load_float32(tuned, tuned.model.weights, workdir))  # which is let go
+    model = _load_float32(tuned, sft_result["export_dir"], workdir)
+    after, answers = examined(model)
     return {
         "base_perplexity": before["perplexity_content"],
         "tuned_perplexity": after["perplexity_content"],
@@ -66,16 +76,21 @@ def _summary(tuned: PipelineSftConfig, sft_result: dict, workdir: Path) -> dict:
         "export_dir": sft_result["export_dir"],
         "base": before,
         "tuned": after,
-        "samples": [_sample(question, answer) for question, answer in zip(tuned.questions, answers, strict=True)],
+        "samples": list(map(_sample, tuned.questions, first_answers, answers)),
         "verification": verify_export(Path(sft_result["export_dir"]), model, tuned.questions),
     }
 
 
-def _sample(question: str, answer: ChatAnswer | UserError) -> dict:
+def _sample(question: str, before: ChatAnswer | UserError, after: ChatAnswer | UserError) -> dict:
     """A question that could not be asked has the reason in brackets for an answer, and costs the run nothing else."""
-    if isinstance(answer, UserError):
-        return {"question": question, "answer": f"[{answer}]", "ended": False}
-    return {"question": question, "answer": answer.text, "ended": answer.ended}
+    base, answer = (f"[{given}]" if isinstance(given, UserError) else given.text for given in (before, after))
+    ended = not isinstance(after, UserError) and after.ended
+    return {"question": question, "base_answer": base, "answer": answer, "ended": ended}
+
+
+def _answers(samples: list[dict]) -> str:
+    parts = [f"## {s['question']}\n\nBefore:\n\n{s['base_answer']}\n\nAfter:\n\n{s['answer']}\n" for s in samples]
+    return "\n".join(["# Answers before and after tuning\n", *parts])
 
 
 def _load_float32(config: PipelineSftConfig, weights: str, workdir: Path) -> ChatModel:
@@ -86,7 +101,7 @@ def _load_float32(config: PipelineSftConfig, weights: str, workdir: Path) -> Cha
 def _print_table(result: dict) -> None:
     samples = result["samples"]
     for sample in samples:
-        print(f"\n> {sample['question']}\n{sample['answer']}")
+        print(f"\n> {sample['question']}\n\nbefore: {sample['base_answer']}\n\nafter: {sample['answer']}")
     checked = result["verification"]
     verdict = {True: "yes", False: "NO", None: "not compared"}[checked.get("verified")]
     rows = [

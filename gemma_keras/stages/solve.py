@@ -16,6 +16,7 @@ from gemma_keras.config.serialization import from_json, to_dict
 from gemma_keras.config.stages import SolveConfig
 from gemma_keras.data.progress import print_progress
 from gemma_keras.inference.language_model import Ask, LanguageModel, Reply
+from gemma_keras.models.loading import weight_files
 from gemma_keras.solvers.analysis import Analysis, analyze, bound_share, format_costs, format_verification, is_right
 from gemma_keras.solvers.prompts import load_prompts
 from gemma_keras.solvers.question_file import parse_questions, read_questions
@@ -121,7 +122,7 @@ def _inputs(config: SolveConfig, settings: Settings) -> dict[str, Any]:
     model = {name: value for name, value in to_dict(config.model).items() if name not in _FREE_MODEL}
     kept = {"inference.weights": config.inference.weights, "inference.cache": config.inference.cache}
     folder, tokenizer = Path(config.model.weights), Path(config.tokenizer.path)
-    weights = folder.iterdir() if config.model.weights and folder.is_dir() else ()
+    weights = weight_files(folder) if config.model.weights else ()
     tokenizers = [tokenizer] if config.tokenizer.path else (folder / "assets" / "tokenizer").glob("*")  # of a preset
     return {
         "solver settings": {name: value for name, value in to_dict(config.solver).items() if name not in _FREE},

@@ -30,15 +30,19 @@ def folder_template(folder: str | Path) -> Template | ForeignTemplate | None:
     """
     folder = Path(folder)
     config = _read_object(folder / "tokenizer_config.json")
-    source = _source(folder, config)
-    if not source.strip():
-        return None
-    tokens = _TOKENS | {
+    tokens = {
         name: value if isinstance(value, str) else str(value.get("content", ""))  # transformers writes both
         for name, value in config.items()
         if name.endswith("_token") and value and isinstance(value, str | dict)
     }
-    foreign = ForeignTemplate(name=f"the chat template of {folder}", source=source, tokens=tokens)
+    return template_of(folder, _source(folder, config), tokens)
+
+
+def template_of(weights: str | Path, source: str, tokens: dict[str, str]) -> Template | ForeignTemplate | None:
+    """As `folder_template`, of the text that was found with `weights` and of what their tokenizer calls its tokens."""
+    if not source.strip():
+        return None
+    foreign = ForeignTemplate(name=f"the chat template of {weights}", source=source, tokens=_TOKENS | tokens)
     same = next((template for template in TEMPLATES.values() if _writes_the_same(foreign, template)), None)
     return dataclasses.replace(same, source=source) if same else foreign
 

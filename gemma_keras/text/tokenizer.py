@@ -18,7 +18,7 @@ from gemma_keras.config.errors import UserError
 
 REQUIRED_PIECES = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>")
 # User-defined pieces that also steer the model; SentencePiece does not mark them as control pieces.
-_STEERING = re.compile(r"<(mask|2mass|unused\d+|start_of_turn|end_of_turn)>|\[@BOS@\]")
+STEERING = re.compile(r"<(mask|2mass|unused\d+|start_of_turn|end_of_turn)>|\[@BOS@\]")
 
 
 class Tokenizer:
@@ -136,7 +136,7 @@ def _control_pieces(model: sentencepiece.SentencePieceProcessor, path: Path) -> 
     present = {
         piece: token
         for piece, token in pieces
-        if _STEERING.fullmatch(piece) or model.is_control(token) or model.is_unknown(token)
+        if STEERING.fullmatch(piece) or model.is_control(token) or model.is_unknown(token)
     }
     missing = [piece for piece in REQUIRED_PIECES if piece not in present]
     if missing:

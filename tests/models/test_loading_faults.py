@@ -158,7 +158,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12
     "change, reason",
     [
         (only("adapter_config.json", "adapter_model.safetensors"), "no config.json but a PEFT adapter .* merge"),
-        (only("gemma-2-2b-it-Q4_K_M.gguf"), "no config.json but a model for llama.cpp"),
+        (only("gemma-2-2b-it-Q4_K_M.gguf"), "no config.json but a GGUF file; give that file itself"),
         (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), "as pickles"),
         (
             lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model-00001-of-00002.bin"),

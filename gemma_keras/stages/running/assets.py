@@ -25,13 +25,15 @@ from gemma_keras.inference.chat import ChatModel
 from gemma_keras.models.architecture import Architecture
 from gemma_keras.models.families.registry import get_architecture
 from gemma_keras.models.forward import Params, build_backbone, initial_params
+from gemma_keras.models.gguf_file import open_gguf
+from gemma_keras.models.gguf_tokenizer import sentencepiece_model
 from gemma_keras.models.loading import describe_weights, load_params
 from gemma_keras.models.quantization import quantize_params
 from gemma_keras.models.stacking import stack_params
 from gemma_keras.models.weight_checks import is_padded, require_no_more_tokens
 from gemma_keras.models.weight_sharding import param_sharding
 from gemma_keras.planning.plans import inference_plan, plan_for
-from gemma_keras.text.folder_templates import folder_template
+from gemma_keras.text.folder_templates import folder_template, template_of
 from gemma_keras.text.foreign_template import ForeignTemplate
 from gemma_keras.text.templates import AUTO, Template, get_template
 from gemma_keras.text.tokenizer import Tokenizer
@@ -60,15 +62,18 @@ def resolve_data(data: DataConfig, dry_run: bool = False) -> DataConfig:
 def resolve_tokenizer(config: ModelStage, workdir: Path) -> Tokenizer:
     """The tokenizer that is named, lies beside the weights, is builtin, or is trained on the text corpora, in this order.
 
-    A tokenizer trained here is kept in `<workdir>/tokenizer` and used again when the stage is resumed.
+    A tokenizer trained here is kept in `<workdir>/tokenizer` and used again when the stage is resumed; that of a GGUF file is
+    written there.
     """
+    path = workdir / "tokenizer" / "tokenizer.model"
     if config.tokenizer.path:
         return Tokenizer(config.tokenizer.path)
+    if Path(config.model.weights).is_file():
+        return _of_gguf(config.model.weights, path)
     if config.model.weights:
         return Tokenizer(_beside_weights(Path(config.model.weights)))
     if not config.data.root:
         return Tokenizer(builtin.TOKENIZER)
-    path = workdir / "tokenizer" / "tokenizer.model"
     if not path.exists():
         print(f"training a tokenizer of {config.tokenizer.vocabulary_size} pieces", file=sys.stderr, flush=True)
         train_tokenizer(training_texts(config.data), config.tokenizer.vocabulary_size, path)
@@ -76,7 +81,7 @@ def resolve_tokenizer(config: ModelStage, workdir: Path) -> Tokenizer:
 
 
 def resolve_template(config: ModelStage, tell: Callable[[str], None] = print_progress) -> Template | ForeignTemplate:
-    """The chat template that is named, else that of the weights' folder, else `gemmalm_zh`.
+    """The chat template that is named, else that of the weights' folder or GGUF file, else `gemmalm_zh`.
 
     The folder's keeps its own text, even where it is named. `tell` gets a line where another one is named.
 
@@ -84,7 +89,7 @@ def resolve_template(config: ModelStage, tell: Callable[[str], None] = print_pro
         UserError: the files of the folder are damaged.
     """
     named, folder = config.data.template, config.model.weights
-    own = folder_template(folder) if folder else None
+    own = _own_template(folder) if folder else None
     if own is None:
         return get_template(named)
     if named in (AUTO, own.name):
@@ -95,6 +100,12 @@ def resolve_template(config: ModelStage, tell: Callable[[str], None] = print_pro
         "--config.data.template=auto uses that one"
     )
     return get_template(named)
+
+
+def _own_template(weights: str) -> Template | ForeignTemplate | None:
+    if Path(weights).is_file():
+        return template_of(weights, open_gguf(weights).metadata.get("tokenizer.chat_template", ""), {})
+    return folder_template(weights)
 
 
 def with_spans(template: Template | ForeignTemplate) -> Template:
@@ -207,8 +218,22 @@ def count(params: Params) -> int:
     return sum(jnp.size(array) for array in params.values())
 
 
+def _of_gguf(weights: str, path: Path) -> Tokenizer:
+    """The tokenizer in a GGUF file, as the SentencePiece model that exports copy."""
+    model = sentencepiece_model(open_gguf(weights))
+    if not path.exists() or path.read_bytes() != model:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.partial")
+        partial.write_bytes(model)
+        partial.replace(path)
+    return Tokenizer(path)
+
+
 def _beside_weights(folder: Path) -> Path:
-    require(folder.is_dir(), f"model.weights={folder} is no folder; give a Hugging Face or Keras preset folder.")
+    require(
+        folder.is_dir(),
+        f"model.weights={folder} is no folder or file; give a Hugging Face or Keras preset folder or a GGUF file.",
+    )
     for path in (folder / "tokenizer.model", folder / "assets" / "tokenizer" / "vocabulary.spm"):
         if path.exists():
             return path

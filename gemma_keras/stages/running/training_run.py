@@ -24,6 +24,7 @@ from gemma_keras.data.progress import print_progress
 from gemma_keras.export.tokenizer_files import require_expressible
 from gemma_keras.models.architecture import Architecture
 from gemma_keras.models.forward import Params
+from gemma_keras.models.loading import weight_files
 from gemma_keras.parallel.mesh import row_share
 from gemma_keras.planning.memory import compile_first_that_fits
 from gemma_keras.planning.plans import plan_for
@@ -106,7 +107,7 @@ class TrainingRun:
         if self.program.allocator:
             self.ranks = resolve_schedule(config.adapter, self.last_step, len(self.program.matrices))
         self.trainable, self.frozen = load_trainable_params(config, self.program)
-        weights = files.fingerprints(Path(config.model.weights).iterdir() if config.model.weights else ())
+        weights = files.fingerprints(weight_files(config.model.weights) if config.model.weights else ())
         inputs = {"data": self.report["fingerprint"], "weights": weights}
         resuming = any((self.workdir / "checkpoints").glob("[0-9]*"))
         processes.by_writer(lambda: files.check_inputs(self.workdir, inputs, resuming))

@@ -1,0 +1,49 @@
+"""A real Gemma, small: google/gemma-3-270m tuned with AdaLoRA on the package's own rows, or on --config.data.root.
+
+Launch: bash scripts/quickstart.sh --real [--config.data.root=DIR]
+        It names the weights: --config.sft.model.weights=FILE.gguf
+Hardware: 2 CPU cores, 8 GB. Expected (measured): see the README.
+"""
+
+from configs import quickstart
+from gemma_keras.config.sections import (
+    AdapterConfig,
+    CorpusConfig,
+    DataConfig,
+    ExportConfig,
+    ModelConfig,
+    OptimConfig,
+    SamplingConfig,
+    TrainConfig,
+)
+from gemma_keras.config.stages import PipelineConfig, PipelineSftConfig
+
+
+def get_config() -> PipelineConfig:
+    return PipelineConfig(
+        sft=PipelineSftConfig(
+            model=ModelConfig(dtype="float32"),
+            data=DataConfig(
+                corpora=tuple(CorpusConfig(name=name) for name in quickstart.CONVERSATIONS),
+                validation=quickstart.HELD_OUT,
+                template="gemmalm_zh",
+                sequence_length=256,
+            ),
+            adapter=AdapterConfig(
+                method="adalora", init_r=12, target_r=8, alpha=32.0, dropout=0.0, delta_t=5, tinit=0.1, tfinal=0.4,
+                orth_reg_weight=0.1,
+            ),
+            optim=OptimConfig(learning_rate=2e-3, warmup=0.05),
+            train=TrainConfig(steps=150, batch_rows=2, log_every=10, save_every=50),
+            sampling=SamplingConfig(max_new_tokens=96),
+            export=ExportConfig(dtype="float32"),
+            questions=(
+                "请用一句话介绍春节。",
+                "周末适合做什么？",
+                "怎样才能养成早起的习惯？",
+                # Of the rows that are held out.
+                "我们班的足球队叫什么名字好？",
+                "去海边露营一晚，需要带什么？",
+            ),
+        )
+    )  # fmt: skip
