@@ -10,7 +10,7 @@ from typing import Any
 
 from gemma_keras.models.families.gemma3 import MULTIMODAL
 
-_PREFIX = re.compile(r"language_model\.(?=model\.|lm_head\.)|(?<=model\.)language_model\.")
+_PREFIX = re.compile(r"^(?:language_model\.(?=model\.|lm_head\.)|(model\.)language_model\.)")
 _REST = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\..+|layers/gemma3_vision_encoder/.+")
 
 
@@ -27,7 +27,7 @@ def text_names(names: Iterable[str]) -> dict[str, str]:
     >>> text_names(["model.language_model.norm.weight", "model.multi_modal_projector.mm_soft_emb_norm.weight"])
     {'model.norm.weight': 'model.language_model.norm.weight'}
     """
-    return {_PREFIX.sub("", name, count=1): name for name in names if not reads_images(name)}
+    return {_PREFIX.sub(r"\1", name): name for name in names if not reads_images(name)}
 
 
 def reads_images(name: str) -> bool:
