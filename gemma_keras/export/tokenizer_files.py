@@ -5,7 +5,6 @@ model alone it raises, or decodes Chinese into replacement characters.
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +33,7 @@ def write_tokenizer_files(tokenizer: Tokenizer, template: ChatTemplate, out: Pat
     `chat_template.jinja` is the text that the template was found with, or else ours. Beside it, for a template of ours,
     `chat_template_training.jinja` says with `{% generation %}` what carries loss, which trainers of other packages ask for.
     """
-    pieces = read_pieces(tokenizer.path.read_bytes())
+    pieces = read_pieces(tokenizer.serialized)
     added = _added_tokens(pieces, tokenizer)
     _write_json(out / "tokenizer.json", tokenizer_json(pieces, added, tokenizer.bos_id))
     chat_template = template.source or (write_jinja(template) if isinstance(template, Template) else "")
@@ -43,12 +42,12 @@ def write_tokenizer_files(tokenizer: Tokenizer, template: ChatTemplate, out: Pat
     if isinstance(template, Template):
         marked = write_jinja(template, marked=True)
         (out / "chat_template_training.jinja").write_text(marked, encoding="utf-8")
-    shutil.copyfile(tokenizer.path, out / "tokenizer.model")
+    (out / "tokenizer.model").write_bytes(tokenizer.serialized)
 
 
 def require_expressible(tokenizer: Tokenizer) -> None:
     """`UserError` where `tokenizer.json` cannot say what the model does: all but BPE over texts that are taken as they are."""
-    model = ModelProto.FromString(tokenizer.path.read_bytes())
+    model = ModelProto.FromString(tokenizer.serialized)
     trainer, normalizer = model.trainer_spec, model.normalizer_spec
     if trainer.model_type != TrainerSpec.BPE:
         raise UserError(

@@ -12,7 +12,7 @@ from keras_hub.models import Backbone
 
 from gemma_keras.inference.decode_state import DecodeState, placed
 from gemma_keras.inference.sampling import add_bias, next_and_greatest, unpack_bits
-from gemma_keras.models.forward import Params, forward, layer_angles, logits
+from gemma_keras.models.forward import Params, forward, layer_angles, logits, only_pieces
 from gemma_keras.models.kv_cache import Context, KVCache
 from gemma_keras.parallel.plan import ComputePlan
 
@@ -80,14 +80,16 @@ def decode(
             backbone, params, loop.last[:, None], length[:, None], context=context, angles=angles, plan=plan
         )
         raw = logits(backbone, params, hidden[:, 0])
-        scores = add_bias(raw, rows.bias_ids, rows.bias_values)
+        scores = only_pieces(backbone.architecture, add_bias(raw, rows.bias_ids, rows.bias_values))
         scores = scores if mask is None else jnp.where(mask, scores, -jnp.inf)
         tallies = rows.tallies._replace(counts=loop.counts)
         token, greatest = next_and_greatest(scores, tallies, sampling, rows.step + loop.index)
         finite = jnp.isfinite(greatest)
         stop = loop.running & finite & rows.stops[each, token]
         taken = loop.running & finite & ~stop
-        log_probs = None if alternatives is None else jax.nn.log_softmax(raw, axis=-1)
+        log_probs = None
+        if alternatives is not None:
+            log_probs = only_pieces(backbone.architecture, jax.nn.log_softmax(raw, axis=-1))
         chunk = _noted(loop, jnp.where(taken, token, -1), log_probs, token, alternatives)
         return _DecodeLoop(
             index=loop.index + 1,

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 
-import h5py
 import keras_hub
 import numpy as np
 import pytest
@@ -119,23 +118,6 @@ def test_a_header_of_odd_length_is_read(tmp_path):
     header += b" " * (len(header) % 2 == 0)
     file.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
     assert_same(load(tmp_path), lively_params(small()))
-
-
-@pytest.mark.parametrize("rows", [104, 128])
-@pytest.mark.parametrize("save", [save_hf, lambda _, folder: preset(str(folder), "float32")], ids=["HF", "Keras"])
-def test_padded_embeddings_lose_their_padding(save, rows, tmp_path):
-    save(small(), tmp_path)
-    architecture, whole = describe_weights(tmp_path), load(tmp_path)
-    table = np.asarray(whole["token_embedding/embeddings"])
-    padded = np.concatenate([table, np.full((rows - 97, table.shape[1]), 9.0, np.float32)])
-    if save is save_hf:
-        edit(tmp_path, lambda tensors: tensors.update({"model.embed_tokens.weight": padded}))
-    else:
-        with h5py.File(tmp_path / "model.weights.h5", "r+") as file:
-            del file["layers/reversible_embedding/vars/0"]
-            file["layers/reversible_embedding/vars/0"] = padded
-    params = load_params(build_backbone(architecture, "float32"), architecture, tmp_path, "float32")
-    assert_same(params, whole)
 
 
 def test_what_counts_as_padding():

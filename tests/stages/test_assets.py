@@ -1,4 +1,4 @@
-"""Weights that other tools have padded, from the folder to what the stages make of it."""
+"""Weights with more rows of embeddings than the tokenizer has pieces, from the folder to what the stages make of it."""
 
 import json
 
@@ -14,7 +14,7 @@ from gemma_keras.export.huggingface import export_hf
 from gemma_keras.models.families.registry import get_architecture
 from gemma_keras.models.forward import build_backbone, initial_params
 from gemma_keras.stages import export
-from gemma_keras.text.tokenizer import Tokenizer
+from gemma_keras.text.tokenizer import IMAGE_ENTRY, Tokenizer
 
 
 @pytest.fixture
@@ -45,15 +45,24 @@ def exported(folder, workdir):
     return load_file(workdir / "export" / "model-00001-of-00001.safetensors")
 
 
-def test_padded_rows_are_left_out_and_told(whole, tmp_path, capsys):
-    expected = load_file(whole / "model.safetensors")
+def test_rows_without_a_piece_are_kept_and_told(whole, tmp_path, capsys):
     pad(whole, 64)
+    expected = load_file(whole / "model.safetensors")
     found = exported(whole, tmp_path / "run")
-    assert "64 padded rows" in capsys.readouterr().err
+    assert "64 more rows of embeddings" in capsys.readouterr().err
     assert found.keys() == expected.keys()
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
     config = json.loads((tmp_path / "run" / "export" / "config.json").read_text(encoding="utf-8"))
-    assert config["vocab_size"] == 2560
+    assert config["vocab_size"] == 2624
+
+
+@pytest.mark.parametrize("entry", ["added_tokens.json", "tokenizer.json"])
+def test_the_entry_for_images_is_no_token_that_somebody_added(entry, whole, tmp_path):
+    pad(whole, 64)
+    listed = {"added_tokens": [{"id": 2560, "content": IMAGE_ENTRY}]}
+    text = json.dumps({IMAGE_ENTRY: 2560} if entry == "added_tokens.json" else listed)
+    (whole / entry).write_text(text, encoding="utf-8")
+    assert len(exported(whole, tmp_path / "run")["model.embed_tokens.weight"]) == 2624
 
 
 def test_other_surplus_rows_are_another_tokenizers(whole, tmp_path):

@@ -11,6 +11,7 @@ from gemma_keras.models.families.config_json import GLOBAL, LOCAL, common_sizes,
 
 FAMILY = "gemma3_text"
 HF_CLASS = "Gemma3ForCausalLM"
+MULTIMODAL = "gemma3"  # `model_type` of folders that read images, too
 GLOBAL_ROPE_BASE = 1_000_000.0
 PERIOD = 6
 # transformers/models/gemma3/configuration_gemma3.py; Google's own files leave out what is as here.
@@ -123,6 +124,12 @@ def from_hf_config(config: dict[str, Any], name: str) -> Architecture:
         attention_logit_soft_cap=config.get("attn_logit_softcapping"),
         final_logit_soft_cap=config.get("final_logit_softcapping"), **sizes,
     )  # fmt: skip
+
+
+def text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The `config.json` of the text model in a multimodal one's, which says itself whether embeddings are tied."""
+    text = {"model_type": FAMILY} | (config.get("text_config") or {})
+    return text if config.get("tie_word_embeddings", True) else text | {"tie_word_embeddings": False}
 
 
 def _ropes(config: dict[str, Any]) -> dict[str, tuple[float, float | None]]:
