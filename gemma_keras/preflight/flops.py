@@ -213,7 +213,7 @@ def _pallas_call(equation: Any, known: Known, place: _Place) -> _Counted:
     share = 1.0
     if mask is not None:
         share = np.count_nonzero(mask) / mask.size
-        counts.visits[np.count_nonzero(mask) // len(mask)] = 1
+        counts.visits[int(np.count_nonzero(mask)) // len(mask)] = 1
     counts.add(_walk(equation.params["jaxpr"], {}, _Place(part=part)), points * share)
     return counts, 1
 

@@ -46,14 +46,14 @@ def test_2b_on_v5e_8(preflight):
 
 @pytest.mark.parametrize(("architecture", "layers"), [("gemma3_4b", 34), ("gemma3_12b", 48)])
 def test_gemma3_on_v5e_8_at_16384_tokens(preflight, architecture, layers):
-    report = compiled(preflight, architecture, rows=16, length=1024)
+    report = compiled(preflight, architecture, "--config.train.remat=matmul", rows=16, length=1024)
     assert report["matmul_flops_per_token_over_n"] <= 4.5
     check_splash(report, layers, recomputed=False, soft_cap=False)
 
 
 def test_gemma3_4b_with_rows_of_8192_tokens(preflight):
     """Layers with a window of 1,024 visit 45 blocks of 512 x 512, the others 136."""
-    report = compiled(preflight, "gemma3_4b", rows=2, length=8192)
+    report = compiled(preflight, "gemma3_4b", "--config.train.remat=matmul", rows=2, length=8192)
     check_visits(report, get_architecture("gemma3_4b"), 8192)
     assert [visit["blocks"] for visit in report["kernel_visits"]] == [45, 136]
 
