@@ -12,7 +12,7 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.models.families.registry import ARCHITECTURES, get_architecture
 from gemma_keras.models.forward import build_backbone
 from gemma_keras.models.gguf_file import GgufFile, StoredTensor, as_hf_config, from_hf_config
-from gemma_keras.models.loading import describe_weights, load_params
+from gemma_keras.models.loading import describe_weights, load_params, weight_files
 from tests.conftest import REPOSITORY
 from tests.models import gguf_files
 from tests.models.conftest import lively_params, small, small_gemma1
@@ -122,6 +122,7 @@ def test_rows_beyond_the_pieces_are_left_out(tmp_path):
 
 def test_a_file_that_was_replaced_is_read_anew(tmp_path):
     path = save(small(), tmp_path / "model.gguf")
+    assert list(weight_files(path)) == list(weight_files(tmp_path)) == [path]
     assert describe_weights(path).num_layers == 3
     save(small(num_layers=2), path)
     assert describe_weights(path).num_layers == 2
