@@ -34,7 +34,7 @@ def get_config() -> PipelineConfig:
                 orth_reg_weight=0.1,
             ),
             optim=OptimConfig(learning_rate=2e-3, warmup=0.05),
-            train=TrainConfig(steps=150, batch_rows=2, log_every=10, save_every=50),
+            train=TrainConfig(steps=100, batch_rows=2, log_every=10, save_every=50),
             sampling=SamplingConfig(max_new_tokens=96),
             export=ExportConfig(dtype="float32"),
             questions=(

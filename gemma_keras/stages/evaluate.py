@@ -15,7 +15,10 @@ from gemma_keras.stages.running.assets import load_chat_model, resolve_data, res
 
 def run(config: EvaluateConfig, workdir: Path) -> dict:
     """Evaluates `model.weights` on `data.validation`; returns what `<workdir>/result.json` holds."""
-    require(bool(config.model.weights), "config.model.weights is empty; give the folder of the model to evaluate.")
+    require(
+        bool(config.model.weights),
+        "config.model.weights is empty; give the folder or GGUF file of the model to evaluate.",
+    )
     files.begin(workdir, to_dict(config))
     template = with_spans(resolve_template(config, lambda line: None))  # `load_chat_model` tells
     data = dataclasses.replace(resolve_data(config.data), template=template.name)

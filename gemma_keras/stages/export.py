@@ -19,8 +19,11 @@ from gemma_keras.stages.running.assets import (
 
 
 def run(config: ExportStageConfig, workdir: Path) -> dict:
-    """Writes `model.weights` (Hugging Face folder or Keras preset) to `<workdir>/export`; returns `{"export_dir"}`."""
-    require(bool(config.model.weights), "config.model.weights is empty; give the folder of the model to export.")
+    """Writes `model.weights` (Hugging Face folder, Keras preset or GGUF file) to `<workdir>/export`; returns `{"export_dir"}`."""
+    require(
+        bool(config.model.weights),
+        "config.model.weights is empty; give the folder or GGUF file of the model to export.",
+    )
     files.begin(workdir, to_dict(config))
     tokenizer = resolve_tokenizer(config, workdir)
     architecture = resolve_architecture(config, tokenizer)

@@ -12,6 +12,6 @@ def run(config: SftConfig, workdir: Path) -> dict:
     require(
         bool(config.model.weights),
         "config.model.weights is empty, but fine-tuning needs a base model; give a Hugging Face folder, a Keras preset "
-        "folder, or the export folder of an earlier stage.",
+        "folder, a GGUF file, or the export folder of an earlier stage.",
     )
     return training.run(config, workdir)

@@ -41,9 +41,9 @@ def metadata(architecture: Architecture) -> dict[str, Any]:
     return {"general.architecture": name} | {f"{name}.{key}": value for key, value in keys.items() if value is not None}
 
 
-def write(path: Path, values: dict[str, Any], tensors: dict[str, tuple[np.ndarray, gguf.GGMLQuantizationType]]) -> Path:
+def write(path: Path, values: dict[str, Any], tensors: dict[str, tuple], **options: Any) -> Path:
     """Writes keys and tensors, each quantized as it says."""
-    writer = gguf.GGUFWriter(path, values["general.architecture"])
+    writer = gguf.GGUFWriter(path, values["general.architecture"], **options)
     for key, value in values.items():
         if key == "general.architecture":
             continue

@@ -1,9 +1,5 @@
 """Weights and shapes from GGUF files."""
 
-import os
-import subprocess
-import sys
-
 import gguf
 import numpy as np
 import pytest
@@ -12,12 +8,11 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.models.families.registry import ARCHITECTURES, get_architecture
 from gemma_keras.models.forward import build_backbone
 from gemma_keras.models.gguf_file import GgufFile, StoredTensor, as_hf_config, from_hf_config
-from gemma_keras.models.loading import describe_weights, load_params
-from tests.conftest import REPOSITORY
+from gemma_keras.models.loading import describe_weights, load_params, weight_files
 from tests.models import gguf_files
 from tests.models.conftest import lively_params, small, small_gemma1
 from tests.models.gguf_files import F32, metadata, save, stored_tensors, write
-from tests.models.test_loading import SHARDED, assert_same, load
+from tests.models.test_loading import assert_same, load
 
 Q8_0, F16, BF16 = (getattr(gguf.GGMLQuantizationType, name) for name in ("Q8_0", "F16", "BF16"))
 
@@ -91,15 +86,6 @@ def test_keys_that_only_some_files_have(tmp_path):
     assert found.pattern[-1] == small_gemma3().pattern[-1] and found.sliding_window == 8
 
 
-def test_sharded_weights_equal_whole_ones(tmp_path):
-    child = subprocess.run(
-        [sys.executable, "-c", SHARDED, save(small(), tmp_path / "model.gguf", Q8_0)],
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
-        cwd=REPOSITORY, capture_output=True, text=True,
-    )  # fmt: skip
-    assert child.stdout.count("same") == 1, child.stderr
-
-
 def test_weights_keep_no_hold_of_the_file_and_progress_ends_at_the_whole(tmp_path):
     path, calls = save(small(), tmp_path / "model.gguf"), []
     architecture = describe_weights(path)
@@ -122,6 +108,7 @@ def test_rows_beyond_the_pieces_are_left_out(tmp_path):
 
 def test_a_file_that_was_replaced_is_read_anew(tmp_path):
     path = save(small(), tmp_path / "model.gguf")
+    assert list(weight_files(path)) == list(weight_files(tmp_path)) == [path]
     assert describe_weights(path).num_layers == 3
     save(small(num_layers=2), path)
     assert describe_weights(path).num_layers == 2
@@ -164,9 +151,14 @@ def of_type(number):
     return change
 
 
+def big_endian(path):
+    write(path, metadata(small()), stored_tensors(small(), F32), endianess=gguf.GGUFEndian.BIG)
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
+        (big_endian, "big-endian machines"),
         (cut(0), "is no GGUF file"),
         (lambda path: path.write_bytes(b"PK\x03\x04 something else"), "is no GGUF file"),
         (lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"), "pointer of Git LFS"),
@@ -176,9 +168,9 @@ def of_type(number):
         (changed(general__type="mmproj"), "no text model but the part that reads images"),
         (changed(general__type="adapter"), "no text model but of type adapter"),
         (changed(split__count=3), "one of the 3 parts .* llama-gguf-split --merge"),
-        (changed(gemma2__block_count=None), "does not say block_count"),
+        (changed(gemma2__block_count=None), "has no number block_count"),
         (changed(gemma2__attention__value_length=8), "values of another length"),
-        (changed(gemma2__rope__freq_base=5e5), "rope_theta = 500000.0"),
+        (changed(gemma2__rope__freq_base=5e5), "model.gguf has rope_theta = 500000.0"),
         (changed(gemma2__attention__layer_norm_rms_epsilon=1e-5), "rms_norm_eps = 9.99"),
         (of_type(99), "a tensor whose type is unknown .*99.* gguf library cannot read; install a newer"),
         (of_type(int(gguf.GGMLQuantizationType.Q8_1)), "in Q8_1, which .* gguf library cannot read"),

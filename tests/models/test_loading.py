@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import gguf
 import keras_hub
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from gemma_keras.models.forward import build_backbone
 from gemma_keras.models.loading import describe_weights, load_params
 from gemma_keras.models.weight_checks import is_padded, require_no_more_tokens
 from tests.conftest import REPOSITORY
+from tests.models import gguf_files
 from tests.models.conftest import lively_params, lively_tensors, small, small_gemma1
 
 
@@ -210,14 +212,15 @@ for folder in sys.argv[1:]:
 
 
 def test_sharded_weights_equal_whole_ones(tmp_path):
-    """On 8 devices: float32 and bfloat16 files of both formats, read as both dtypes."""
+    """On 8 devices: float32 and bfloat16 files of both formats and a GGUF file, read as both dtypes."""
     save_hf(small(), tmp_path / "hf")
     save_hf(small(), tmp_path / "hf_bfloat16", "bfloat16")
     preset(str(tmp_path / "keras"), "float32")
     preset(str(tmp_path / "keras_bfloat16"), "bfloat16")
+    gguf_files.save(small(), tmp_path / "model.gguf", gguf.GGMLQuantizationType.Q8_0)
     child = subprocess.run(
         [sys.executable, "-c", SHARDED, *sorted(tmp_path.iterdir())],
         env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
         cwd=REPOSITORY, capture_output=True, text=True,
     )  # fmt: skip
-    assert child.stdout.count("same") == 4, child.stderr
+    assert child.stdout.count("same") == 5, child.stderr

@@ -5,15 +5,10 @@ folder with `convert_hf_to_gguf.py`. Its version of Jinja is reached through xll
 it: llama-cpp-python renders templates with Python's jinja2.
 """
 
-import importlib.metadata
 import itertools
 import json
-import os
 import random
-import subprocess
-import sys
 import urllib.request
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -53,19 +48,6 @@ CONVERSATIONS = [
 
 
 @pytest.fixture(scope="module")
-def converter():
-    """llama.cpp's convert_hf_to_gguf.py of the release that is installed."""
-    version = importlib.metadata.version("llama-cpp-python")
-    folder = os.environ.get("GEMMA_KERAS_LLAMA_CPP") or Path(sys.prefix, "share", f"llama.cpp-{version}")
-    script = Path(folder, "convert_hf_to_gguf.py")
-    if not script.exists():
-        pytest.skip(
-            f"there is no {script}: bash scripts/peers.sh fetches it, or GEMMA_KERAS_LLAMA_CPP names its folder"
-        )
-    return script
-
-
-@pytest.fixture(scope="module")
 def architecture():
     return get_architecture("gemma2_tiny")
 
@@ -85,20 +67,12 @@ def engine(architecture, params):
 
 
 @pytest.fixture(scope="module", params=list(TEMPLATES))
-def converted(request, converter, architecture, params, tokenizer, tmp_path_factory):
+def converted(request, convert, architecture, params, tokenizer, tmp_path_factory):
     """(template, gguf file): an export with this template, converted."""
     folder = tmp_path_factory.mktemp(request.param)
     template = TEMPLATES[request.param]
     export_hf(params, architecture, tokenizer, folder / "export", dtype="float32", template=template)
-    command = [
-        sys.executable,
-        str(converter),
-        str(folder / "export"),
-        "--outtype=f32",
-        f"--outfile={folder}/model.gguf",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
-    assert done.returncode == 0, done.stderr
+    convert(folder / "export", folder / "model.gguf")
     return template, folder / "model.gguf"
 
 

@@ -53,8 +53,19 @@ def test_pipeline_from_data_to_verified_export(tmp_path, capsys):
     assert "average rank, first and last" in capsys.readouterr().out
     for name in ("config.json", "metrics.jsonl", "plots/loss.png", "plots/ranks.png", "adapter/adapter.safetensors"):
         assert (tmp_path / "run" / "sft" / name).is_file(), name
-    again = pipeline.run(config, tmp_path / "run")  # finished stages are not run again
-    assert again["tuned_perplexity"] == result["tuned_perplexity"]
+    answers = (tmp_path / "run" / "answers.md").read_text(encoding="utf-8")
+    for sample in result["samples"]:
+        assert all(text in answers for text in sample.values() if isinstance(text, str)), sample
+    assert pipeline.run(config, tmp_path / "run") == result  # which is not run again
+
+
+def test_a_pipeline_with_a_base_model_pretrains_none(base, tmp_path):
+    tuned = short(quickstart.get_config().sft, 4, log_every=2)
+    tuned = change(tuned, model={"weights": str(base)}, sampling={"max_new_tokens": 4})
+    result = pipeline.run(dataclasses.replace(quickstart.get_config(), sft=tuned), tmp_path / "run")
+    assert result["verification"]["verified"] is True and not (tmp_path / "run" / "pretrain").exists()
+    inputs = json.loads((tmp_path / "run" / "sft" / "inputs.json").read_text())
+    assert "config.json" in inputs["weights"]
 
 
 @pytest.fixture

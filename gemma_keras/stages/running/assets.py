@@ -194,7 +194,7 @@ def load_chat_model(config: AnsweringConfig | PipelineSftConfig, workdir: Path) 
         UserError: no weights are named, they cannot be read, or no template of their folder serves.
     """
     if not config.model.weights:
-        raise UserError("config.model.weights is empty; give the folder of the model to talk to.")
+        raise UserError("config.model.weights is empty; give the folder or GGUF file of the model to talk to.")
     template = resolve_template(config)
     if isinstance(template, ForeignTemplate):
         template.check()
