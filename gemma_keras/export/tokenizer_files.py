@@ -159,7 +159,8 @@ def tokenizer_json(pieces: list[Piece], added: list[dict[str, Any]], bos_id: int
 def _added_tokens(pieces: list[Piece], tokenizer: Tokenizer) -> list[dict[str, Any]]:
     """Pieces that are matched before BPE: all but the learnt ones and the bytes. Those that steer the model are special.
 
-    Those with blanks are matched in normalised text, where a blank is U+2581 already, all others in the text as given.
+    Those with U+2581 are matched in normalised text, where a blank is one already, all others in the text as given. One with
+    a blank itself, as a GGUF file calls runs of blanks, is none: SentencePiece never finds it.
     """
     return [
         {
@@ -172,7 +173,7 @@ def _added_tokens(pieces: list[Piece], tokenizer: Tokenizer) -> list[dict[str, A
             "special": place in tokenizer.control_ids,
         }
         for place, piece in enumerate(pieces)
-        if piece.kind in (UNKNOWN, CONTROL, USER_DEFINED)
+        if piece.kind in (UNKNOWN, CONTROL, USER_DEFINED) and " " not in piece.text
     ]
 
 

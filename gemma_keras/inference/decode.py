@@ -62,7 +62,7 @@ def decode(
 ) -> tuple[DecodeState, Chunk, jax.Array | None]:
     """Up to `steps` i32 new tokens, `CHUNK` at most, for every running row; fewer once none is running.
 
-    `allowed` u32[B, V/32] are the tokens that may come next, for a single step; None: all. `alternatives`: None, or
+    `allowed` u32[B, W] are the tokens that may come next, for a single step; None: all. `alternatives`: None, or
     how many likely tokens are reported besides the log-probability of each token. With both, f32[B, V] comes third: the
     log-probabilities of all tokens, for the host may overrule the one that was taken.
     """

@@ -72,10 +72,10 @@ class Tokenizer:
         self.control_ids = frozenset(self.control_pieces.values())
 
         literals = sorted(self.control_pieces)
-        self._control = re.compile(f"({_any_of(literals)})")
+        self._control = re.compile(f"({any_of(literals)})")
         # Zero-width matches, so that overlapping literals are all cut.
         rests = {first: [p[1:] for p in group] for first, group in itertools.groupby(literals, lambda p: p[0])}
-        inside = (f"(?<={re.escape(first)})(?={_any_of(group)})" for first, group in rests.items())
+        inside = (f"(?<={re.escape(first)})(?={any_of(group)})" for first, group in rests.items())
         self._inside_control = re.compile("|".join(inside))
 
     def encode_content(self, text: str) -> list[int]:
@@ -152,19 +152,19 @@ def _without_last_piece(data: bytes) -> bytes:
     return model.SerializeToString()
 
 
-def _any_of(literals: Sequence[str]) -> str:
+def any_of(literals: Sequence[str]) -> str:
     """A pattern of the longest of the sorted `literals` at a place, which looks at each character once.
 
     Gemma 3 has 6,249 of them, nearly all with the same beginning; an alternation would try one after the other.
 
-    >>> _any_of(["<a1>", "<a12>", "<b", "<b>"])
+    >>> any_of(["<a1>", "<a12>", "<b", "<b>"])
     '<(?:a1(?:>|2>)|b(?:>)?)'
     """
     rest = literals[1:] if literals[0] == "" else literals
     if not rest:
         return ""
     groups = itertools.groupby(rest, lambda literal: literal[0])
-    branches = [re.escape(first) + _any_of([literal[1:] for literal in group]) for first, group in groups]
+    branches = [re.escape(first) + any_of([literal[1:] for literal in group]) for first, group in groups]
     if rest is not literals:
         return f"(?:{'|'.join(branches)})?"
     return branches[0] if len(branches) == 1 else f"(?:{'|'.join(branches)})"

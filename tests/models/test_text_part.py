@@ -25,15 +25,15 @@ VISION = {
 }  # fmt: skip
 
 
-def multimodal_config(architecture=SMALL) -> transformers.Gemma3Config:
+def multimodal_config(architecture) -> transformers.Gemma3Config:
     text = to_hf_config(architecture, "float32")
     return transformers.Gemma3Config(text_config=text, vision_config=dict(VISION), mm_tokens_per_image=4)
 
 
-def save_multimodal(folder, shard="1GB"):
+def save_multimodal(folder, shard="1GB", architecture=SMALL):
     """What transformers itself writes of a whole model, whose text part has the weights of `lively_tensors`."""
-    model = transformers.Gemma3ForConditionalGeneration(multimodal_config())
-    tensors = {name: torch.tensor(value) for name, value in lively_tensors(SMALL).items()}
+    model = transformers.Gemma3ForConditionalGeneration(multimodal_config(architecture))
+    tensors = {name: torch.tensor(value) for name, value in lively_tensors(architecture).items()}
     missing, unexpected = model.model.language_model.load_state_dict(
         {name.removeprefix("model."): value for name, value in tensors.items()}, strict=False
     )
