@@ -26,12 +26,12 @@ from safetensors import SafetensorError, safe_open
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.models.architecture import Architecture
-from gemma_keras.models.families import gemma3
 from gemma_keras.models.families.keras_preset import from_keras_config
 from gemma_keras.models.families.registry import from_hf_config
 from gemma_keras.models.forward import Params, variable_shapes
 from gemma_keras.models.gguf_file import gguf_architecture, open_gguf
 from gemma_keras.models.hf_names import HfTensor, hf_tensors
+from gemma_keras.models.keras_files import KERAS_FILE, KERAS_INDEX, datasets, files_of_groups, keras_group, open_h5
 from gemma_keras.models.text_part import is_multimodal, left_out, reads_images, text_names
 from gemma_keras.models.weight_checks import (
     SAFETENSORS_DTYPES,
@@ -43,10 +43,8 @@ from gemma_keras.models.weight_checks import (
     require_plain_numbers,
     require_shape,
 )
-from gemma_keras.models.weight_table import kind_of
 
 HF_FILE, HF_INDEX = "model.safetensors", "model.safetensors.index.json"
-KERAS_FILE, KERAS_INDEX = "model.weights.h5", "model.weights.json"
 BUFFER_ALIGNMENT = 64  # bytes; JAX on CPU keeps a buffer of this alignment and copies any other (XLA's own minimum)
 
 Shardings = Callable[[str, tuple[int, ...]], jax.sharding.Sharding | None]
@@ -279,13 +277,13 @@ def _gguf_sources(architecture: Architecture, file: Path, dtype: np.dtype) -> It
 def _keras_sources(
     architecture: Architecture, folder: Path, tell: Callable[[str], None] | None
 ) -> Iterator[tuple[str, _H5Tensor]]:
-    tensors = {_keras_group(tensor.path, architecture.family): tensor for tensor in hf_tensors(architecture)}
-    groups = _files_of_groups(folder)
+    tensors = {keras_group(tensor.path, architecture.family): tensor for tensor in hf_tensors(architecture)}
+    groups = files_of_groups(folder)
     require_names(tensors, (group for group in groups if not reads_images(group)), folder)
     others: list[int] = []
     for file in sorted(set(groups.values())):
-        with _open_h5(file) as opened:
-            others += [dataset.nbytes for name, dataset in _datasets(opened) if reads_images(name)]
+        with open_h5(file) as opened:
+            others += [dataset.nbytes for name, dataset in datasets(opened) if reads_images(name)]
             for group, tensor in tensors.items():
                 if groups[group] == file:
                     dataset = opened[group]["0"]
@@ -296,47 +294,3 @@ def _keras_sources(
                     yield tensor.path, source
     if others and tell:
         tell(f"{folder}: {left_out(others)}")
-
-
-def _keras_group(path: str, family: str) -> str:
-    """The h5 group of a variable, e.g. `decoder_block_1/attention/query/kernel` ->
-    `layers/gemma_decoder_block_1/attention/query_dense/vars`."""
-    first, *layers, _ = path.split("/")
-    attribute = kind_of(path).attribute
-    if not layers:
-        return f"layers/{attribute}/vars"
-    number = first.removeprefix("decoder_block_")
-    block = "gemma3_decoder_block" if family == gemma3.FAMILY else "gemma_decoder_block"
-    return "/".join(
-        ["layers", block if number == "0" else f"{block}_{number}", *layers[:-1], attribute or layers[-1], "vars"]
-    )
-
-
-def _files_of_groups(folder: Path) -> dict[str, Path]:
-    if (folder / KERAS_INDEX).exists():
-        weight_map = read_json(folder / KERAS_INDEX).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise UserError(f"{folder / KERAS_INDEX} has no weight_map; download it again")
-        # A group may be spread over several files; those of Gemma hold one array each, which the first file has.
-        firsts = {group: files[0] if isinstance(files, list) else files for group, files in weight_map.items()}
-        return {group.strip("/"): folder / file for group, file in firsts.items()}
-    with _open_h5(folder / KERAS_FILE) as opened:
-        return {name.rpartition("/")[0]: folder / KERAS_FILE for name, _ in _datasets(opened)}
-
-
-def _datasets(opened: h5py.File) -> list[tuple[str, h5py.Dataset]]:
-    """All arrays of a file by their full names."""
-    found: list[tuple[str, h5py.Dataset]] = []
-    opened.visititems(lambda name, item: found.append((name, item)) if isinstance(item, h5py.Dataset) else None)
-    return found
-
-
-@contextlib.contextmanager
-def _open_h5(file: Path) -> Iterator[h5py.File]:
-    if not file.exists():
-        raise UserError(f"{file} is missing, though the index names it; download it again")
-    try:
-        with h5py.File(file) as opened:
-            yield opened
-    except (OSError, KeyError) as error:
-        raise damaged(file, error) from error
