@@ -47,17 +47,16 @@ SCHEMA = json.dumps({
 
 def ours(work: workload.Workload, folder: Path, mode: str = "") -> Generate:
     """The package's engine by what it has its users call."""
-    import jax.numpy as jnp
-
     from gemma_keras.config.sections import SamplingConfig
     from gemma_keras.inference.constraints.constraint import JsonSchema
     from gemma_keras.inference.engine import Engine
     from gemma_keras.inference.requests import Request
     from gemma_keras.models.forward import build_backbone
+    from gemma_keras.models.loading import load_params
     from gemma_keras.text.tokenizer import Tokenizer
 
-    params = {path: jnp.asarray(array) for path, array in workload.load_params(folder).items()}
     backbone, rows = build_backbone(work.architecture, work.dtype), len(work.rows)
+    params = load_params(backbone, work.architecture, folder / "hf", work.dtype)
     settings = DRAWN if mode == "drawn" else {"temperature": 0.0}
     sampling = SamplingConfig(max_new_tokens=work.sequence_length, repetition_penalty=1.0, **settings)
     requests = [Request(prompt=row.tokens.tolist(), sampling=sampling) for row in work.rows]
