@@ -122,7 +122,10 @@ def _logits(backbone: Backbone, params: Params, hidden: jax.Array, plan: Compute
     if plan.mesh is None or vocabulary % devices or (whole_blocks and plan.data_devices == 1):
         return logits(backbone, params, hidden)
     raw = plan.constrain(logits(backbone, params, plan.constrain(hidden, None, None)), None, ALL)
-    return raw if whole_blocks else plan.constrain(raw, None if len(raw) % plan.data_devices else DATA, None)
+    if whole_blocks:
+        return raw
+    # In two steps, for XLA knows no way from parts of the vocabulary to rows, and says so in a warning.
+    return plan.constrain(plan.constrain(raw, None, None), None if len(raw) % plan.data_devices else DATA, None)
 
 
 def _begin(state: DecodeState, alternatives: int | None, *, overruled: bool) -> _DecodeLoop:
