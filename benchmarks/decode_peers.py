@@ -34,7 +34,7 @@ from benchmarks.turns import serve
 Generate = Callable[[], list[list[int]]]  # the new tokens of every prompt
 
 TOKENIZER = "tokenizer.model"
-DRAWN = {"temperature": 0.7, "top_p": 0.95}
+TEMPERATURE, TOP_P = 0.7, 0.95  # of contestants that draw
 # Of what a solver asks for, without bounds: the end has to be forced.
 SCHEMA = json.dumps({
     "type": "object", "additionalProperties": False, "required": ["complexity", "questions"],
@@ -47,19 +47,19 @@ SCHEMA = json.dumps({
 
 def ours(work: workload.Workload, folder: Path, mode: str = "") -> Generate:
     """The package's engine by what it has its users call."""
-    import jax.numpy as jnp
-
     from gemma_keras.config.sections import SamplingConfig
     from gemma_keras.inference.constraints.constraint import JsonSchema
     from gemma_keras.inference.engine import Engine
     from gemma_keras.inference.requests import Request
     from gemma_keras.models.forward import build_backbone
+    from gemma_keras.models.loading import load_params
     from gemma_keras.text.tokenizer import Tokenizer
 
-    params = {path: jnp.asarray(array) for path, array in workload.load_params(folder).items()}
     backbone, rows = build_backbone(work.architecture, work.dtype), len(work.rows)
-    settings = DRAWN if mode == "drawn" else {"temperature": 0.0}
-    sampling = SamplingConfig(max_new_tokens=work.sequence_length, repetition_penalty=1.0, **settings)
+    params = load_params(backbone, work.architecture, folder / "hf", work.dtype)
+    sampling = SamplingConfig(max_new_tokens=work.sequence_length, temperature=0.0, repetition_penalty=1.0)
+    if mode == "drawn":
+        sampling = dataclasses.replace(sampling, temperature=TEMPERATURE, top_p=TOP_P)
     requests = [Request(prompt=row.tokens.tolist(), sampling=sampling) for row in work.rows]
     if mode in ("", "kept", "drawn"):
         kept = sum(len(row.tokens) for row in work.rows) if mode == "kept" else 0
@@ -126,7 +126,9 @@ def transformers(work: workload.Workload, folder: Path, cache: str, threads: int
     tokens, mask, _ = workload.padded(backwards, length)
     inputs = {"input_ids": tokens, "attention_mask": mask}
     tensors = {name: torch.from_numpy(array[:, ::-1].copy()).long() for name, array in inputs.items()}
-    settings = DRAWN | {"do_sample": True, "top_k": 0} if cache == "drawn" else {"do_sample": False}
+    settings: dict[str, Any] = {"do_sample": False}
+    if cache == "drawn":
+        settings = {"do_sample": True, "temperature": TEMPERATURE, "top_p": TOP_P, "top_k": 0}
     implementation = {"cache_implementation": cache} if cache == "static" else {}
 
     def generate() -> list[list[int]]:

@@ -82,7 +82,8 @@ class PrefixCache:
         as the prompt goes on. `pieces`: of each the keys of its whole prompt, and where it starts and ends; starts are those of
         blocks.
         """
-        places = np.full((len(new[0][0]), new[0][0].shape[2] // BLOCK), self._most, np.int32)
+        rows, _, time, _ = new[0][0].shape
+        places = np.full((rows, time // BLOCK), self._most, np.int32)
         missing: list[tuple[int, int, bytes]] = []
         for row, (keys, start, end) in enumerate(pieces):
             first, keys = start // BLOCK, keys[: min(end // BLOCK, self._most)]

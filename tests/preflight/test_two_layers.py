@@ -77,3 +77,14 @@ def test_a_decoding_step_is_compiled_too(preflight):
     report = preflight.report("gemma2_9b", "--program=decode", rows=8, length=512, **NARROW)
     assert report["fits"] and report["tokens_per_step"] == 8
     assert report["roofline"]["bound"] in ("memory", "collective")
+
+
+@pytest.mark.long
+def test_where_rows_are_divided_no_step_brings_the_table_together(preflight):
+    """Gemma 3 4b has 4 KV heads, so that 8 devices are a mesh of 2x4; its 262,208 tokens make no whole blocks on each."""
+    report = preflight.report(
+        "gemma3_4b", "--program=decode", rows=8, length=512, **NARROW | {"vocabulary_size": 262_208}
+    )
+    assert report["fits"] and report["mesh"] == {"data": 2, "model": 4}
+    logits = 8 * 262_208 * 4  # bytes; the table has 64 times as many
+    assert max(line["bytes"] / line["count"] for line in report["collectives"]) < 1.1 * logits
