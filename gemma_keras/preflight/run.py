@@ -184,9 +184,7 @@ def examine(
         "tokens_per_step": tokens, "matmul_flops_per_step": flops.total,
         "matmul_flops_per_token_over_n": flops.without_attention / scale,
         "attention_flops_per_token_over_n": flops.attention / scale, "matmul_flops_by_part": flops.parts,
-        "kernel_visits": [
-            {"blocks": blocks, "count": round(kernels / count)} for blocks, kernels in sorted(flops.visits.items())
-        ],
+        "kernel_visits": [{"blocks": b, "count": round(n / count)} for b, n in sorted(flops.visits.items())],
         "loops_of_unknown_length": flops.unknown_loops, "largest_shapes": largest_shapes(trace.jaxpr, LARGEST),
         "utilisation": utilisation, "steps": steps, "compile_seconds": seconds, "versions": _versions(), **NOT_COMPILED,
         "advice": [] if fits else ideas,
