@@ -39,7 +39,7 @@ def run(config: PipelineConfig, workdir: Path) -> dict:
             tuned = dataclasses.replace(tuned, model=dataclasses.replace(tuned.model, weights=pretrained["export_dir"]))
         result = _summary(tuned, sft.run(tuned, workdir / "sft"), workdir)
         result["seconds"] = time.perf_counter() - started
-        (workdir / "answers.md").write_text(_answers(result["samples"]), encoding="utf-8")
+        (workdir / "answers.md").write_text(_answers(result["samples"]), encoding="utf-8", newline="")
         files.write_json(workdir / "result.json", result)
     _print_table(result)
     require(
