@@ -31,12 +31,13 @@ MATMULS = 8  # products that are timed together
 def ours(work: workload.Workload, folder: Path, at_once: int) -> Steps:
     """The package's train step on packed rows."""
     import jax
-    import jax.numpy as jnp
 
     from gemma_keras.adapters.inject import initial_adapter_params
     from gemma_keras.adapters.rank_allocator import resolve_schedule
     from gemma_keras.config.sections import AdapterConfig, DataConfig, ModelConfig, OptimConfig, TrainConfig
     from gemma_keras.config.stages import StepConfig
+    from gemma_keras.models.forward import build_backbone
+    from gemma_keras.models.loading import load_params
     from gemma_keras.models.stacking import stack_params
     from gemma_keras.planning.memory import compile_first_that_fits
     from gemma_keras.training.program import step_settings
@@ -55,7 +56,8 @@ def ours(work: workload.Workload, folder: Path, at_once: int) -> Steps:
         train=TrainConfig(batch_rows=rows, accumulation=max(1, rows // at_once) if at_once else 1, seed=workload.SEED),
     )
     program, compiled = compile_first_that_fits(config, work.architecture, jax.devices())
-    frozen = stack_params({path: jnp.asarray(array) for path, array in workload.load_params(folder).items()})
+    backbone = build_backbone(work.architecture, work.dtype)
+    frozen = stack_params(load_params(backbone, work.architecture, folder / "hf", work.dtype))
     state = program.initial_state(stack_params(initial_adapter_params(program.matrices, workload.SEED)))
     schedule = resolve_schedule(adapter, workload.TOTAL_STEPS, len(program.matrices))
     settings = step_settings(config, workload.TOTAL_STEPS, schedule)

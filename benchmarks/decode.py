@@ -1,11 +1,11 @@
 """Tokens per second of generation against keras-hub's `generate` and transformers', in one run; and what masks cost.
 
-The model is that of `train_step`, with the same random weights for all; everything is greedy float32 on the CPU. Every
+The model is one of `train_step`, with the same random weights for all, in float32 on the CPU, greedy but for `drawn`. Every
 contestant lives in a process of its own; they take turns, so that whatever else the machine does falls on all alike. The
 first turns compile and are not counted. A turn is one call, prompts included, and its tokens are the new ones of all rows.
 Who uses one core where another uses two is told by the processor seconds.
 
-    python -m benchmarks.decode [--scenario=eight --scenario=ragged] [--rounds=5] [--json=FILE]
+    python -m benchmarks.decode [--size=gemma3_270m] [--scenario=eight --scenario=ragged] [--rounds=5] [--json=FILE]
 """
 
 import dataclasses
@@ -26,9 +26,9 @@ from absl import app, flags
 from benchmarks.turns import ON_CPU, Process
 from gemma_keras import runtime
 
-MEASURED = flags.DEFINE_multi_enum(
-    "scenario", ["one", "eight", "ragged", "constrained"], ["one", "eight", "ragged", "constrained"], "what is measured"
-)
+SCENARIOS = ["one", "eight", "ragged", "constrained", "drawn", "shared"]
+MEASURED = flags.DEFINE_multi_enum("scenario", SCENARIOS[:4], SCENARIOS, "what is measured")
+SIZE = flags.DEFINE_enum("size", "small", ["small", "gemma3_270m"], "model: 512 wide with 8 layers, or a shape by name")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "turns of each contestant that count")
 WARM_UP = flags.DEFINE_integer("warm_up", 2, "turns of each contestant before these")
 RAGGED_ROUNDS = flags.DEFINE_integer(
@@ -53,6 +53,7 @@ class Scenario:
     contestants: tuple[str, ...]
     figures: dict[str, tuple[float | None, float | None]]
     ragged: bool = False
+    shared: int = 0  # first tokens that are those of all prompts
 
 
 _EVERYONE = ("ours", "keras_hub:32", "transformers:dynamic", "transformers:static")
@@ -72,7 +73,26 @@ SCENARIO = {
         "batch 8, prompts of 64 tokens, answers under a JSON schema", (64,) * 8,
         ("ours:masked", "ours:stepwise", "ours:chunks"), {},
     ),
+    "drawn": Scenario(
+        "batch 8, prompts of 64 tokens, at temperature 0.7 and top-p 0.95", (64,) * 8, ("ours:drawn", "transformers:drawn"),
+        {"transformers": (None, None)},
+    ),
+    "shared": Scenario(
+        "batch 8, prompts of 1,056 tokens of which the first 1,024 are those of all", (1056,) * 8, ("ours:kept", "ours"),
+        {"ours": (None, None)}, shared=1024,
+    ),
 }  # fmt: skip
+OF_GEMMA3 = {"one": {"transformers": (1.0, 1.1)}, "eight": {"transformers": (1.3, 1.7)}}  # its figures
+
+
+def scenario(name: str) -> Scenario:
+    """The scenario as it is for the model's size: keras-hub's Gemma 3 takes no part."""
+    chosen = SCENARIO[name]
+    if SIZE.value == "small":
+        return chosen
+    figures = {f: wanted for f, wanted in (chosen.figures | OF_GEMMA3.get(name, {})).items() if "keras_hub" not in f}
+    left = tuple(contestant for contestant in chosen.contestants if not contestant.startswith("keras_hub"))
+    return dataclasses.replace(chosen, contestants=left, figures=figures)
 
 
 class Contestant(Process):
@@ -104,9 +124,11 @@ def prepare(chosen: Scenario, folder: Path) -> None:
     """Writes prompts, weights and, for constraints, a tokenizer."""
     from benchmarks import decode_peers, workload
 
-    architecture = workload.architecture_of("small")
+    architecture = workload.architecture_of(SIZE.value)
     rng = np.random.default_rng(SEED)
     prompts = [rng.integers(425, architecture.vocabulary_size, length).astype(np.int32) for length in chosen.lengths]
+    for prompt in prompts:
+        prompt[: chosen.shared] = prompts[0][: chosen.shared]
     rows = [workload.Row(prompt, np.zeros(len(prompt), bool)) for prompt in prompts]
     work = workload.Workload(rows, [], NEW_TOKENS.value, architecture, "float32")
     # Scales of 1 would let the last token's embedding outweigh all layers, so that tokens repeat.
@@ -150,10 +172,10 @@ def report(chosen: Scenario, found: list[dict[str, Any]]) -> None:
     print(
         "\n| against | faster by (lowest to highest) | required | aimed at | by processor s |\n|---|---:|---:|---:|---:|"
     )
-    own = next((f for f in found if f["name"] == "ours"), None)
-    for family, wanted in chosen.figures.items() if own else ():
-        rivals = [f for f in found if f["name"].startswith(family)]
-        if own and rivals:
+    own = found[0]
+    for family, wanted in chosen.figures.items() if own["name"].startswith("ours") else ():
+        rivals = [f for f in found[1:] if f["name"].startswith(family)]
+        if rivals:
             other = max(rivals, key=lambda f: f["tokens_per_second"])
             ratios, cores = list(_ratios(other, own, "seconds")), list(_ratios(other, own, "processor_seconds"))
             required, aimed = ("-" if figure is None else f"{figure}" for figure in wanted)
@@ -194,19 +216,21 @@ def _check(found: list[dict[str, Any]]) -> None:
     """Everyone has all tokens, and the same first ones."""
     for f in found:
         assert all(len(row) == NEW_TOKENS.value for row in f["tokens"]), f"{f['name']} stopped early"
+        if f["name"].endswith("drawn"):
+            continue
         first, own = ([row[0] for row in tokens] for tokens in (f["tokens"], found[0]["tokens"]))
         assert first == own, f"{f['name']} begins with {first}, {found[0]['name']} with {own}"
     kinds = statistics.median(len(set(row)) for row in found[0]["tokens"])
-    print(f"\nfirst tokens are equal; an answer has {kinds:.0f} different tokens (median)")
+    print(f"\nfirst tokens of greedy answers are equal; an answer has {kinds:.0f} different tokens (median)")
 
 
 def main(argv: list[str]) -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"
     runtime.configure()
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, float32")
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, float32, {SIZE.value}")
     figures = {}
     for name in MEASURED.value:
-        one = SCENARIO[name]
+        one = scenario(name)
         with tempfile.TemporaryDirectory() as folder:
             prepare(one, Path(folder))
             figures[name] = race(one, Path(folder))

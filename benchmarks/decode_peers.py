@@ -7,14 +7,16 @@ When the input ends, so does the process. `python -m benchmarks.decode_peers NAM
     ours:stepwise           the same, looking at every token on the host, for as many tokens as the next one finds
     ours:masked             the same under a constraint, whose masks are made on the host
     ours:chunks             as `ours`, for as many tokens
+    ours:kept               as `ours`, with the keys and values of all prompts kept for the next turn
+    ours:drawn              as `ours`, at temperature 0.7 and top-p 0.95
     keras_hub:32            keras-hub's `GemmaCausalLM.generate`, prompts of like lengths together, at most 32 in a call
     transformers:dynamic    transformers' `generate` with a dynamic cache, prompts padded on the left
     transformers:static     the same with a static cache
+    transformers:drawn      the same with a dynamic cache, at temperature 0.7 and top-p 0.95
     transformers:dynamic:1  with one thread, where there are as many as cores else
 
-Everything is greedy, and but for constrained answers nothing ends before the last token, so that all do the same work. The
-others are used as their documentation shows; attention of transformers is `eager`, the only one that computes Gemma 2's
-soft cap on a CPU.
+Everything else is greedy, and but for constrained answers nothing ends before the last token, so that all do the same work. The
+others are used as their documentation shows.
 """
 
 import dataclasses
@@ -32,6 +34,7 @@ from benchmarks.turns import serve
 Generate = Callable[[], list[list[int]]]  # the new tokens of every prompt
 
 TOKENIZER = "tokenizer.model"
+TEMPERATURE, TOP_P = 0.7, 0.95  # of contestants that draw
 # Of what a solver asks for, without bounds: the end has to be forced.
 SCHEMA = json.dumps({
     "type": "object", "additionalProperties": False, "required": ["complexity", "questions"],
@@ -44,21 +47,23 @@ SCHEMA = json.dumps({
 
 def ours(work: workload.Workload, folder: Path, mode: str = "") -> Generate:
     """The package's engine by what it has its users call."""
-    import jax.numpy as jnp
-
     from gemma_keras.config.sections import SamplingConfig
     from gemma_keras.inference.constraints.constraint import JsonSchema
     from gemma_keras.inference.engine import Engine
     from gemma_keras.inference.requests import Request
     from gemma_keras.models.forward import build_backbone
+    from gemma_keras.models.loading import load_params
     from gemma_keras.text.tokenizer import Tokenizer
 
-    params = {path: jnp.asarray(array) for path, array in workload.load_params(folder).items()}
     backbone, rows = build_backbone(work.architecture, work.dtype), len(work.rows)
+    params = load_params(backbone, work.architecture, folder / "hf", work.dtype)
     sampling = SamplingConfig(max_new_tokens=work.sequence_length, temperature=0.0, repetition_penalty=1.0)
+    if mode == "drawn":
+        sampling = dataclasses.replace(sampling, temperature=TEMPERATURE, top_p=TOP_P)
     requests = [Request(prompt=row.tokens.tolist(), sampling=sampling) for row in work.rows]
-    if not mode:
-        engine = Engine(backbone, params, max_rows=rows)
+    if mode in ("", "kept", "drawn"):
+        kept = sum(len(row.tokens) for row in work.rows) if mode == "kept" else 0
+        engine = Engine(backbone, params, max_rows=rows, prefix_tokens=kept)
     else:
         tokenizer = Tokenizer(folder / TOKENIZER)
         stop_ids, constraint = (tokenizer.end_of_turn_id, tokenizer.eos_id), JsonSchema(SCHEMA)
@@ -111,12 +116,9 @@ def keras_hub(work: workload.Workload, folder: Path, at_once: int) -> Generate:
 def transformers(work: workload.Workload, folder: Path, cache: str, threads: int) -> Generate:
     """transformers' generation; 0 threads: as many as there are cores."""
     import torch
-    import transformers
 
     torch.set_num_threads(threads or os.cpu_count() or 1)
-    model: Any = transformers.Gemma2ForCausalLM.from_pretrained(
-        folder / "hf", dtype=getattr(torch, work.dtype), attn_implementation="eager"
-    )
+    model: Any = workload.transformers_model(work, folder)
     model.eval()
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = None, 0
     length = max(len(row.tokens) for row in work.rows)
@@ -124,10 +126,13 @@ def transformers(work: workload.Workload, folder: Path, cache: str, threads: int
     tokens, mask, _ = workload.padded(backwards, length)
     inputs = {"input_ids": tokens, "attention_mask": mask}
     tensors = {name: torch.from_numpy(array[:, ::-1].copy()).long() for name, array in inputs.items()}
+    settings: dict[str, Any] = {"do_sample": False}
+    if cache == "drawn":
+        settings = {"do_sample": True, "temperature": TEMPERATURE, "top_p": TOP_P, "top_k": 0}
     implementation = {"cache_implementation": cache} if cache == "static" else {}
 
     def generate() -> list[list[int]]:
-        output = model.generate(**tensors, **implementation, do_sample=False, max_new_tokens=work.sequence_length)
+        output = model.generate(**tensors, **implementation, **settings, max_new_tokens=work.sequence_length)
         return output[:, length:].tolist()
 
     return generate

@@ -1,7 +1,6 @@
 """What others offer for the same step: transformers with PEFT's AdaLoRA, and keras-hub's `enable_lora` with `fit`.
 
-Both are used as their own documentation shows, at their fastest correct setting: attention of transformers is `eager`,
-the only one that computes Gemma 2's soft cap on a CPU.
+Both are used as their own documentation shows, at their fastest correct setting.
 
 Axes: R rows of a step, T tokens.
 """
@@ -31,16 +30,13 @@ def microbatches(rows: list[Row], at_once: int, length: int, *, dynamic: bool) -
 def peft(work: Workload, folder: Path, *, dynamic: bool, at_once: int):
     """transformers' model with PEFT's AdaLoRA; gradients of microbatches add up to those of one mean over the step."""
     import torch
-    import transformers
     from peft import AdaLoraConfig, get_peft_model
 
     on_gpu = os.environ.get("JAX_PLATFORMS") != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     torch.set_num_threads(os.cpu_count() or 1)
     torch.manual_seed(workload.SEED)
-    model = transformers.Gemma2ForCausalLM.from_pretrained(
-        folder / "hf", dtype=getattr(torch, work.dtype), attn_implementation="eager"
-    )
+    model = workload.transformers_model(work, folder)
     adapter = AdaLoraConfig(
         init_r=workload.RANK, target_r=workload.TARGET_RANK, lora_alpha=int(workload.ALPHA),
         lora_dropout=workload.DROPOUT, beta1=workload.BETA, beta2=workload.BETA, deltaT=workload.DELTA_T, tinit=1,

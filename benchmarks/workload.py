@@ -54,8 +54,8 @@ class Workload:
 
 
 def architecture_of(size: str) -> Architecture:
-    """`small` is the shape that the requirement names; other names are those of the package."""
-    return SMALL if size == "small" else get_architecture(f"gemma2_{size}")
+    """`small` is the shape that the requirement names; others are those of the package, `2b` that of Gemma 2."""
+    return SMALL if size == "small" else get_architecture(size if "_" in size else f"gemma2_{size}")
 
 
 def real_rows(root: Path, vocabulary_size: int, folder: Path, sequence_length: int) -> tuple[list[Row], str]:
@@ -190,11 +190,24 @@ def load_params(folder: Path) -> dict[str, np.ndarray]:
     return load_file(folder / "ours.safetensors")
 
 
+def transformers_model(workload: Workload, folder: Path):
+    """transformers' model with the weights in `folder`, by the fastest attention that computes it."""
+    import torch
+    import transformers
+
+    # Of those on a CPU only `eager` knows a soft cap.
+    capped = workload.architecture.attention_logit_soft_cap is not None
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        folder / "hf", dtype=getattr(torch, workload.dtype), attn_implementation="eager" if capped else "sdpa"
+    )
+
+
 def keras_hub_backbone(workload: Workload, folder: Path):
     """keras-hub's own backbone with the weights in `folder`."""
     from keras_hub.models import GemmaBackbone
 
     a = workload.architecture
+    assert not a.qk_norms, "keras-hub's Gemma 3 takes no part"
     backbone = GemmaBackbone(
         vocabulary_size=a.vocabulary_size, num_layers=a.num_layers, num_query_heads=a.num_query_heads,
         num_key_value_heads=a.num_key_value_heads, hidden_dim=a.hidden_dim, intermediate_dim=2 * a.intermediate_dim,

@@ -1,4 +1,4 @@
-"""gemma_keras: tailor Google's Gemma 2 models to Chinese on Kaggle TPU VMs."""
+"""gemma_keras: tailor Google's Gemma models to Chinese on Kaggle TPU VMs."""
 
 from gemma_keras.runtime import select_backend
 

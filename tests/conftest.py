@@ -31,6 +31,15 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def gemma3_270m() -> Path:
+    """Folder of google/gemma-3-270m: `gemma3_270m` in what GEMMA_KERAS_ASSETS names."""
+    folder = Path(os.environ.get("GEMMA_KERAS_ASSETS", "assets"), "gemma3_270m")
+    if not folder.is_dir():
+        pytest.skip(f"no real weights in {folder}; GEMMA_KERAS_ASSETS names the folder that holds it")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tokenizer():
     """The builtin tokenizer."""
     from gemma_keras import builtin

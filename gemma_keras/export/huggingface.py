@@ -56,10 +56,10 @@ def export_hf(
     out = Path(out)
     if out.exists() and not (out / INDEX).exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is no earlier export; give an empty or a new folder")
-    if tokenizer.vocabulary_size != architecture.vocabulary_size:
+    if tokenizer.vocabulary_size != architecture.pieces:
         raise UserError(
             f"the tokenizer {tokenizer.path} has {tokenizer.vocabulary_size} pieces and the model "
-            f"{architecture.vocabulary_size} embeddings; give the tokenizer that the model was trained with"
+            f"{architecture.pieces} embeddings; give the tokenizer that the model was trained with"
         )
     require_expressible(tokenizer)
     if jax.process_index() == 0:

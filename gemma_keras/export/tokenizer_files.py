@@ -5,7 +5,6 @@ model alone it raises, or decodes Chinese into replacement characters.
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +33,7 @@ def write_tokenizer_files(tokenizer: Tokenizer, template: ChatTemplate, out: Pat
     `chat_template.jinja` is the text that the template was found with, or else ours. Beside it, for a template of ours,
     `chat_template_training.jinja` says with `{% generation %}` what carries loss, which trainers of other packages ask for.
     """
-    pieces = read_pieces(tokenizer.path.read_bytes())
+    pieces = read_pieces(tokenizer.serialized)
     added = _added_tokens(pieces, tokenizer)
     _write_json(out / "tokenizer.json", tokenizer_json(pieces, added, tokenizer.bos_id))
     chat_template = template.source or (write_jinja(template) if isinstance(template, Template) else "")
@@ -43,12 +42,12 @@ def write_tokenizer_files(tokenizer: Tokenizer, template: ChatTemplate, out: Pat
     if isinstance(template, Template):
         marked = write_jinja(template, marked=True)
         (out / "chat_template_training.jinja").write_text(marked, encoding="utf-8")
-    shutil.copyfile(tokenizer.path, out / "tokenizer.model")
+    (out / "tokenizer.model").write_bytes(tokenizer.serialized)
 
 
 def require_expressible(tokenizer: Tokenizer) -> None:
     """`UserError` where `tokenizer.json` cannot say what the model does: all but BPE over texts that are taken as they are."""
-    model = ModelProto.FromString(tokenizer.path.read_bytes())
+    model = ModelProto.FromString(tokenizer.serialized)
     trainer, normalizer = model.trainer_spec, model.normalizer_spec
     if trainer.model_type != TrainerSpec.BPE:
         raise UserError(
@@ -160,7 +159,8 @@ def tokenizer_json(pieces: list[Piece], added: list[dict[str, Any]], bos_id: int
 def _added_tokens(pieces: list[Piece], tokenizer: Tokenizer) -> list[dict[str, Any]]:
     """Pieces that are matched before BPE: all but the learnt ones and the bytes. Those that steer the model are special.
 
-    Those with blanks are matched in normalised text, where a blank is U+2581 already, all others in the text as given.
+    Those with U+2581 are matched in normalised text, where a blank is one already, all others in the text as given. One with
+    a blank itself, as a GGUF file calls runs of blanks, is none: SentencePiece never finds it.
     """
     return [
         {
@@ -173,7 +173,7 @@ def _added_tokens(pieces: list[Piece], tokenizer: Tokenizer) -> list[dict[str, A
             "special": place in tokenizer.control_ids,
         }
         for place, piece in enumerate(pieces)
-        if piece.kind in (UNKNOWN, CONTROL, USER_DEFINED)
+        if piece.kind in (UNKNOWN, CONTROL, USER_DEFINED) and " " not in piece.text
     ]
 
 

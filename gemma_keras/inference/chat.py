@@ -49,7 +49,7 @@ class ChatModel:
     inference: InferenceConfig = dataclasses.field(default_factory=InferenceConfig)
 
     def __post_init__(self) -> None:
-        check_vocabulary(self.tokenizer, self.backbone.architecture.vocabulary_size)
+        check_vocabulary(self.tokenizer, self.backbone.architecture.pieces)
 
     @functools.cached_property
     def engine(self) -> Engine:
@@ -161,7 +161,7 @@ def generate_response(
     Raises:
         UserError: as `Engine.generate`, or a tokenizer that does not belong to the model.
     """
-    check_vocabulary(tokenizer, model.backbone.architecture.vocabulary_size)
+    check_vocabulary(tokenizer, model.backbone.architecture.pieces)
     if prompt.endswith(_CLOSED_TURN):
         prompt += _MODEL_TURN
     ids = tokenizer.encode_with_control(prompt)

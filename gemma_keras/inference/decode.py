@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from keras_hub.models import Backbone
 
 from gemma_keras.inference.decode_state import DecodeState, placed
-from gemma_keras.inference.sampling import add_bias, next_and_greatest, unpack_bits
-from gemma_keras.models.forward import Params, forward, layer_angles, logits
+from gemma_keras.inference.sampling import BLOCK, add_bias, next_and_greatest, unpack_bits
+from gemma_keras.models.forward import Params, forward, layer_angles, logits, only_pieces
 from gemma_keras.models.kv_cache import Context, KVCache
+from gemma_keras.parallel.mesh import ALL, DATA
 from gemma_keras.parallel.plan import ComputePlan
 
 CHUNK = 32  # tokens of a row that a call of `decode` makes at most
@@ -62,7 +63,7 @@ def decode(
 ) -> tuple[DecodeState, Chunk, jax.Array | None]:
     """Up to `steps` i32 new tokens, `CHUNK` at most, for every running row; fewer once none is running.
 
-    `allowed` u32[B, V/32] are the tokens that may come next, for a single step; None: all. `alternatives`: None, or
+    `allowed` u32[B, W] are the tokens that may come next, for a single step; None: all. `alternatives`: None, or
     how many likely tokens are reported besides the log-probability of each token. With both, f32[B, V] comes third: the
     log-probabilities of all tokens, for the host may overrule the one that was taken.
     """
@@ -79,15 +80,17 @@ def decode(
         hidden, new = forward(
             backbone, params, loop.last[:, None], length[:, None], context=context, angles=angles, plan=plan
         )
-        raw = logits(backbone, params, hidden[:, 0])
-        scores = add_bias(raw, rows.bias_ids, rows.bias_values)
+        raw = _logits(backbone, params, hidden[:, 0], plan)
+        scores = only_pieces(backbone.architecture, add_bias(raw, rows.bias_ids, rows.bias_values))
         scores = scores if mask is None else jnp.where(mask, scores, -jnp.inf)
         tallies = rows.tallies._replace(counts=loop.counts)
         token, greatest = next_and_greatest(scores, tallies, sampling, rows.step + loop.index)
         finite = jnp.isfinite(greatest)
         stop = loop.running & finite & rows.stops[each, token]
         taken = loop.running & finite & ~stop
-        log_probs = None if alternatives is None else jax.nn.log_softmax(raw, axis=-1)
+        log_probs = None
+        if alternatives is not None:
+            log_probs = only_pieces(backbone.architecture, jax.nn.log_softmax(raw, axis=-1))
         chunk = _noted(loop, jnp.where(taken, token, -1), log_probs, token, alternatives)
         return _DecodeLoop(
             index=loop.index + 1,
@@ -107,6 +110,24 @@ def decode(
     )  # fmt: skip
     clock = state.clock + end.index
     return placed(DecodeState(rows, end.cache, clock), plan), end.chunk._replace(clock=clock), end.every
+
+
+def _logits(backbone: Backbone, params: Params, hidden: jax.Array, plan: ComputePlan) -> jax.Array:
+    """Logits f32[B, V] of `hidden` [B, D].
+
+    On a mesh each device scores all rows against its part of the table, which would else be brought together at every step
+    for the rows of each. Sampling goes on with these parts where they hold whole blocks of tokens, which those of 262,208
+    do not; else with whole rows.
+    """
+    vocabulary, devices = backbone.architecture.vocabulary_size, plan.mesh.size if plan.mesh is not None else 1
+    whole_blocks = vocabulary % (BLOCK * devices) == 0
+    if plan.mesh is None or vocabulary % devices or (whole_blocks and plan.data_devices == 1):
+        return logits(backbone, params, hidden)
+    raw = plan.constrain(logits(backbone, params, plan.constrain(hidden, None, None)), None, ALL)
+    if whole_blocks:
+        return raw
+    # In two steps, for XLA knows no way from parts of the vocabulary to rows, and says so in a warning.
+    return plan.constrain(plan.constrain(raw, None, None), None if len(raw) % plan.data_devices else DATA, None)
 
 
 def _begin(state: DecodeState, alternatives: int | None, *, overruled: bool) -> _DecodeLoop:

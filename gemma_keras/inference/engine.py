@@ -226,7 +226,7 @@ class Engine:
     def _prepared(self, request: Request | ScoreRequest, number: int, *, streamed: bool = False) -> list[Any]:
         """The samples of a request, or its `ActiveScore`, where it has no mistake."""
         architecture = self.backbone.architecture
-        limits = number, architecture.vocabulary_size, architecture.max_position
+        limits = number, architecture.pieces, architecture.max_position
         if isinstance(request, ScoreRequest):
             check_score(request, *limits)
             return [ActiveScore(request, number)]

@@ -16,19 +16,23 @@ from gemma_keras.inference.buckets import bucket, power_of_two, slot_bucket
 from gemma_keras.inference.decode_state import DecodeState, copied, empty_state, placed
 from gemma_keras.inference.prefix_cache import PrefixCache
 from gemma_keras.models.forward import Params, forward
-from gemma_keras.models.kv_cache import Context, KVCache
+from gemma_keras.models.kv_cache import Context, KVCache, NewLayers
 from gemma_keras.parallel.plan import ComputePlan
 
 PREFILL_TOKENS = 512  # read in one call, of one prompt or of several of like lengths
 
 
 class Prompt(NamedTuple):
-    """A prompt, all but the last of whose `tokens` go into a row with a slot offset, where the first `start` are already."""
+    """A prompt, all but the last of whose `tokens` go into a row with a slot offset, where the first `start` are already.
+
+    `keys` are those of its blocks, where beginnings are kept.
+    """
 
     tokens: tuple[int, ...]
     row: int
     slot_offset: int
     start: int = 0
+    keys: tuple[bytes, ...] = ()
 
     @property
     def left(self) -> int:
@@ -54,22 +58,23 @@ class PromptReader:
         for wave in _waves(prompts, prefixes):
             work: list[Prompt] = []
             for prompt in wave:
-                start = 0
                 if prefixes is not None:
-                    keys = prefixes.keys(prompt.tokens)
+                    keys = tuple(prefixes.keys(prompt.tokens))
                     state, start = prefixes.restore(state, prompt.row, keys, prompt.slot_offset)
-                work.append(prompt._replace(start=start))
+                    prompt = prompt._replace(start=start, keys=keys)
+                work.append(prompt)
             while work := sorted((prompt for prompt in work if prompt.left > 0), key=lambda p: p.left, reverse=True):
                 count = group_size(work[0].left, len(work), self._plan)
-                state = self._prefill(params, state, work[:count], slots)
-                work = work[count:] + [p._replace(start=p.start + PREFILL_TOKENS) for p in work[:count]]
-            for prompt in wave:
+                state, new = self._prefill(params, state, work[:count], slots, keep=prefixes is not None)
                 if prefixes is not None:
-                    keys = prefixes.keys(prompt.tokens)
-                    prefixes.save(state, prompt.row, keys, len(prompt.tokens) - 1, prompt.slot_offset)
+                    ends = [prompt.start + min(prompt.left, PREFILL_TOKENS) for prompt in work[:count]]
+                    prefixes.save(new, [(p.keys, p.start, end) for p, end in zip(work[:count], ends, strict=True)])
+                work = work[count:] + [p._replace(start=p.start + PREFILL_TOKENS) for p in work[:count]]
         return state
 
-    def _prefill(self, params: Params, state: DecodeState, group: Sequence[Prompt], slots: int) -> DecodeState:
+    def _prefill(
+        self, params: Params, state: DecodeState, group: Sequence[Prompt], slots: int, *, keep: bool
+    ) -> tuple[DecodeState, NewLayers]:
         pieces = [prompt.tokens[prompt.start : prompt.start + min(prompt.left, PREFILL_TOKENS)] for prompt in group]
         size = divided_rows(power_of_two, len(group), self._plan)
         tokens = np.zeros((size, bucket(max(map(len, pieces)))), np.int32)
@@ -81,7 +86,7 @@ class PromptReader:
             start[index], count[index] = prompt.start, len(piece)
         return prefill(
             params, state, tokens, start, count, at, slot_offset, backbone=self._backbone, plan=self._plan,
-            prefix=earlier_slots(start, slots),
+            prefix=earlier_slots(start, slots), keep=keep,
         )  # fmt: skip
 
     def cache_of(
@@ -129,7 +134,7 @@ def earlier_slots(start: np.ndarray, slots: int) -> int:
     return min(bucket(earlier), slots) if earlier else 0
 
 
-@functools.partial(jax.jit, static_argnames=("backbone", "plan", "prefix"), donate_argnames="state")
+@functools.partial(jax.jit, static_argnames=("backbone", "plan", "prefix", "keep"), donate_argnames="state")
 def prefill(
     params: Params,
     state: DecodeState,
@@ -142,14 +147,16 @@ def prefill(
     backbone: Backbone,
     plan: ComputePlan,
     prefix: int,
-) -> DecodeState:
+    keep: bool,
+) -> tuple[DecodeState, NewLayers]:
     """Puts the first `count` i32[P] of `tokens` i32[P, T] into the rows `at` i32[P], at positions `start` i32[P] and after.
 
     Rows beyond the state are padding. `slot_offset` i32[P] is what the rows will have. `prefix` says up to where there are
-    earlier tokens of these rows (0: nowhere).
+    earlier tokens of these rows (0: nowhere). With `keep`, their keys and values come second, else nothing does.
     """
     places = jnp.arange(tokens.shape[1])
     positions = jnp.where(places < count[:, None], start[:, None] + places, -1)
     earlier = state.cache.take(at, prefix, slot_offset) if prefix else None
     _, new = forward(backbone, params, tokens, positions, context=Context(length=start, cache=earlier), plan=plan)
-    return placed(state._replace(cache=state.cache.write(new, start, count, at, slot_offset)), plan)
+    written = state._replace(cache=state.cache.write(new, start, count, at, slot_offset))
+    return placed(written, plan), new if keep else ()

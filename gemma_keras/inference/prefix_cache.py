@@ -3,7 +3,9 @@
 Prompts are cut into blocks of `BLOCK` tokens. A block is found by its tokens and all tokens before it, so that what is kept
 for one prompt serves every other one as far as the two agree. The least recently used blocks make room for new ones.
 
-Axes: E blocks of the pool, P rows, n blocks of a prompt, S slots, K KV heads, H head dim.
+Of layers with a window all positions are kept, too: then every block that is found can be the last one.
+
+Axes: E blocks of the pool, P rows, n blocks of a prompt, T tokens of a piece, K KV heads, H head dim.
 """
 
 import functools
@@ -18,7 +20,8 @@ from keras_hub.models import Backbone
 
 from gemma_keras.inference.buckets import power_of_two
 from gemma_keras.inference.decode_state import DecodeState, layers, placed
-from gemma_keras.models.kv_cache import KVCache, in_positions, init_cache, placed_cache
+from gemma_keras.models.kv_cache import KVCache, NewLayers, Stored, init_cache, placed_cache
+from gemma_keras.models.quantization import stored_like
 from gemma_keras.parallel.plan import ComputePlan
 
 BLOCK = 64
@@ -72,25 +75,29 @@ class PrefixCache:
         at, slot_offsets = np.array([[row], [slot_offset]], np.int32)
         return _restored(state, self._pool, blocks, tokens, at, slot_offsets, plan=self._plan), count * BLOCK
 
-    def save(self, state: DecodeState, row: int, keys: Sequence[bytes], length: int, slot_offset: int) -> None:
-        """Keeps the blocks of a row of `length` tokens, with this slot offset, that are not kept yet."""
-        if length > min(map(state.cache.slots, range(len(state.cache.keys)))):
-            return  # a ring has lost its beginning
-        keys = keys[: self._most]
-        missing = [number for number, key in enumerate(keys) if key not in self._places]
-        if not missing:
-            return
-        self._touch(keys)  # so that room is made at the cost of others
-        places = np.full(power_of_two(len(missing)), self._most, np.int32)
-        numbers = np.zeros_like(places)
-        numbers[: len(missing)] = missing
-        for index, number in enumerate(missing):
-            places[index] = self._place()
-            self._places[keys[number]] = int(places[index])
-        self._touch(keys)
-        self._pool = _saved(
-            self._pool, state.cache, np.int32(row), np.int32(slot_offset), numbers, places, plan=self._plan
-        )
+    def save(self, new: NewLayers, pieces: Sequence[tuple[Sequence[bytes], int, int]]) -> None:
+        """Keeps the blocks of pieces of prompts that are not kept yet.
+
+        `new`: keys and values [P, K, T, H] that have just been computed, a piece a row. It has to be these: a ring loses them
+        as the prompt goes on. `pieces`: of each the keys of its whole prompt, and where it starts and ends; starts are those of
+        blocks.
+        """
+        rows, _, time, _ = new[0][0].shape
+        places = np.full((rows, time // BLOCK), self._most, np.int32)
+        missing: list[tuple[int, int, bytes]] = []
+        for row, (keys, start, end) in enumerate(pieces):
+            first, keys = start // BLOCK, keys[: min(end // BLOCK, self._most)]
+            self._touch(keys)  # so that room is made at the cost of others
+            if self.known(keys[:first]) == first:  # else nobody would find them
+                fresh = [(row, at, key) for at, key in enumerate(keys[first:]) if key not in self._places]
+                self._places |= {key: self._place() for _, _, key in fresh}
+                missing += fresh
+                self._touch(keys)
+        for row, at, key in missing:
+            # Others of these pieces may have taken its place already.
+            places[row, at] = self._places.get(key, self._most)
+        if (places < self._most).any():
+            self._pool = _saved(self._pool, new, places, plan=self._plan)
 
     def _touch(self, keys: Sequence[bytes]) -> None:
         """Marks blocks as used, the first last: without its beginning, the rest of a prompt is of no use."""
@@ -124,23 +131,19 @@ def _restored(
 
 
 @functools.partial(jax.jit, static_argnames="plan", donate_argnames="pool")
-def _saved(
-    pool: KVCache,
-    cache: KVCache,
-    row: jax.Array,
-    slot_offset: jax.Array,
-    numbers: jax.Array,
-    places: jax.Array,
-    *,
-    plan: ComputePlan,
-) -> KVCache:
-    """The pool with the blocks `numbers` i32[n] of a row, which has `slot_offset` i32[], at `places` i32[n]; places beyond the
-    pool are left out."""
+def _saved(pool: KVCache, new: NewLayers, places: jax.Array, *, plan: ComputePlan) -> KVCache:
+    """The pool with the blocks of `new` [P, K, T, H] at `places` i32[P, T / 64]; places beyond the pool are left out."""
 
-    def put(old: jax.Array, stored: jax.Array) -> jax.Array:
-        whole = stored.shape[2] // BLOCK * BLOCK
-        own = in_positions(stored[row][None], jnp.arange(whole), slot_offset[None])[0]
-        own = own.reshape(stored.shape[1], -1, BLOCK, stored.shape[3]).swapaxes(0, 1)
-        return old.at[places].set(own[jnp.minimum(numbers, len(own) - 1)], mode="drop")
+    def put(old: Stored, new: Stored) -> Stored:
+        return jax.tree.map(
+            lambda old, x: old.at[places.ravel()].set(blocks(x), mode="drop"), old, stored_like(old, new)
+        )
 
-    return placed_cache(jax.tree.map(put, pool, cache), plan)
+    def blocks(x: jax.Array) -> jax.Array:
+        rows, heads, _, width = x.shape
+        whole = x[:, :, : places.shape[1] * BLOCK].reshape(rows, heads, -1, BLOCK, width)
+        return whole.swapaxes(1, 2).reshape(-1, heads, BLOCK, width)
+
+    keys = [put(old, key) for old, (key, _) in zip(pool.keys, new, strict=True)]
+    values = [put(old, value) for old, (_, value) in zip(pool.values, new, strict=True)]
+    return placed_cache(KVCache(tuple(keys), tuple(values)), plan)

@@ -162,9 +162,11 @@ def add_bias(logits: jax.Array, ids: jax.Array, values: jax.Array) -> jax.Array:
 
 
 def unpack_bits(bits: jax.Array, vocabulary: int) -> jax.Array:
-    """bool[B, V] from `bits`, 32-bit integers [B, W]: token 32 w + i is bit i, from the lowest, of word w."""
+    """bool[B, V] from `bits`, 32-bit integers [B, W]: token 32 w + i is bit i, from the lowest, of word w; where there are
+    not so many words, the last tokens are false."""
     words = jax.lax.bitcast_convert_type(bits, jnp.uint32)[:, :, None]
-    return ((words >> jnp.arange(32, dtype=jnp.uint32)) & 1).astype(bool).reshape(len(bits), -1)[:, :vocabulary]
+    flags = ((words >> jnp.arange(32, dtype=jnp.uint32)) & 1).astype(bool).reshape(len(bits), -1)[:, :vocabulary]
+    return jnp.pad(flags, ((0, 0), (0, vocabulary - flags.shape[1])))
 
 
 def masked(logits: jax.Array, bits: jax.Array) -> jax.Array:

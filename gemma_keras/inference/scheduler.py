@@ -130,7 +130,7 @@ class Scheduler:
         """The tokens that each row may take; sequences whose constraint cannot say leave."""
         if not self.stepwise:
             return None
-        bits = np.full((len(self.sequences), -(-self.backbone.architecture.vocabulary_size // 32)), -1, np.int32)
+        bits = np.full((len(self.sequences), -(-self.backbone.architecture.pieces // 32)), -1, np.int32)
         failed = []
         for row, sequence in enumerate(self.sequences):
             if sequence is None or sequence.matcher is None:

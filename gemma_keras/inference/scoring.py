@@ -19,7 +19,7 @@ from gemma_keras.inference.decode_state import DecodeState, copied, empty_state,
 from gemma_keras.inference.prefill import PREFILL_TOKENS, Prompt, PromptReader, divided_rows, earlier_slots, group_size
 from gemma_keras.inference.prefix_cache import PrefixCache
 from gemma_keras.inference.requests import Score, ScoredTokens, ScoreRequest, broken_logits
-from gemma_keras.models.forward import Params, forward, logits
+from gemma_keras.models.forward import Params, forward, logits, only_pieces
 from gemma_keras.models.kv_cache import Context
 from gemma_keras.parallel.plan import ComputePlan
 
@@ -175,7 +175,7 @@ def score_piece(
 
     def scores_of(chunk: tuple[jax.Array, jax.Array]) -> Scores:
         hidden, targets = chunk
-        log_probs = jax.nn.log_softmax(logits(backbone, params, hidden), axis=-1)
+        log_probs = only_pieces(backbone.architecture, jax.nn.log_softmax(logits(backbone, params, hidden), axis=-1))
         own = jnp.take_along_axis(log_probs, targets[:, None], axis=-1)[:, 0]
         values, ids = (
             jax.lax.top_k(log_probs, alternatives) if alternatives else (log_probs[:, :0], targets[:, None][:, :0])

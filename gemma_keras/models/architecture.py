@@ -38,7 +38,8 @@ class Architecture:
     `family` is the module of `families/` that the model belongs to. `pattern` is what its layers are, from the first one on and
     again until there are `num_layers`; the last repetition may break off. `query_pre_attn_scalar` is s in q·k/sqrt(s). A
     soft cap of None is no cap. `post_norms`: RMSNorm also after attention and after the feed-forward part. `qk_norms`: RMSNorm
-    over each head of queries and keys, before RoPE.
+    over each head of queries and keys, before RoPE. `surplus_rows`: rows of embeddings, the last ones of the
+    `vocabulary_size`, that no piece of the tokenizer belongs to; they count in a softmax, and are never generated.
     """
 
     name: str
@@ -57,12 +58,18 @@ class Architecture:
     post_norms: bool = False
     qk_norms: bool = False
     max_position: int = 8192
+    surplus_rows: int = 0
 
     def replace(self, **changes: Any) -> "Architecture":
         """The same shape with some fields changed. `sliding_window` changes every window that there is; None removes it."""
         if "sliding_window" in changes:
             changes["pattern"] = _with_window(changes.get("pattern", self.pattern), changes.pop("sliding_window"))
         return dataclasses.replace(self, **changes)
+
+    @property
+    def pieces(self) -> int:
+        """Number of tokens that there are: their ids lie below it."""
+        return self.vocabulary_size - self.surplus_rows
 
     @property
     def layers(self) -> tuple[LayerSpec, ...]:

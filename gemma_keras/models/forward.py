@@ -315,3 +315,10 @@ def logits(backbone: Backbone, params: Params, hidden: jax.Array) -> jax.Array:
     values = as_weight(params[EMBEDDINGS]).project(hidden, kind_of(EMBEDDINGS), jnp.float32)
     cap = backbone.architecture.final_logit_soft_cap
     return values if cap is None else cap * jnp.tanh(values / cap)
+
+
+def only_pieces(architecture: Architecture, scores: jax.Array) -> jax.Array:
+    """Scores [..., V] of tokens, -inf for rows of embeddings that no token belongs to; what is taken is chosen from these."""
+    if not architecture.surplus_rows:
+        return scores
+    return jnp.where(jnp.arange(architecture.vocabulary_size) < architecture.pieces, scores, -jnp.inf)

@@ -1,8 +1,9 @@
 """Weights from a Hugging Face safetensors folder, a Keras preset folder or a GGUF file, tensor by tensor.
 
 A Hugging Face folder has `config.json` and `model.safetensors`, or several files with `model.safetensors.index.json`. A
-Keras preset (keras-hub's `save_to_preset`) has `config.json` of class GemmaBackbone and `model.weights.h5`, or several
-files with `model.weights.json`. A GGUF file is one in itself (`gguf_file.py`); of its tensors each is dequantised as a whole.
+Keras preset (keras-hub's `save_to_preset`) has `config.json` of class GemmaBackbone or Gemma3Backbone and `model.weights.h5`, or
+several files with `model.weights.json`. Of a multimodal model the text part is read (`text_part`). A GGUF file is one in itself
+(`gguf_file.py`); of its tensors each is dequantised as a whole.
 
 Nothing is held twice: each device's shard is one copy out of the mapped file, which is let go after each tensor. With
 several processes, each reads the shards of its own devices only.
@@ -30,6 +31,8 @@ from gemma_keras.models.families.registry import from_hf_config
 from gemma_keras.models.forward import Params, variable_shapes
 from gemma_keras.models.gguf_file import gguf_architecture, open_gguf
 from gemma_keras.models.hf_names import HfTensor, hf_tensors
+from gemma_keras.models.keras_files import KERAS_FILE, KERAS_INDEX, datasets, files_of_groups, keras_group, open_h5
+from gemma_keras.models.text_part import is_multimodal, left_out, reads_images, text_names
 from gemma_keras.models.weight_checks import (
     SAFETENSORS_DTYPES,
     damaged,
@@ -40,10 +43,8 @@ from gemma_keras.models.weight_checks import (
     require_plain_numbers,
     require_shape,
 )
-from gemma_keras.models.weight_table import Role, kind_of
 
 HF_FILE, HF_INDEX = "model.safetensors", "model.safetensors.index.json"
-KERAS_FILE, KERAS_INDEX = "model.weights.h5", "model.weights.json"
 BUFFER_ALIGNMENT = 64  # bytes; JAX on CPU keeps a buffer of this alignment and copies any other (XLA's own minimum)
 
 Shardings = Callable[[str, tuple[int, ...]], jax.sharding.Sharding | None]
@@ -55,7 +56,7 @@ def describe_weights(folder: str | Path) -> Architecture:
     """The shape of the model in `folder`, from its `config.json`, or in a GGUF file, from its metadata.
 
     Raises:
-        UserError: no such folder or file, no JSON, no Gemma 1, 2 or 3 model, or a folder of quantized weights.
+        UserError: no such folder or file, no JSON, no model of our families, or a folder of quantized weights.
     """
     folder = Path(folder)
     if folder.is_file():
@@ -85,13 +86,14 @@ def load_params(
     *,
     shardings: Shardings | None = None,
     progress: Progress | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> Params:
     """Weights of `folder`, or of a GGUF file, by variable path, as `dtype` ("float32" or "bfloat16"), one tensor at a time.
 
-    Variables of the backbone that no checkpoint has (adapters) are not among them. Of embeddings that are padded beyond
-    `architecture.vocabulary_size` (`weight_checks.is_padded`) the first rows are read. `shardings` says where a variable of
+    Variables of the backbone that no checkpoint has (adapters) are not among them. `shardings` says where a variable of
     that path and shape lies; without it, or where it says None, on the default device. `progress` is called after each
-    tensor with the bytes of device memory that are filled by now and that will be, each weight counted once.
+    tensor with the bytes of device memory that are filled by now and that will be, each weight counted once. `tell` gets a
+    line about tensors for images that are left out.
 
     Raises:
         UserError: a file is missing or damaged, or a tensor is missing, unknown or of another shape or kind of number.
@@ -101,9 +103,9 @@ def load_params(
     if folder.is_file():
         sources = _gguf_sources(architecture, folder, np.dtype(dtype))
     elif (folder / HF_FILE).exists() or (folder / HF_INDEX).exists():
-        sources = _hf_sources(architecture, folder)
+        sources = _hf_sources(architecture, folder, tell)
     elif (folder / KERAS_FILE).exists() or (folder / KERAS_INDEX).exists():
-        sources = _keras_sources(architecture, folder)
+        sources = _keras_sources(architecture, folder, tell)
     else:
         require_known_format(folder, HF_FILE)
         raise UserError(
@@ -147,11 +149,11 @@ class _MappedTensor:
 
 
 class _H5Tensor:
-    """A dataset of a Keras file, which has the layout of the variable; of padded rows the first ones."""
+    """A dataset of a Keras file, which has the layout of the variable."""
 
-    def __init__(self, dataset: h5py.Dataset, shape: tuple[int, ...]):
+    def __init__(self, dataset: h5py.Dataset):
         self._dataset = dataset
-        self.shape = shape
+        self.shape: tuple[int, ...] = dataset.shape
         # h5 knows no bfloat16, so Keras stores its bytes.
         is_bfloat16 = dataset.attrs.get("dtype") == "bfloat16"
         self.dtype = np.dtype(ml_dtypes.bfloat16) if is_bfloat16 else dataset.dtype
@@ -208,22 +210,25 @@ def _shape_of(index: Index, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(len(range(*part.indices(size))) for part, size in zip(index, shape, strict=True))
 
 
-def _hf_sources(architecture: Architecture, folder: Path) -> Iterator[tuple[str, _MappedTensor]]:
-    require_plain_numbers(folder, read_json(folder / "config.json"))
+def _hf_sources(
+    architecture: Architecture, folder: Path, tell: Callable[[str], None] | None
+) -> Iterator[tuple[str, _MappedTensor]]:
+    config = read_json(folder / "config.json")
+    require_plain_numbers(folder, config)
     tensors = {tensor.name: tensor for tensor in hf_tensors(architecture)}
     files = _files_of_tensors(folder)
-    require_names(tensors, files, folder)
-    for file in sorted({files[name] for name in tensors}):
-        entries, data_start = _read_header(file)
-        for name in sorted(tensors.keys() & entries.keys()):
-            tensor = tensors[name]
-            require_shape(name, entries[name]["shape"], tensor.hf_shape, file, may_be_padded=_grows(tensor))
-            yield tensor.path, _MappedTensor(file, entries[name], data_start, tensor)
-
-
-def _grows(tensor: HfTensor) -> bool:
-    """Whether some save the tensor with more rows than it has tokens."""
-    return tensor.kind.role is Role.EMBEDDING
+    names = text_names(files) if is_multimodal(config) else dict(zip(files, files))
+    require_names(tensors, names, folder)
+    headers = {file: _read_header(file) for file in sorted(set(files.values()))}
+    others = [headers[files[name]][0][name]["data_offsets"] for name in sorted(files.keys() - names.values())]
+    if others and tell:
+        tell(f"{folder}: {left_out(end - start for start, end in others)}")
+    for file, (entries, data_start) in headers.items():
+        for name, tensor in sorted(tensors.items()):
+            if files[names[name]] == file:
+                entry = entries[names[name]]
+                require_shape(names[name], entry["shape"], tensor.hf_shape, file)
+                yield tensor.path, _MappedTensor(file, entry, data_start, tensor)
 
 
 def _read_header(file: Path) -> tuple[dict[str, Any], int]:
@@ -269,59 +274,23 @@ def _gguf_sources(architecture: Architecture, file: Path, dtype: np.dtype) -> It
         yield tensor.path, _FreshTensor(tensor.from_hf(whole))
 
 
-def _keras_sources(architecture: Architecture, folder: Path) -> Iterator[tuple[str, _H5Tensor]]:
-    tensors = {_keras_group(tensor.path): tensor for tensor in hf_tensors(architecture)}
-    groups = _files_of_groups(folder)
-    require_names(tensors, groups, folder)
+def _keras_sources(
+    architecture: Architecture, folder: Path, tell: Callable[[str], None] | None
+) -> Iterator[tuple[str, _H5Tensor]]:
+    tensors = {keras_group(tensor.path, architecture.family): tensor for tensor in hf_tensors(architecture)}
+    groups = files_of_groups(folder)
+    require_names(tensors, (group for group in groups if not reads_images(group)), folder)
+    others: list[int] = []
     for file in sorted(set(groups.values())):
-        with _open_h5(file) as opened:
+        with open_h5(file) as opened:
+            others += [dataset.nbytes for name, dataset in datasets(opened) if reads_images(name)]
             for group, tensor in tensors.items():
                 if groups[group] == file:
                     dataset = opened[group]["0"]
-                    require_shape(group, dataset.shape, tensor.shape, file, may_be_padded=_grows(tensor))
-                    source = _H5Tensor(dataset, tensor.shape)
+                    require_shape(group, dataset.shape, tensor.shape, file)
+                    source = _H5Tensor(dataset)
                     if not jnp.issubdtype(source.dtype, jnp.floating):
                         raise quantized(folder, f"{group} in {file.name} is of dtype {source.dtype}")
                     yield tensor.path, source
-
-
-def _keras_group(path: str) -> str:
-    """The h5 group of a variable, e.g. `decoder_block_1/attention/query/kernel` ->
-    `layers/gemma_decoder_block_1/attention/query_dense/vars`."""
-    first, *layers, _ = path.split("/")
-    attribute = kind_of(path).attribute
-    if not layers:
-        return f"layers/{attribute}/vars"
-    number = first.removeprefix("decoder_block_")
-    block = "gemma_decoder_block" if number == "0" else f"gemma_decoder_block_{number}"
-    return "/".join(["layers", block, *layers[:-1], attribute or layers[-1], "vars"])
-
-
-def _files_of_groups(folder: Path) -> dict[str, Path]:
-    if (folder / KERAS_INDEX).exists():
-        weight_map = read_json(folder / KERAS_INDEX).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise UserError(f"{folder / KERAS_INDEX} has no weight_map; download it again")
-        # A group may be spread over several files; those of Gemma hold one array each, which the first file has.
-        firsts = {group: files[0] if isinstance(files, list) else files for group, files in weight_map.items()}
-        return {group.strip("/"): folder / file for group, file in firsts.items()}
-    found: dict[str, Path] = {}
-
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            found[name.rpartition("/")[0]] = folder / KERAS_FILE
-
-    with _open_h5(folder / KERAS_FILE) as opened:
-        opened.visititems(visit)
-    return found
-
-
-@contextlib.contextmanager
-def _open_h5(file: Path) -> Iterator[h5py.File]:
-    if not file.exists():
-        raise UserError(f"{file} is missing, though the index names it; download it again")
-    try:
-        with h5py.File(file) as opened:
-            yield opened
-    except (OSError, KeyError) as error:
-        raise damaged(file, error) from error
+    if others and tell:
+        tell(f"{folder}: {left_out(others)}")

@@ -11,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from gemma_keras.config.errors import UserError
+from gemma_keras.text.tokenizer import IMAGE_ENTRY
 
 # The dtypes of Gemma weights in a safetensors header.
 SAFETENSORS_DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
@@ -77,8 +78,12 @@ def is_padded(rows: int, pieces: int) -> bool:
 
 
 def require_no_more_tokens(folder: Path, pieces: int) -> None:
-    """`UserError` where a Hugging Face folder has tokens from id `pieces` on, which its tokenizer.model lacks."""
-    beyond = sorted((number, text) for text, number in _added_tokens(folder) if number >= pieces)
+    """`UserError` where a Hugging Face folder has tokens from id `pieces` on, which its tokenizer.model lacks.
+
+    Gemma 3's entry for images does not count.
+    """
+    listed = ((number, text) for text, number in _added_tokens(folder) if text != IMAGE_ENTRY)
+    beyond = sorted((number, text) for number, text in listed if number >= pieces)
     if beyond:
         raise UserError(
             f"{folder} has added the token {beyond[0][1]!r} (id {beyond[0][0]}) to the {pieces} pieces of its tokenizer.model, "
@@ -147,15 +152,12 @@ def _require_no_prefix(missing: str, unknown: list[str], folder: Path) -> None:
         if name == bare or name.endswith(f".{bare}"):
             raise UserError(
                 f"{folder} calls the tensor {missing} {name}, as a wrapper or a part of the model saves it; "
-                "save the whole model with save_pretrained of Gemma2ForCausalLM"
+                "save the whole model with save_pretrained of transformers"
             )
 
 
-def require_shape(
-    name: str, shape: tuple[int, ...], expected: tuple[int, ...], file: Path, *, may_be_padded: bool
-) -> None:
-    """`UserError` unless the shapes are equal, or the stored one has padded rows (`is_padded`) where it may."""
+def require_shape(name: str, shape: tuple[int, ...], expected: tuple[int, ...], file: Path) -> None:
+    """`UserError` unless the shapes are equal."""
     shape, expected = tuple(shape), tuple(expected)
-    padded = may_be_padded and shape[1:] == expected[1:] and is_padded(shape[0], expected[0])
-    if shape != expected and not padded:
+    if shape != expected:
         raise UserError(f"{name} in {file} has shape {shape}, but config.json says {expected}; use a matching pair")

@@ -2,7 +2,7 @@
 
 A row says how a variable is called, what its dimensions are and which of them a product keeps. From that follow where it lies on
 a mesh (`parallel.sharding`), along which axes 8-bit weights share a scale (`quantization`), its form as a matrix
-(`cpu_matrices`, and Hugging Face's in `hf_names`), its initial values (`forward`), its name in a Keras preset (`loading`),
+(`cpu_matrices`, and Hugging Face's in `hf_names`), its initial values (`forward`), its name in a Keras preset (`keras_files`),
 which projections take adapters (`adapters.inject`) and what decays (`training.optimizers`).
 
 Axes: V vocabulary, D model dim, N query heads, K KV heads, H head dim, F ffn dim, r rank, s state of a random generator.

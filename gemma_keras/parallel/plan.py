@@ -45,7 +45,7 @@ class ComputePlan:
         """Parts into which rows are divided; 1 without a mesh."""
         return self.mesh.shape[DATA] if self.mesh is not None else 1
 
-    def constrain(self, x: jax.Array, *axes: str | None) -> jax.Array:
+    def constrain(self, x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
         """`x` divided by dimension over these mesh axes; as it is without a mesh."""
         if self.mesh is None:
             return x

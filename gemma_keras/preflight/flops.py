@@ -34,16 +34,20 @@ class MatmulFlops:
     Attributes:
         parts: FLOPs by part; work that several shards of a `shard_map` repeat counts as often as it is done.
         unknown_loops: `while` loops whose number of turns is not in the program; their bodies are counted once.
+        visits: how many splash kernels run, by the (query, key) blocks of a head that each of them visits.
     """
 
     parts: dict[str, float] = dataclasses.field(default_factory=dict)
     unknown_loops: int = 0
+    visits: dict[int, float] = dataclasses.field(default_factory=dict)
 
     def add(self, more: "MatmulFlops", times: float = 1) -> None:
         """Adds FLOPs that are done `times` times."""
         self.unknown_loops += more.unknown_loops
         for part, flops in more.parts.items():
             self.parts[part] = self.parts.get(part, 0.0) + times * flops
+        for blocks, kernels in more.visits.items():
+            self.visits[blocks] = self.visits.get(blocks, 0.0) + times * kernels
 
     @property
     def total(self) -> float:
@@ -205,16 +209,22 @@ def _pallas_call(equation: Any, known: Known, place: _Place) -> _Counted:
     if estimate is not None and estimate.flops:
         return MatmulFlops({part: float(estimate.flops)}), 1
     points = math.prod(size for size in equation.params["grid_mapping"].grid if isinstance(size, int))
-    return _walk(equation.params["jaxpr"], {}, _Place(part=part)), points * _share_of_blocks(equation, known)
+    counts, mask = MatmulFlops(), _block_mask(equation, known)
+    share = 1.0
+    if mask is not None:
+        share = np.count_nonzero(mask) / mask.size
+        counts.visits[int(np.count_nonzero(mask)) // len(mask)] = 1
+    counts.add(_walk(equation.params["jaxpr"], {}, _Place(part=part)), points * share)
+    return counts, 1
 
 
-def _share_of_blocks(equation: Any, known: Known) -> float:
-    """The share of (query, key) blocks that splash attention computes: those that its block mask does not leave out."""
+def _block_mask(equation: Any, known: Known) -> np.ndarray | None:
+    """Splash attention's mask i8[N or 1, T blocks, S blocks] (or the other way round), 0 where it skips a block."""
     prefetched = equation.invars[: equation.params["grid_mapping"].num_index_operands]
     masks = [value for value in (_value(argument, known) for argument in prefetched) if value is not None]
     # Splash hands over which block to fetch next, then the block mask: 0 skipped, 1 partly, 2 wholly visible.
     masks = [mask for mask in masks if mask.dtype == np.int8 and mask.ndim == 3]
-    return float(np.count_nonzero(masks[1]) / masks[1].size) if len(masks) >= 2 else 1.0
+    return masks[1] if len(masks) >= 2 else None
 
 
 _RULES = {"scan": _scan, "while": _while, "cond": _cond, "shard_map": _shard_map, "pallas_call": _pallas_call}

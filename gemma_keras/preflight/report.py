@@ -122,6 +122,9 @@ def _flops_lines(report: SimpleNamespace) -> list[str]:
         f"                 {k['count']} x {k['name']} ({k['phase']}{', soft cap' if k['soft_cap'] else ''})"
         for k in report.kernels
     ]
+    if len(report.kernel_visits) > 1:
+        visits = ", ".join(f"{v['blocks']} in {v['count']} of them" for v in report.kernel_visits)
+        kernels.append(f"                 blocks of keys and queries that a head visits: {visits}")
     return [head, *kernels]
 
 

@@ -149,6 +149,8 @@ def examine(
         matmul_flops_per_step: of all devices, attention included.
         matmul_flops_per_token_over_n: without attention, divided by tokens and by the model's number of weights.
         tried: the policies that were compiled, with their GiB.
+        kernel_visits: executions of attention kernels on one device in a step, by the (query, key) blocks of a head that each
+            of them visits: few in layers with a window.
         kernels, collectives: a line each by name and by reason; counts and bytes are of one device and one step.
         hbm_bytes_over_least: of decoding, bytes moved against those of weights and cache.
         largest_arrays: the shapes of the largest arrays on one device.
@@ -182,6 +184,7 @@ def examine(
         "tokens_per_step": tokens, "matmul_flops_per_step": flops.total,
         "matmul_flops_per_token_over_n": flops.without_attention / scale,
         "attention_flops_per_token_over_n": flops.attention / scale, "matmul_flops_by_part": flops.parts,
+        "kernel_visits": [{"blocks": n, "count": round(runs / count)} for n, runs in sorted(flops.visits.items())],
         "loops_of_unknown_length": flops.unknown_loops, "largest_shapes": largest_shapes(trace.jaxpr, LARGEST),
         "utilisation": utilisation, "steps": steps, "compile_seconds": seconds, "versions": _versions(), **NOT_COMPILED,
         "advice": [] if fits else ideas,

@@ -1,4 +1,4 @@
-"""Does a tokenizer give the ids that Gemma's gives? Run as soon as a real `tokenizer.model` is at hand:
+"""Does a tokenizer give the ids that the one of Gemma 1 and 2 gives (Gemma 3 has another)? Run it with a real one:
 
     python -m gemma_keras.text.gemma_check --tokenizer=tokenizer.model --expected=tokenizer/gemma_expected_ids
 

@@ -6,6 +6,7 @@ ids are placed explicitly, and content is cut inside every literal that spells a
 """
 
 import hashlib
+import itertools
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -13,12 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import sentencepiece
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from gemma_keras.config.errors import UserError
 
 REQUIRED_PIECES = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>")
 # User-defined pieces that also steer the model; SentencePiece does not mark them as control pieces.
-STEERING = re.compile(r"<(mask|2mass|unused\d+|start_of_turn|end_of_turn)>|\[@BOS@\]")
+STEERING = re.compile(
+    r"<(mask|2mass|unused\d+|start_of_turn|end_of_turn|start_of_image|end_of_image|image_soft_token)>|\[(@BOS@|multimodal)\]"
+)
+# The entry of Gemma 3's tokenizers that stands for a part of an image. It comes last, has no row in the smaller models, and
+# means nothing to a model of texts: it is no piece here, wherever it is listed, so that what spells it is text.
+IMAGE_ENTRY = "<image_soft_token>"
 
 
 class Tokenizer:
@@ -26,6 +33,9 @@ class Tokenizer:
 
     Args:
         path: the `tokenizer.model` file.
+
+    Attributes:
+        serialized: the bytes of the file, less an `IMAGE_ENTRY` at its end.
 
     Raises:
         UserError: the file is missing, is no SentencePiece model, lacks a control piece or adds a leading blank.
@@ -38,12 +48,16 @@ class Tokenizer:
         self._model = sentencepiece.SentencePieceProcessor()
         try:
             self._model.LoadFromSerializedProto(data)
+            if self._model.piece_to_id(IMAGE_ENTRY) == self._model.get_piece_size() - 1:
+                data = _without_last_piece(data)
+                self._model.LoadFromSerializedProto(data)
         except RuntimeError as error:
             if data.startswith(b"version https://git-lfs"):
                 raise UserError(
                     f"{self.path} is a pointer of Git LFS, not the file itself; run git lfs pull where it was cloned"
                 ) from error
             raise UserError(f"{self.path} is no SentencePiece model; give a tokenizer.model file") from error
+        self.serialized = data
         self.vocabulary_size: int = self._model.get_piece_size()
         self.control_pieces: dict[str, int] = _control_pieces(self._model, self.path)
         if self._model.encode("a", out_type=str)[:1] not in (["a"], ["<0x61>"]):
@@ -57,10 +71,12 @@ class Tokenizer:
         self.end_of_turn_id = self.control_pieces["<end_of_turn>"]
         self.control_ids = frozenset(self.control_pieces.values())
 
-        literals = sorted(self.control_pieces, key=len, reverse=True)
-        self._control = re.compile("(" + "|".join(map(re.escape, literals)) + ")")
+        literals = sorted(self.control_pieces)
+        self._control = re.compile(f"({any_of(literals)})")
         # Zero-width matches, so that overlapping literals are all cut.
-        self._inside_control = re.compile("|".join(f"(?<={re.escape(p[0])})(?={re.escape(p[1:])})" for p in literals))
+        rests = {first: [p[1:] for p in group] for first, group in itertools.groupby(literals, lambda p: p[0])}
+        inside = (f"(?<={re.escape(first)})(?={any_of(group)})" for first, group in rests.items())
+        self._inside_control = re.compile("|".join(inside))
 
     def encode_content(self, text: str) -> list[int]:
         """Ids of `text`, none of them a control id; `decode` gives `text` back.
@@ -128,6 +144,30 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"no tokenizer at {path} ({error.strerror}); give an existing tokenizer.model file") from error
+
+
+def _without_last_piece(data: bytes) -> bytes:
+    model = ModelProto.FromString(data)
+    del model.pieces[-1]
+    return model.SerializeToString()
+
+
+def any_of(literals: Sequence[str]) -> str:
+    """A pattern of the longest of the sorted `literals` at a place, which looks at each character once.
+
+    Gemma 3 has 6,249 of them, nearly all with the same beginning; an alternation would try one after the other.
+
+    >>> any_of(["<a1>", "<a12>", "<b", "<b>"])
+    '<(?:a1(?:>|2>)|b(?:>)?)'
+    """
+    rest = literals[1:] if literals[0] == "" else literals
+    if not rest:
+        return ""
+    groups = itertools.groupby(rest, lambda literal: literal[0])
+    branches = [re.escape(first) + any_of([literal[1:] for literal in group]) for first, group in groups]
+    if rest is not literals:
+        return f"(?:{'|'.join(branches)})?"
+    return branches[0] if len(branches) == 1 else f"(?:{'|'.join(branches)})"
 
 
 def _control_pieces(model: sentencepiece.SentencePieceProcessor, path: Path) -> dict[str, int]:

@@ -11,6 +11,7 @@ from peft import AdaLoraConfig, get_peft_model
 from gemma_keras.adapters.inject import adapter_stacks, add_adapters, initial_adapter_params, merge
 from gemma_keras.adapters.rank_allocator import RankAllocator, resolve_schedule
 from gemma_keras.config.sections import AdapterConfig, OptimConfig
+from gemma_keras.models.architecture import Architecture
 from gemma_keras.models.families.registry import to_hf_config
 from gemma_keras.models.forward import build_backbone, forward, logits
 from gemma_keras.models.hf_names import hf_tensors
@@ -19,10 +20,11 @@ from gemma_keras.training.objectives.supervised import supervised_sums
 from gemma_keras.training.optimizers import make_optimizer
 from gemma_keras.training.state import initial_state
 from gemma_keras.training.step import StepSettings, make_train_step
-from tests.models.conftest import small
+from tests.models.conftest import small, small_gemma3
 
 STEPS, BATCH, LENGTH = 60, 4, 24
 ARCHITECTURE = small(num_layers=2)
+GEMMA3 = small_gemma3(num_layers=2, period=2)
 ADAPTER = AdapterConfig(
     method="adalora", init_r=6, target_r=3, alpha=60.0, dropout=0.0, delta_t=5, tinit=8, tfinal=20, peft_compatible=True
 )
@@ -30,13 +32,13 @@ LEARNING_RATES = {"sgd": 0.5, "adamw": 1e-2}
 PROJECTIONS = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "attention_output": "o_proj"}
 
 
-def base_tensors() -> dict[str, np.ndarray]:
+def base_tensors(architecture: Architecture = ARCHITECTURE) -> dict[str, np.ndarray]:
     """HF tensors at a scale at which training is smooth, norm scales not zero."""
     rng = np.random.default_rng(3)
     return {
         tensor.name: rng.normal(0, 0.2 if len(tensor.hf_shape) == 1 else tensor.hf_shape[1] ** -0.5, tensor.hf_shape)
         .astype(np.float32)
-        for tensor in hf_tensors(ARCHITECTURE)
+        for tensor in hf_tensors(architecture)
     }  # fmt: skip
 
 
@@ -54,10 +56,10 @@ def token_batches() -> np.ndarray:
 class Peft:
     """transformers + peft, stepped by hand as peft's documentation shows."""
 
-    def __init__(self, optimizer: str, adapter_params: dict[str, np.ndarray]):
-        config = transformers.AutoConfig.for_model(**to_hf_config(ARCHITECTURE, "float32"), attn_implementation="eager")
+    def __init__(self, optimizer: str, adapter_params: dict[str, np.ndarray], architecture: Architecture):
+        config = transformers.AutoConfig.for_model(**to_hf_config(architecture, "float32"), attn_implementation="eager")
         model = transformers.AutoModelForCausalLM.from_config(config)
-        model.load_state_dict({k: torch.tensor(v) for k, v in base_tensors().items()}, strict=False)
+        model.load_state_dict({k: torch.tensor(v) for k, v in base_tensors(architecture).items()}, strict=False)
         self.model = get_peft_model(model, AdaLoraConfig(
             init_r=ADAPTER.init_r, target_r=ADAPTER.target_r, lora_alpha=ADAPTER.alpha, lora_dropout=0.0, tinit=8,
             tfinal=20, deltaT=5, beta1=0.85, beta2=0.85, orth_reg_weight=0.5, total_step=STEPS,
@@ -102,14 +104,14 @@ class Peft:
 class Ours:
     """The project's own train step on the same model."""
 
-    def __init__(self, optimizer: str, config: AdapterConfig = ADAPTER):
-        self.backbone = build_backbone(ARCHITECTURE, "float32")
+    def __init__(self, optimizer: str, config: AdapterConfig = ADAPTER, architecture: Architecture = ARCHITECTURE):
+        self.backbone = build_backbone(architecture, "float32")
         self.matrices = add_adapters(self.backbone, config)
         self.allocator = RankAllocator(adapter_stacks(self.matrices), config)
         self.schedule = resolve_schedule(config, STEPS, len(self.matrices))
         self.rate = LEARNING_RATES[optimizer]
-        tensors = base_tensors()
-        self.frozen = stack_params({t.path: jnp.asarray(t.from_hf(tensors[t.name])) for t in hf_tensors(ARCHITECTURE)})
+        tensors = base_tensors(architecture)
+        self.frozen = stack_params({t.path: jnp.asarray(t.from_hf(tensors[t.name])) for t in hf_tensors(architecture)})
         self.initial = {k: np.asarray(v) for k, v in initial_adapter_params(self.matrices, 0).items()}
         transform = make_optimizer(OptimConfig(name=optimizer))
 
@@ -143,10 +145,17 @@ class Ours:
         return {name: float(metrics[name]) for name in ("loss", "penalty")}
 
 
-@pytest.mark.parametrize("optimizer", [pytest.param("sgd", marks=pytest.mark.long), "adamw"])
-def test_sixty_steps_equal_peft(optimizer):
-    ours = Ours(optimizer)
-    peft = Peft(optimizer, ours.initial)
+@pytest.mark.parametrize(
+    "optimizer, architecture",
+    [
+        pytest.param("sgd", ARCHITECTURE, marks=pytest.mark.long, id="sgd"),
+        pytest.param("adamw", ARCHITECTURE, id="adamw"),
+        pytest.param("adamw", GEMMA3, marks=pytest.mark.long, id="adamw, Gemma 3"),
+    ],
+)
+def test_sixty_steps_equal_peft(optimizer, architecture):
+    ours = Ours(optimizer, architecture=architecture)
+    peft = Peft(optimizer, ours.initial, architecture)
     schedule = ours.schedule
     losses, allocations = [], 0
     for t, tokens in enumerate(token_batches(), start=1):

@@ -19,10 +19,13 @@ from gemma_keras.models.families.registry import to_hf_config
 from gemma_keras.models.forward import build_backbone, forward, logits
 from gemma_keras.models.loading import describe_weights, load_params
 from tests.conftest import REPOSITORY
-from tests.models.conftest import lively_params, lively_tensors, small, small_gemma1
+from tests.models.conftest import lively_params, lively_tensors, small, small_gemma1, small_gemma3
+from tests.models.test_text_part import save_multimodal
 
 GEMMA2 = small(vocabulary_size=2560, query_pre_attn_scalar=9)
 GEMMA1 = small_gemma1(vocabulary_size=2560)
+GEMMA3 = small_gemma3(vocabulary_size=2624, surplus_rows=64)
+FAMILIES = {"Gemma 1": GEMMA1, "Gemma 2": GEMMA2, "Gemma 3": GEMMA3}
 
 
 def tensors(folder):
@@ -41,14 +44,14 @@ def our_logits(architecture, params, tokens):
     return np.asarray(run(params))
 
 
-@pytest.mark.parametrize("architecture", [GEMMA2, GEMMA1], ids=["Gemma 2", "Gemma 1"])
+@pytest.mark.parametrize("architecture", FAMILIES.values(), ids=FAMILIES)
 def test_transformers_loads_the_folder_and_gives_the_same_logits(architecture, tokenizer, tmp_path):
     params = lively_params(architecture)
     export_hf(params, architecture, tokenizer, tmp_path / "export", dtype="float32", shard_megabytes=1)
     model, info = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / "export", attn_implementation="eager", output_loading_info=True
     )
-    assert type(model).__name__ == ("Gemma2ForCausalLM" if architecture.post_norms else "GemmaForCausalLM")
+    assert type(model).__name__ == to_hf_config(architecture, "float32")["architectures"][0]
     assert not any(info[problem] for problem in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"))
     tokens = np.random.default_rng(1).integers(0, 2560, (2, 30))
     with torch.no_grad():
@@ -57,21 +60,40 @@ def test_transformers_loads_the_folder_and_gives_the_same_logits(architecture, t
     assert model.generation_config.eos_token_id == [tokenizer.eos_id, tokenizer.end_of_turn_id]
 
 
-@pytest.mark.parametrize("architecture", [GEMMA2, GEMMA1], ids=["Gemma 2", "Gemma 1"])
+@pytest.mark.parametrize("architecture", FAMILIES.values(), ids=FAMILIES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_folder_of_transformers_comes_back_bit_for_bit(architecture, dtype, tokenizer, tmp_path):
     config = transformers.AutoConfig.for_model(**to_hf_config(architecture, dtype))
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
     model.load_state_dict({n: torch.tensor(x) for n, x in lively_tensors(architecture).items()}, strict=False)
     model.save_pretrained(tmp_path / "theirs")
-    loaded = describe_weights(tmp_path / "theirs")
+    loaded = describe_weights(tmp_path / "theirs").replace(surplus_rows=architecture.surplus_rows)
     params = load_params(build_backbone(loaded, dtype), loaded, tmp_path / "theirs", dtype)
     export_hf(params, loaded, tokenizer, tmp_path / "ours", dtype=dtype)
     before, after = tensors(tmp_path / "theirs"), tensors(tmp_path / "ours")
     assert before.keys() == after.keys()
     for name, value in before.items():
         assert value.dtype == after[name].dtype and value.tobytes() == after[name].tobytes(), name
-    assert describe_weights(tmp_path / "ours") == loaded.replace(name="ours")
+    assert describe_weights(tmp_path / "ours") == loaded.replace(name="ours", surplus_rows=0)
+
+
+def test_the_text_part_of_a_multimodal_folder_comes_back_bit_for_bit(tokenizer, tmp_path):
+    theirs = save_multimodal(tmp_path / "theirs", architecture=GEMMA3).eval()
+    loaded = describe_weights(tmp_path / "theirs").replace(surplus_rows=64)
+    params = load_params(build_backbone(loaded, "float32"), loaded, tmp_path / "theirs", "float32")
+    export_hf(params, loaded, tokenizer, tmp_path / "ours", dtype="float32")
+    before, after = tensors(tmp_path / "theirs"), tensors(tmp_path / "ours")
+    assert after.keys() == {
+        name.removeprefix("language_model.") for name in before if name.startswith("language_model.")
+    }
+    for name, value in after.items():
+        assert value.tobytes() == before[f"language_model.{name}"].tobytes(), name
+    ours = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours").eval()
+    assert type(ours).__name__ == "Gemma3ForCausalLM"
+    tokens = torch.randint(0, 2560, (1, 30), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = theirs(tokens).logits
+        assert (ours(tokens).logits - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 def test_shards_and_index(tokenizer, tmp_path):

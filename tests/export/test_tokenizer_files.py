@@ -14,6 +14,7 @@ from gemma_keras import builtin
 from gemma_keras.config.errors import UserError
 from gemma_keras.export.tokenizer_files import (
     BYTE,
+    CONTROL,
     NORMAL,
     SPACE,
     USER_DEFINED,
@@ -25,7 +26,7 @@ from gemma_keras.export.tokenizer_files import (
     write_tokenizer_files,
 )
 from gemma_keras.text.templates import TEMPLATES
-from gemma_keras.text.tokenizer import Tokenizer
+from gemma_keras.text.tokenizer import IMAGE_ENTRY, Tokenizer
 
 GEMMA_VARIABLE = (
     "GEMMA_KERAS_TOKENIZER"  # Gemma's tokenizer.model; tokenizer.json beside it is Google's, where there is one
@@ -164,12 +165,26 @@ def with_pieces(model: bytes, pieces: list[Piece]) -> bytes:
     return model
 
 
+@pytest.mark.parametrize("kind", [USER_DEFINED, CONTROL])
+def test_the_entry_for_images_is_text(kind, tokenizer, tmp_path):
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(with_pieces(tokenizer.serialized, [Piece(IMAGE_ENTRY, 0.0, kind)]))
+    listed, text = Tokenizer(path), f"看{IMAGE_ENTRY}。<end_of_turn>"
+    assert listed.control_pieces == tokenizer.control_pieces and listed.vocabulary_size == tokenizer.vocabulary_size
+    assert listed.encode_content(text) == tokenizer.encode_content(text)
+    write_tokenizer_files(listed, TEMPLATES["gemma"], tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert len(theirs) == tokenizer.vocabulary_size
+    assert_same_ids(theirs, tokenizer, text)
+
+
 @pytest.fixture(scope="module")
 def with_tabs(tmp_path_factory):
     """A model with what Gemma's has and ours lacks: learnt runs of a character that is no piece, mixed with others."""
     texts = ["\t" * n for n in range(2, 32)] + ["}\r", "\r\r", "\x0c\x0c", "\t}", f"{SPACE}\t", "~\x1f", "\x1f\x1f"]
     pieces = [Piece(text, -3000.0 - n, NORMAL) for n, text in enumerate(texts)]
     pieces.append(Piece(f"a{SPACE}{SPACE}b", 0.0, USER_DEFINED))
+    pieces.insert(0, Piece("  }", 0.0, USER_DEFINED))  # which SentencePiece never finds
     path = tmp_path_factory.mktemp("with_tabs") / "tokenizer.model"
     path.write_bytes(with_pieces(builtin.TOKENIZER.read_bytes(), pieces))
     assert {"\t", "\r", "\x0c", "\x1f"}.isdisjoint(piece.text for piece in read_pieces(path.read_bytes()))

@@ -12,13 +12,14 @@ from gemma_keras.inference.requests import FinishedSequence, Request
 from gemma_keras.models.families.registry import to_hf_config
 from gemma_keras.models.forward import forward, logits
 from gemma_keras.models.hf_names import hf_tensors
-from tests.models.conftest import lively_tensors, small, small_gemma1
+from tests.models.conftest import lively_tensors, small, small_gemma1, small_gemma3
 
 SHAPES = {
     "window 8": small(),
     "27b: head_dim is not the query scale": small(query_pre_attn_scalar=9, num_query_heads=8, head_dim=8),
     "window 40, one KV head": small(num_key_value_heads=1, num_layers=4, sliding_window=40),
     "Gemma 1": small_gemma1(),
+    "window 8, Gemma 3": small_gemma3(hidden_dim=48),
 }
 SMALLEST = small(num_layers=2)
 LENGTHS = (37, 1, 12, 5)

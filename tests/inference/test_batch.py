@@ -10,6 +10,7 @@ from gemma_keras.inference import buckets
 from gemma_keras.inference.engine import Engine, with_streams
 from gemma_keras.inference.prefix_cache import BLOCK
 from gemma_keras.inference.requests import Request
+from gemma_keras.models.architecture import LayerSpec
 from gemma_keras.models.forward import EMBEDDINGS, build_backbone
 from tests.inference.models import DRAWN, GREEDY, SMALLEST, generate, prompts, varied_params
 
@@ -110,18 +111,39 @@ def test_lengths_of_one_bucket_share_programs():
         jax.monitoring.unregister_event_duration_listener(record)
 
 
-def test_prompts_that_begin_alike_are_read_once():
-    """The window is longer than what is kept: a ring loses the beginnings of longer prompts, which are read again."""
-    architecture = SMALLEST.replace(sliding_window=230)
-    plain = Engine(build_backbone(architecture, "float32"), varied_params(architecture), max_rows=4)
-    system = prompts(lengths=(2 * BLOCK + 10,))[0]
+@pytest.fixture(scope="module")
+def windows() -> Engine:
+    """Layers with a window of 8, one of 100, and none: their rings lose a prompt's beginning while it is read."""
+    pattern = (LayerSpec(window=8), LayerSpec(window=100), LayerSpec())
+    architecture = SMALLEST.replace(num_layers=3, pattern=pattern)
+    return Engine(build_backbone(architecture, "float32"), varied_params(architecture), max_rows=4)
+
+
+@pytest.mark.parametrize("blocks", [2, 9], ids=["one piece", "two pieces"])
+def test_prompts_that_begin_alike_are_read_once(windows, blocks):
+    system = prompts(lengths=(blocks * BLOCK + 10,))[0]
     given = [system + tail for tail in prompts(lengths=(5, 30, 80), seed=1)] + [system[:BLOCK], prompts()[0]]
-    expected = generate(plain, given, GREEDY)
-    keeping = Engine(plain.backbone, plain.params, prefix_tokens=8 * BLOCK, max_rows=4)
+    expected = generate(windows, given, GREEDY)
+    keeping = Engine(windows.backbone, windows.params, prefix_tokens=16 * BLOCK, max_rows=4)
     assert generate(keeping, given, GREEDY) == expected
-    assert keeping.prefixes.hits == 2 * 2 * BLOCK  # the second and third wait for the first
+    assert keeping.prefixes.hits == 2 * blocks * BLOCK  # the second and third wait for the first
     assert generate(keeping, given[::-1], GREEDY) == expected[::-1]
-    assert keeping.prefixes.hits > 8 * BLOCK
+    # The last one of each prompt is read again, for the first step; of `system[:BLOCK]` nothing else is left.
+    assert keeping.prefixes.hits == (2 * blocks + 3 * blocks + 1) * BLOCK
+
+
+def test_what_was_kept_is_lost_to_others_block_by_block(windows):
+    """Room for 10 blocks, prompts of 7 to 12: hits are of what is left of a beginning, and answers as without."""
+    keeping = Engine(windows.backbone, windows.params, prefix_tokens=10 * BLOCK, max_rows=2)
+    first, second = prompts(lengths=(8 * BLOCK, 9 * BLOCK))
+    given = [first + [5] * 70, second + [6] * 200, first[: 7 * BLOCK] + [7] * 9, [*second, 8, 9], first + [5] * 70]
+    hits = []
+    for prompt in given:
+        before = keeping.prefixes.hits
+        assert generate(keeping, [prompt], GREEDY) == generate(windows, [prompt], GREEDY)
+        hits.append((keeping.prefixes.hits - before) // BLOCK)
+    assert hits == [0, 0, 0, 3, 1]
+    assert generate(keeping, given[:2], GREEDY) == generate(windows, given[:2], GREEDY)
 
 
 def test_whoever_waits_behind_a_shared_beginning_has_room():
@@ -134,9 +156,8 @@ def test_whoever_waits_behind_a_shared_beginning_has_room():
 
 
 def test_kept_beginnings_of_prompts_outlive_their_ends():
-    architecture = SMALLEST.replace(sliding_window=600)
-    params = varied_params(architecture)
-    engine = Engine(build_backbone(architecture, "float32"), params, max_rows=1, prefix_tokens=4 * BLOCK)
+    params = varied_params(SMALLEST)
+    engine = Engine(build_backbone(SMALLEST, "float32"), params, max_rows=1, prefix_tokens=4 * BLOCK)
     first, second, endless = prompts(lengths=(3 * BLOCK + 1, 2 * BLOCK + 1, 7 * BLOCK + 1))
     few = dataclasses.replace(GREEDY, max_new_tokens=1)
     keys = engine.prefixes.keys

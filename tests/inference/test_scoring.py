@@ -86,14 +86,13 @@ def test_scores_are_those_of_transformers(engine):
 
 
 def test_what_prompts_share_is_read_once(engine, monkeypatch):
-    architecture = SMALLEST.replace(sliding_window=400)
-    keeping = Engine(build_backbone(architecture, "float32"), varied_params(architecture), prefix_tokens=8 * BLOCK)
+    keeping = Engine(build_backbone(SMALLEST, "float32"), varied_params(SMALLEST), prefix_tokens=8 * BLOCK)
     system, *tails = prompts(lengths=(2 * BLOCK + 10, 5, 9))
     read, prefill = [], PromptReader._prefill
 
-    def counting(self, params, state, group, slots):
+    def counting(self, params, state, group, *rest, **options):
         read.extend(prompt.left for prompt in group)
-        return prefill(self, params, state, group, slots)
+        return prefill(self, params, state, group, *rest, **options)
 
     monkeypatch.setattr(PromptReader, "_prefill", counting)
     requests = [ScoreRequest(prompt=[*system, *tail], continuations=[[5], [6], [7, 8]]) for tail in [*tails, tails[0]]]

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from gemma_keras.models.architecture import Architecture
+from gemma_keras.models.families import gemma3
 from gemma_keras.models.families.registry import get_architecture
 from gemma_keras.models.hf_names import hf_tensors
 
@@ -23,6 +24,15 @@ def small_gemma1(**changes) -> Architecture:
     return get_architecture("gemma_2b").replace(
         **{**sizes, "query_pre_attn_scalar": 16, "vocabulary_size": 97, **changes}
     )
+
+
+def small_gemma3(**changes) -> Architecture:
+    """A Gemma 3 of 7 layers, the sixth global with positions divided by 8, grouped heads, vocabulary 97 and a window of 8."""
+    sizes = dict(
+        name="small", num_layers=7, hidden_dim=64, intermediate_dim=96, num_query_heads=4, num_key_value_heads=2,
+        head_dim=16, query_pre_attn_scalar=16, vocabulary_size=97, sliding_window=8, rope_scaling=8.0,
+    )  # fmt: skip
+    return gemma3.shape(**{**sizes, **changes})
 
 
 def lively_tensors(architecture: Architecture, gain: float = 3.0) -> dict[str, np.ndarray]:

@@ -22,7 +22,7 @@ from gemma_keras.models.forward import (
     variable_shapes,
 )
 from gemma_keras.models.hf_names import hf_tensors
-from tests.models.conftest import lively_params, lively_tensors, small, small_gemma1
+from tests.models.conftest import lively_params, lively_tensors, small, small_gemma1, small_gemma3
 
 SHAPES = {
     "grouped heads, window 8": small(),
@@ -31,6 +31,20 @@ SHAPES = {
     "27b: head_dim is not the query scale": small(query_pre_attn_scalar=9, num_query_heads=8, head_dim=8),
     "Gemma 1": small_gemma1(),
     "Gemma 1, all heads alike": small_gemma1(num_key_value_heads=4),
+    "Gemma 3 from 4b on": small_gemma3(),
+    "Gemma 3 270m, one KV head": small_gemma3(num_key_value_heads=1, rope_scaling=1.0),
+    "Gemma 3 27b: head_dim is not the query scale": small_gemma3(
+        num_query_heads=8, head_dim=8, query_pre_attn_scalar=21
+    ),
+}
+GEMMA3_CHANGES = {
+    "no norms": {},  # over queries and keys
+    "no scaling of RoPE": {"rope_scaling": 1.0},
+    "base of global layers": {"rope_base": 10_000.0},
+    "base of local layers": {"local_rope_base": 1_000_000.0},
+    "window": {"sliding_window": 9},
+    "pattern": {"period": 5},
+    "query scale": {"query_pre_attn_scalar": 21},
 }
 
 
@@ -89,6 +103,14 @@ def test_every_part_of_gemma2_shows_in_the_weights_of_the_parity_tests(change, r
     batch = plain(rng.integers(0, 97, (2, 40)))
     changed = our_logits(architecture.replace(**change), *batch)
     assert np.abs(changed - our_logits(architecture, *batch)).max() > 1e-2
+
+
+@pytest.mark.parametrize("name", GEMMA3_CHANGES)
+def test_every_part_of_gemma3_shows_in_the_weights_of_the_parity_tests(name, rng):
+    changed = small_gemma3().replace(qk_norms=False) if name == "no norms" else small_gemma3(**GEMMA3_CHANGES[name])
+    batch, params = plain(rng.integers(0, 97, (2, 40))), lively_params(small_gemma3())
+    difference = our_logits(changed, *batch, params=params) - our_logits(small_gemma3(), *batch, params=params)
+    assert np.abs(difference).max() > 1e-2
 
 
 def test_swapped_norms_show(rng):

@@ -9,18 +9,30 @@ from typing import Any
 from gemma_keras.models.architecture import Architecture
 
 
-def check_splash(report: dict[str, Any], layers: int, recomputed: bool) -> None:
-    """Every layer's attention forward and backward by kernels with the soft cap; forward again only if `recomputed`."""
+def check_splash(report: dict[str, Any], layers: int, recomputed: bool, soft_cap: bool = True) -> None:
+    """All attention runs by kernels, forward and backward, with a cap or without; forward again only if `recomputed`."""
     assert report["attention"] == "splash"
     times: dict[str, int] = {}
     for kernel in report["kernels"]:
-        assert kernel["soft_cap"] is True, kernel
+        assert kernel["soft_cap"] is soft_cap, kernel
         direction = "forward" if "fwd" in kernel["name"] else kernel["name"]
         times[direction] = times.get(direction, 0) + kernel["count"]
     forward = times.pop("forward")
     assert forward == layers * (2 if recomputed else 1)
     assert len(times) in (1, 2)  # gradients of queries, and of keys and values: by a kernel each, or by one
     assert set(times.values()) == {layers}
+
+
+def check_visits(report: dict[str, Any], shape: Architecture, length: int, block: int = 512) -> None:
+    """Of `block` queries, all layers visit the blocks of keys that some of them see, and no other."""
+    kernels = sum(kernel["count"] for kernel in report["kernels"]) // shape.num_layers
+    expected: dict[int, int] = {}
+    for layer in shape.layers:
+        starts = range(0, length, block)
+        first = (0 if layer.window is None else max(0, start - layer.window + 1) // block for start in starts)
+        blocks = sum(start // block + 1 - at for start, at in zip(starts, first, strict=True))
+        expected[blocks] = expected.get(blocks, 0) + kernels
+    assert report["kernel_visits"] == [{"blocks": b, "count": n} for b, n in sorted(expected.items())]
 
 
 def check_sizes(report: dict[str, Any], shape: Architecture, rows: int, length: int) -> None:

@@ -107,6 +107,7 @@ def test_splash_kernels_count_the_blocks_that_their_mask_leaves(cap):
     counted = matmul_flops(jax.make_jaxpr(kernel)(*shapes))
     block_pairs = 4 * 5 // 2  # of 4 x 4, those on and below the diagonal
     assert counted.attention == counted.total == heads * block_pairs * 2 * (2 * 256 * 256 * head_dim)
+    assert counted.visits == {block_pairs: 1}
 
     def summed(*arrays):
         return jnp.sum(kernel(*arrays))
@@ -114,6 +115,7 @@ def test_splash_kernels_count_the_blocks_that_their_mask_leaves(cap):
     backward = matmul_flops(jax.make_jaxpr(jax.grad(summed, argnums=(0, 1, 2)))(*shapes))
     # forward; keys and values; queries
     assert backward.attention == pytest.approx((2 + 4 + 3) / 2 * counted.attention, rel=0.01)
+    assert backward.visits == {block_pairs: 3}
 
 
 def test_parts_are_told_by_scope():

@@ -24,6 +24,7 @@ def report(**changes) -> dict[str, Any]:
         gib_per_chip=13.6, gib_limit=15.75, arguments_gib=2.9, temporaries_gib=10.5, outputs_gib=0.6, aliased_gib=0.6,
         tokens_per_step=16384, matmul_flops_per_step=6.9e14, matmul_flops_per_token_over_n=4.3,
         attention_flops_per_token_over_n=0.2, matmul_flops_by_part={}, loops_of_unknown_length=0,
+        kernel_visits=[{"blocks": 45, "count": 2}, {"blocks": 136, "count": 1}],
         kernels=[{"name": "splash_mha_fwd", "phase": "forward", "count": 42, "soft_cap": True}],
         collectives=[
             {"kind": "all-gather", "why": "forward: query", "group": 8, "count": 42, "bytes": 2**30, "bytes_sent": 9e8}
@@ -53,6 +54,7 @@ def test_the_account_names_the_figures():
         "42 x splash_mha_fwd",
         "soft cap",
         "forward: query",
+        "45 in 2 of them, 136 in 1 of them",
         "1.00 GiB",
     ):
         assert part in text

@@ -2,8 +2,10 @@
 
 import pytest
 
+from gemma_keras.models.architecture import LayerSpec
+from gemma_keras.models.families.gemma3 import GLOBAL_ROPE_BASE
 from gemma_keras.models.families.registry import get_architecture
-from tests.preflight.checks import check_collectives, check_sizes, check_splash
+from tests.preflight.checks import check_collectives, check_sizes, check_splash, check_visits
 
 ROWS, LENGTH, LAYERS = 16, 1024, 2
 # Gemma 2 9b, narrower: compilation takes a tenth of the time.
@@ -23,6 +25,23 @@ def test_the_matmul_policy_runs_no_kernel_twice(preflight, data, model):
     assert report["gib_per_chip"] == pytest.approx(
         report["arguments_gib"] + report["outputs_gib"] - report["aliased_gib"] + report["temporaries_gib"], abs=0.2
     )
+
+
+@pytest.mark.parametrize(
+    ("layers", "data", "model"),
+    [(2, 1, 8), pytest.param(2, 8, 1, marks=pytest.mark.long), pytest.param(7, 2, 4, marks=pytest.mark.long)],
+)
+def test_layers_with_a_window_visit_fewer_blocks(preflight, layers, data, model):
+    """Gemma 3 4b, narrower: a layer with a window and one without, or five and one and the one that is left over."""
+    mesh = (f"--config.parallel.data={data}", f"--config.parallel.model={model}")
+    local, everything = LayerSpec(window=512), LayerSpec(rope_base=GLOBAL_ROPE_BASE, rope_scaling=8.0)
+    changes = NARROW | {"num_layers": layers, "pattern": (*[local] * min(5, layers - 1), everything)}
+    report = preflight.report("gemma3_4b", *mesh, "--config.train.remat=matmul", rows=8, length=2048, **changes)
+    narrow = get_architecture("gemma3_4b").replace(**changes)
+    check_splash(report, layers, recomputed=False, soft_cap=False)
+    check_visits(report, narrow, 2048)
+    check_sizes(report, narrow, 8, 2048)
+    check_collectives(report)
 
 
 @pytest.mark.long
@@ -58,3 +77,14 @@ def test_a_decoding_step_is_compiled_too(preflight):
     report = preflight.report("gemma2_9b", "--program=decode", rows=8, length=512, **NARROW)
     assert report["fits"] and report["tokens_per_step"] == 8
     assert report["roofline"]["bound"] in ("memory", "collective")
+
+
+@pytest.mark.long
+def test_where_rows_are_divided_no_step_brings_the_table_together(preflight):
+    """Gemma 3 4b has 4 KV heads, so that 8 devices are a mesh of 2x4; its 262,208 tokens make no whole blocks on each."""
+    report = preflight.report(
+        "gemma3_4b", "--program=decode", rows=8, length=512, **NARROW | {"vocabulary_size": 262_208}
+    )
+    assert report["fits"] and report["mesh"] == {"data": 2, "model": 4}
+    logits = 8 * 262_208 * 4  # bytes; the table has 64 times as many
+    assert max(line["bytes"] / line["count"] for line in report["collectives"]) < 1.1 * logits

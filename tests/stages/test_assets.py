@@ -1,4 +1,4 @@
-"""Weights that other tools have padded, from the folder to what the stages make of it."""
+"""Weights with more rows of embeddings than the tokenizer has pieces, from the folder to what the stages make of it."""
 
 import json
 
@@ -11,10 +11,12 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import ExportConfig, ModelConfig
 from gemma_keras.config.stages import ExportStageConfig
 from gemma_keras.export.huggingface import export_hf
+from gemma_keras.export.tokenizer_files import USER_DEFINED, Piece
 from gemma_keras.models.families.registry import get_architecture
 from gemma_keras.models.forward import build_backbone, initial_params
 from gemma_keras.stages import export
-from gemma_keras.text.tokenizer import Tokenizer
+from gemma_keras.text.tokenizer import IMAGE_ENTRY, Tokenizer
+from tests.export.test_tokenizer_files import with_pieces
 
 
 @pytest.fixture
@@ -45,15 +47,31 @@ def exported(folder, workdir):
     return load_file(workdir / "export" / "model-00001-of-00001.safetensors")
 
 
-def test_padded_rows_are_left_out_and_told(whole, tmp_path, capsys):
-    expected = load_file(whole / "model.safetensors")
+def test_rows_without_a_piece_are_kept_and_told(whole, tmp_path, capsys):
     pad(whole, 64)
+    expected = load_file(whole / "model.safetensors")
     found = exported(whole, tmp_path / "run")
-    assert "64 padded rows" in capsys.readouterr().err
+    assert "64 more rows of embeddings" in capsys.readouterr().err
     assert found.keys() == expected.keys()
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
     config = json.loads((tmp_path / "run" / "export" / "config.json").read_text(encoding="utf-8"))
-    assert config["vocab_size"] == 2560
+    assert config["vocab_size"] == 2624
+
+
+@pytest.mark.parametrize(
+    "entry, rows", [("added_tokens.json", 0), ("tokenizer.json", 64), ("tokenizer.model", 0), ("tokenizer.model", 64)]
+)
+def test_the_entry_for_images_needs_no_row(entry, rows, whole, tmp_path):
+    """As Gemma 3's tokenizers list it, for 270m and 1b beyond their rows."""
+    pad(whole, rows)
+    listed = {
+        "added_tokens.json": json.dumps({IMAGE_ENTRY: 2560}).encode(),
+        "tokenizer.json": json.dumps({"added_tokens": [{"id": 2560, "content": IMAGE_ENTRY}]}).encode(),
+        "tokenizer.model": with_pieces(builtin.TOKENIZER.read_bytes(), [Piece(IMAGE_ENTRY, 0.0, USER_DEFINED)]),
+    }
+    (whole / entry).write_bytes(listed[entry])
+    assert len(exported(whole, tmp_path / "run")["model.embed_tokens.weight"]) == 2560 + rows
+    assert IMAGE_ENTRY.encode() not in (tmp_path / "run" / "export" / "tokenizer.model").read_bytes()
 
 
 def test_other_surplus_rows_are_another_tokenizers(whole, tmp_path):

@@ -1,9 +1,12 @@
+import random
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.text.tokenizer import Tokenizer
+from gemma_keras.text.tokenizer import Tokenizer, any_of
 
 TEXTS = [
     "",
@@ -61,6 +64,18 @@ def _builtin(cache: list[Tokenizer] = []) -> Tokenizer:  # noqa: B006  (hypothes
 
         cache.append(Tokenizer(builtin.TOKENIZER))
     return cache[0]
+
+
+def test_control_literals_are_found_as_the_longest_of_a_list(tokenizer):
+    """Against the alternation of all literals, longest first."""
+    literals = sorted([*tokenizer.control_pieces, "<unused7>8", "<unused", "[@"], key=len, reverse=True)
+    alternation = re.compile("|".join(map(re.escape, literals)))
+    trie = re.compile(any_of(sorted(literals)))
+    draw = random.Random(0)
+    for _ in range(300):
+        parts = (draw.choice(literals)[draw.randint(0, 2) : draw.randint(3, 20)] for _ in range(20))
+        text = "".join(draw.choice((part, "<", "9>")) for part in parts)
+        assert trie.findall(text) == alternation.findall(text), text
 
 
 def test_batch_equals_one_by_one(tokenizer):

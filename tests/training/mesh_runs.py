@@ -2,7 +2,7 @@
 
 Axes: B packed rows, T tokens, L layers, r rank.
 
-Launch: python tests/training/mesh_runs.py meshes|policies (with XLA_FLAGS=--xla_force_host_platform_device_count=8)
+Launch: python tests/training/mesh_runs.py meshes|policies|"Gemma 3" (with XLA_FLAGS=--xla_force_host_platform_device_count=8)
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ from gemma_keras.adapters.inject import initial_adapter_params
 from gemma_keras.adapters.rank_allocator import resolve_schedule
 from gemma_keras.config.sections import AdapterConfig, DataConfig, ModelConfig, OptimConfig, ParallelConfig, TrainConfig
 from gemma_keras.config.stages import StepConfig
+from gemma_keras.models.architecture import Architecture
 from gemma_keras.models.families.registry import get_architecture
 from gemma_keras.models.forward import initial_params
 from gemma_keras.models.stacking import stack_params
@@ -28,6 +29,11 @@ ROWS, TIME, STEPS = 8, 128, 10
 # 8 query heads, so that 8 devices can share them, which they cannot do with the 4 KV heads; the window is less than T.
 ARCHITECTURE = get_architecture("gemma2_tiny").replace(
     num_layers=3, num_query_heads=8, num_key_value_heads=4, head_dim=16, query_pre_attn_scalar=16, sliding_window=24,
+    vocabulary_size=512,
+)  # fmt: skip
+# One KV head, which no device can share; the pattern of six once and the beginning of another.
+GEMMA3 = get_architecture("gemma3_tiny").replace(
+    num_layers=7, num_query_heads=4, num_key_value_heads=1, head_dim=16, query_pre_attn_scalar=16, sliding_window=24,
     vocabulary_size=512,
 )  # fmt: skip
 # group: name: devices along data and model, changes of the training section, changes of the parallel section; the first run
@@ -44,6 +50,10 @@ RUNS: dict[str, dict[str, tuple[int, int, dict, dict]]] = {
         "2x4 matmul": (2, 4, {"accumulation": 2, "remat": "matmul"}, {}),
         "2x4 attention": (2, 4, {"accumulation": 2, "remat": "attention"}, {"shard_sequence": "no"}),
         "2x4 full": (2, 4, {"accumulation": 2, "remat": "full"}, {}),
+    },
+    "Gemma 3": {
+        "1x1 Gemma 3": (1, 1, {}, {}),
+        "2x4 Gemma 3": (2, 4, {"remat": "matmul"}, {}),
     },
 }
 
@@ -66,7 +76,7 @@ def batches() -> Iterator[dict[str, np.ndarray]]:
         }
 
 
-def run(data: int, model: int, train: dict, parallel: dict) -> dict:
+def run(architecture: Architecture, data: int, model: int, train: dict, parallel: dict) -> dict:
     """Loss and gradient norm of every step, the survivors of every matrix, and the final weights."""
     config = StepConfig(
         model=ModelConfig(dtype="float32"),
@@ -76,9 +86,9 @@ def run(data: int, model: int, train: dict, parallel: dict) -> dict:
         train=TrainConfig(batch_rows=ROWS, steps=STEPS, **train),
         parallel=ParallelConfig(data=data, model=model, **parallel),
     )
-    plan = plan_for(config, ARCHITECTURE, jax.devices(), config.train.remat.replace("auto", "none"))
-    program = train_program(config, ARCHITECTURE, plan)
-    plain, _ = build_model(dataclasses.replace(config, adapter=AdapterConfig()), ARCHITECTURE)
+    plan = plan_for(config, architecture, jax.devices(), config.train.remat.replace("auto", "none"))
+    program = train_program(config, architecture, plan)
+    plain, _ = build_model(dataclasses.replace(config, adapter=AdapterConfig()), architecture)
     frozen = place_params(stack_params(initial_params(plain, 0)), plan.mesh)
     state = program.initial_state(place_params(stack_params(initial_adapter_params(program.matrices, 0)), plan.mesh))
     settings = step_settings(config, STEPS, resolve_schedule(config.adapter, STEPS, len(program.matrices)))
@@ -96,7 +106,7 @@ def run(data: int, model: int, train: dict, parallel: dict) -> dict:
 def main() -> None:
     reference: dict = {}
     for name, arguments in RUNS[sys.argv[1]].items():
-        found = run(*arguments)
+        found = run(GEMMA3 if sys.argv[1] == "Gemma 3" else ARCHITECTURE, *arguments)
         weights = found.pop("weights")
         reference = reference or weights
         # Against the largest of each stack: single elements are sums that may cancel.

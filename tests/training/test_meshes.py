@@ -12,9 +12,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-5  # relative, float32
-GROUPS = {"meshes": ("1x8", "2x4", "8x1"), "policies": ("2x4 matmul", "2x4 attention", "2x4 full")}
+GROUPS = {
+    "meshes": ("1x8", "2x4", "8x1"),
+    "policies": ("2x4 matmul", "2x4 attention", "2x4 full"),
+    "Gemma 3": ("2x4 Gemma 3",),
+}
 CASES = [
-    pytest.param(group, name, id=name, marks=[pytest.mark.long] if group == "policies" else [])
+    pytest.param(group, name, id=name, marks=[pytest.mark.long] if group != "meshes" else [])
     for group, names in GROUPS.items()
     for name in names
 ]

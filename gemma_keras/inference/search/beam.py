@@ -17,7 +17,7 @@ from keras_hub.models import Backbone
 
 from gemma_keras.inference.requests import Request
 from gemma_keras.inference.sampling import SamplingRows, Tallies, penalize
-from gemma_keras.models.forward import Params, forward, logits
+from gemma_keras.models.forward import Params, forward, logits, only_pieces
 from gemma_keras.models.kv_cache import Context, KVCache, init_cache
 from gemma_keras.parallel.plan import ComputePlan
 
@@ -90,7 +90,7 @@ def beam_search(
     beams, rows = max(search.beams for search in searches), cache.rows
     most = max(request.sampling.max_new_tokens for request in requests)
     keep = max(max(2, 1 + len(set(request.stop_ids))) * request.sampling.num_beams for request in requests)
-    keep = min(keep, backbone.architecture.vocabulary_size)
+    keep = min(keep, backbone.architecture.pieces)
     dtype = backbone.token_embedding.compute_dtype
     recent = jax.jit(functools.partial(init_cache, backbone.architecture, rows, most, dtype, plan, ring=False))()
     length, last = np.zeros((2, rows), np.int32)
@@ -154,6 +154,6 @@ def _extend(
     tallies = tallies._replace(counts=counts)
     context = Context(length=length, cache=cache, recent=recent, step=step)
     hidden, new = forward(backbone, params, last[:, None], (length + step)[:, None], context=context, plan=plan)
-    log_probs = jax.nn.log_softmax(logits(backbone, params, hidden[:, 0]), axis=-1)
+    log_probs = only_pieces(backbone.architecture, jax.nn.log_softmax(logits(backbone, params, hidden[:, 0]), axis=-1))
     values, ids = jax.lax.top_k(penalize(log_probs, tallies, sampling), keep)
     return recent.append(new, step), tallies, values, ids

@@ -22,7 +22,7 @@ from keras_hub.models import Backbone
 
 from gemma_keras.inference.requests import Request
 from gemma_keras.inference.sampling import SamplingRows, Tallies, penalize
-from gemma_keras.models.forward import Params, forward, logits
+from gemma_keras.models.forward import Params, forward, logits, only_pieces
 from gemma_keras.models.kv_cache import Context, KVCache, init_cache
 from gemma_keras.parallel.plan import ComputePlan
 
@@ -94,7 +94,7 @@ def contrastive_search(
     for row, request in enumerate(requests):
         tokens[row, : len(request.prompt)] = request.prompt
         count[row], limit[row] = len(request.prompt), request.sampling.max_new_tokens
-        alpha[row], k[row] = request.sampling.penalty_alpha, candidates_of(request, vocabulary)
+        alpha[row], k[row] = request.sampling.penalty_alpha, candidates_of(request, backbone.architecture.pieces)
         prompt[row, list(request.prompt)] = True
         stops[row, list(request.stop_ids)] = True
     configs = [request.sampling for request in requests]
@@ -115,9 +115,9 @@ def is_over(request: Request, found: FoundTokens, row: int) -> bool:
     return bool(whole or found.stopped[row] or found.broken[row])
 
 
-def candidates_of(request: Request, vocabulary: int) -> int:
-    """The k of a request; 4 where it asks for all tokens."""
-    return min(request.sampling.top_k or 4, vocabulary)
+def candidates_of(request: Request, pieces: int) -> int:
+    """The k of a request to a model of so many tokens; 4 where it asks for all of them."""
+    return min(request.sampling.top_k or 4, pieces)
 
 
 @functools.partial(jax.jit, static_argnames=("backbone", "plan", "new"))
@@ -155,7 +155,8 @@ def _advance(
 
     def step(state: _ContrastiveLoop) -> _ContrastiveLoop:
         scores = penalize(state.scores, Tallies(prompts.prompt, state.counts), prompts.sampling)
-        probabilities, ids = jax.lax.top_k(jax.nn.softmax(scores, axis=-1), most)
+        probabilities = only_pieces(backbone.architecture, jax.nn.softmax(scores, axis=-1))
+        probabilities, ids = jax.lax.top_k(probabilities, most)
         context = Context(length=count, cache=cache, recent=state.recent, step=state.index, alone=True)
         position = jnp.broadcast_to((count + state.index)[:, None], ids.shape)
         hidden, new = forward(backbone, params, ids.astype(jnp.int32), position, context=context, plan=plan)

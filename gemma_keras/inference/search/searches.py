@@ -61,8 +61,8 @@ def contrastive_groups(
                     _complete(sequence, tokens, bool(found.stopped[row]), decode_text)
             yield
 
-    vocabulary = backbone.architecture.vocabulary_size
-    return GroupRunner(work, lambda request: candidates_of(request, vocabulary), max_rows)
+    pieces = backbone.architecture.pieces
+    return GroupRunner(work, lambda request: candidates_of(request, pieces), max_rows)
 
 
 def _complete(sequence: ActiveSequence, tokens: list[int], stopped: bool, decode_text: Decode | None) -> None:

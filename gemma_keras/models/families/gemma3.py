@@ -11,6 +11,7 @@ from gemma_keras.models.families.config_json import GLOBAL, LOCAL, common_sizes,
 
 FAMILY = "gemma3_text"
 HF_CLASS = "Gemma3ForCausalLM"
+MULTIMODAL = "gemma3"  # `model_type` of folders that read images, too
 GLOBAL_ROPE_BASE = 1_000_000.0
 PERIOD = 6
 # transformers/models/gemma3/configuration_gemma3.py; Google's own files leave out what is as here.
@@ -112,9 +113,10 @@ def from_hf_config(config: dict[str, Any], name: str) -> Architecture:
         {
             "layer_types": not layer_types or layer_types == pattern,
             "sliding_window": isinstance(window, int),
-            "rope_parameters": scaling is not None and local_scaling == 1,
+            "rope_scaling" if config.get("rope_scaling") else "rope_parameters": scaling is not None,
         },
     )
+    require_same_function(config, {"rope_parameters": local_scaling == 1})
     assert scaling is not None
     return shape(
         name=name, query_pre_attn_scalar=config.get("query_pre_attn_scalar", 256), sliding_window=window,
@@ -122,6 +124,12 @@ def from_hf_config(config: dict[str, Any], name: str) -> Architecture:
         attention_logit_soft_cap=config.get("attn_logit_softcapping"),
         final_logit_soft_cap=config.get("final_logit_softcapping"), **sizes,
     )  # fmt: skip
+
+
+def text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The `config.json` of the text model in a multimodal one's, which says itself whether embeddings are tied."""
+    text = {"model_type": FAMILY} | (config.get("text_config") or {})
+    return text if config.get("tie_word_embeddings", True) else text | {"tie_word_embeddings": False}
 
 
 def _ropes(config: dict[str, Any]) -> dict[str, tuple[float, float | None]]:

@@ -47,10 +47,13 @@ def to_hf_config(architecture: Architecture, dtype: str) -> dict[str, Any]:
 
 
 def from_hf_config(config: dict[str, Any], name: str = "") -> Architecture:
-    """The shape that a parsed `config.json` describes; absent fields have transformers' defaults.
+    """The shape that a parsed `config.json` describes, of a multimodal model its text part; absent fields have transformers'
+    defaults.
 
     `UserError` for a model of none of the families, or one that departs from what its family computes.
     """
+    if config.get("model_type") == gemma3.MULTIMODAL:
+        config = gemma3.text_config(config)
     kind = config.get("model_type")
     if kind not in FAMILIES:
         expected = " or ".join(map(repr, FAMILIES))

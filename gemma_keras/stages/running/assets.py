@@ -157,7 +157,9 @@ def load_weights(
         host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
         places = lambda path, shape: host  # noqa: E731
     progress = ByteProgress("loading weights")
-    return load_params(backbone, backbone.architecture, folder, dtype, shardings=places, progress=progress)
+    return load_params(
+        backbone, backbone.architecture, folder, dtype, shardings=places, progress=progress, tell=print_progress
+    )
 
 
 def place_params(params: Params, mesh: Mesh | None) -> Params:
@@ -267,11 +269,11 @@ def _named_or_stored(config: ModelStage, tokenizer: Tokenizer) -> Architecture:
     if is_padded(rows, pieces):
         require_no_more_tokens(Path(config.model.weights), pieces)
         print(
-            f"{config.model.weights} has {rows - pieces} padded rows of embeddings, to which no piece of {tokenizer.path} "
-            "belongs: they are left out",
+            f"{config.model.weights} has {rows - pieces} more rows of embeddings than {tokenizer.path} has pieces: "
+            "they are kept, and never generated",
             file=sys.stderr,
         )
-        return architecture.replace(vocabulary_size=pieces)
+        return architecture.replace(surplus_rows=rows - pieces)
     if pieces != rows:
         raise UserError(
             f"The tokenizer {tokenizer.path} has {pieces} pieces, the weights {config.model.weights} have {rows} "
