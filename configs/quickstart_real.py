@@ -2,7 +2,7 @@
 
 Launch: bash scripts/quickstart.sh --real [--config.data.root=DIR]
         It names the weights: --config.sft.model.weights=FILE.gguf
-Hardware: 2 CPU cores, 8 GB. Expected (measured): see the README.
+Hardware: 2 CPU cores, 8 GB. Expected: about 10 minutes; figures in docs/experiments.md.
 """
 
 from configs import quickstart

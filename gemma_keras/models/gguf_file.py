@@ -62,9 +62,8 @@ class GgufFile:
         data = np.memmap(self.path, stored.dtype, "r", stored.offset, stored.data_shape)
         rows = max(1, BLOCK_NUMBERS // math.prod(out.shape[1:]))
         for start in range(0, len(out), rows):
-            end = min(start + rows, len(out))
-            part = gguf.dequantize(data[start:end], stored.block_type)
-            out[start:end] = part - np.float32(1) if tensor.kind.role is Role.SCALE else part
+            part = gguf.dequantize(data[start : start + rows], stored.block_type)
+            out[start : start + rows] = part - np.float32(1) if tensor.kind.role is Role.SCALE else part
 
 
 def open_gguf(path: str | Path) -> GgufFile:

@@ -32,14 +32,14 @@ def run(config: PipelineConfig, workdir: Path) -> dict:
     started = time.perf_counter()
     files.begin(workdir, to_dict(config))
     result = files.read_json(workdir / "result.json")
-    if not result:
+    if not result or result["verification"].get("verified") is False:
         tuned = _rooted(config.sft, config)
         if not tuned.model.weights:
             pretrained = pretrain.run(_rooted(config.pretrain, config), workdir / "pretrain")
             tuned = dataclasses.replace(tuned, model=dataclasses.replace(tuned.model, weights=pretrained["export_dir"]))
         result = _summary(tuned, sft.run(tuned, workdir / "sft"), workdir)
         result["seconds"] = time.perf_counter() - started
-        (workdir / "answers.md").write_text(_answers(result["samples"]), encoding="utf-8")
+        (workdir / "answers.md").write_text(_answers(result["samples"]), encoding="utf-8", newline="")
         files.write_json(workdir / "result.json", result)
     _print_table(result)
     require(

@@ -96,16 +96,6 @@ def test_weights_keep_no_hold_of_the_file_and_progress_ends_at_the_whole(tmp_pat
     assert calls[-1] == (4 * architecture.parameter_count,) * 2 and len(calls) == len(params)
 
 
-def test_rows_beyond_the_pieces_are_left_out(tmp_path):
-    path = save(small(vocabulary_size=104), tmp_path / "model.gguf")
-    architecture = describe_weights(path)
-    assert architecture.vocabulary_size == 104
-    fewer = architecture.replace(vocabulary_size=97)
-    params = load_params(build_backbone(fewer, "float32"), fewer, path, "float32")
-    whole = load(path)
-    assert_same(params, {name: value[:97] if value.shape[0] == 104 else value for name, value in whole.items()})
-
-
 def test_a_file_that_was_replaced_is_read_anew(tmp_path):
     path = save(small(), tmp_path / "model.gguf")
     assert list(weight_files(path)) == list(weight_files(tmp_path)) == [path]

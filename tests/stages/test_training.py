@@ -53,7 +53,7 @@ def test_pipeline_from_data_to_verified_export(tmp_path, capsys):
     assert "average rank, first and last" in capsys.readouterr().out
     for name in ("config.json", "metrics.jsonl", "plots/loss.png", "plots/ranks.png", "adapter/adapter.safetensors"):
         assert (tmp_path / "run" / "sft" / name).is_file(), name
-    answers = (tmp_path / "run" / "answers.md").read_text(encoding="utf-8")
+    answers = (tmp_path / "run" / "answers.md").read_bytes().decode()
     for sample in result["samples"]:
         assert all(text in answers for text in sample.values() if isinstance(text, str)), sample
     assert pipeline.run(config, tmp_path / "run") == result  # which is not run again
