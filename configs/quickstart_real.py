@@ -26,7 +26,7 @@ def get_config() -> PipelineConfig:
             data=DataConfig(
                 corpora=tuple(CorpusConfig(name=name) for name in quickstart.CONVERSATIONS),
                 validation=quickstart.HELD_OUT,
-                template="gemmalm_zh",
+                template="passage",  # of plain labels, by which a pretrained model can be asked, too
                 sequence_length=256,
             ),
             adapter=AdapterConfig(
@@ -35,7 +35,8 @@ def get_config() -> PipelineConfig:
             ),
             optim=OptimConfig(learning_rate=2e-3, warmup=0.05),
             train=TrainConfig(steps=100, batch_rows=2, log_every=10, save_every=50),
-            sampling=SamplingConfig(max_new_tokens=96),
+            # A pretrained model of this size repeats itself without end where it answers greedily.
+            sampling=SamplingConfig(max_new_tokens=96, temperature=0.5, top_p=0.9, repetition_penalty=1.2, seed=2),
             export=ExportConfig(dtype="float32"),
             questions=(
                 "请用一句话介绍春节。",
