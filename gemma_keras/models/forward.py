@@ -186,31 +186,38 @@ def _scan_blocks(
     The layers of its first repetition stand for all others; blocks of one that breaks off follow one by one.
     """
     layers, period = backbone.architecture.num_layers, len(backbone.architecture.pattern)
+    rounds, rest = divmod(layers, period)
     stacks = {path: stack for path, stack in params.items() if path.startswith(STACKS)}
+    # The loop's part of a stack is a second copy of it where layers are left over. So rows of frozen weights are taken from the
+    # whole stack; of trained ones that would sum gradients over the whole stack in every round.
+    adapted = any(kind_of(path).of_adapter for path in stacks)
+    frozen = {path: stack for path, stack in stacks.items() if rest and adapted and not kind_of(path).of_adapter}
+    parts = {path: stack for path, stack in stacks.items() if path not in frozen}
 
-    def run(x: jax.Array, weights: Params, layer: int, at: int) -> jax.Array:
+    def run(x: jax.Array, layer: int, parts: Params, at: int, place: jax.Array | int) -> jax.Array:
         # Rows are taken within the block, lest the backward pass keeps a copy of each.
-        def of_row(weights: Params, x: jax.Array) -> jax.Array:
+        def of_row(parts: Params, frozen: Params, x: jax.Array) -> jax.Array:
             with jax.named_scope("weights"):
-                own = {
-                    path.replace(STACKS, f"decoder_block_{layer}/"): row(stack, at) for path, stack in weights.items()
-                }
-            return block(layer, own, x)
+                own = {path: row(stack, at) for path, stack in parts.items()}
+                own |= {path: row(stack, place) for path, stack in frozen.items()}
+            return block(
+                layer, {path.replace(STACKS, f"decoder_block_{layer}/"): value for path, value in own.items()}, x
+            )
 
-        return plan.recomputed(of_row)(weights, x)
+        return plan.recomputed(of_row)(parts, frozen, x)
 
-    def step(x: jax.Array, weights: Params) -> tuple[jax.Array, None]:
+    def step(x: jax.Array, item: tuple[jax.Array, Params]) -> tuple[jax.Array, None]:
+        number, parts = item
         for layer in range(period):
-            x = run(x, weights, layer, layer)
+            x = run(x, layer, parts, layer, number * period + layer)
         return x, None
 
-    rounds = layers // period
     if rounds:
-        whole = _each_array(stacks, lambda stack: stack[: rounds * period])
+        whole = _each_array(parts, lambda stack: stack[: rounds * period])
         grouped = _each_array(whole, lambda stack: stack.reshape(rounds, period, *stack.shape[1:]))
-        x, _ = jax.lax.scan(step, x, grouped)
+        x, _ = jax.lax.scan(step, x, (jnp.arange(rounds), grouped))
     for layer in range(rounds * period, layers):
-        x = run(x, stacks, layer, layer)
+        x = run(x, layer, parts, layer, layer)
     return x
 
 

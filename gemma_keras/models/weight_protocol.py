@@ -76,6 +76,6 @@ def plain(value: Any, dtype: Any) -> jax.Array:
     return value if isinstance(value, jax.Array | np.ndarray) else value.dense(dtype)
 
 
-def row(value: Any, index: int) -> Any:
+def row(value: Any, index: jax.Array | int) -> Any:
     """One weight of a stack [L, ...], in its form."""
     return jax.tree.map(lambda part: part[index], value)

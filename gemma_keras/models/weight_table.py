@@ -93,6 +93,11 @@ class WeightKind:
         return self.role in (Role.EMBEDDING, Role.MATRIX)
 
     @property
+    def of_adapter(self) -> bool:
+        """Whether an adapter has it; beside adapters all other weights are frozen."""
+        return self.role in (Role.FACTOR, Role.SINGULAR, Role.STATE)
+
+    @property
     def decays(self) -> bool:
         """Whether weight decay applies: not to norm scales, nor to the singular values of an adapter."""
         return self.role not in (Role.SCALE, Role.SINGULAR)
