@@ -34,7 +34,7 @@ def get_config() -> PipelineConfig:
                 orth_reg_weight=0.1,
             ),
             optim=OptimConfig(learning_rate=2e-3, warmup=0.05),
-            train=TrainConfig(steps=100, batch_rows=2, log_every=10, save_every=50),
+            train=TrainConfig(steps=100, batch_rows=2, log_every=5, eval_every=25, save_every=50),
             # A pretrained model of this size repeats itself without end where it answers greedily.
             sampling=SamplingConfig(max_new_tokens=96, temperature=0.5, top_p=0.9, repetition_penalty=1.2, seed=2),
             export=ExportConfig(dtype="float32"),

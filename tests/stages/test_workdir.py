@@ -114,7 +114,7 @@ def test_plots_are_pictures(tmp_path):
     lines = [{"step": s, "loss": 2 / s, "ranks": [4, 4 - s // 2]} for s in range(1, 6)]
     lines[-1]["valid_loss"] = 0.5
     plots.draw(lines, tmp_path / "plots", ["decoder_block_0/attention/query", "decoder_block_0/attention/key"])
-    for name in ("loss.png", "ranks.png"):
+    for name in ("loss.png", "ranks.png", "run.png"):
         assert (tmp_path / "plots" / name).read_bytes().startswith(b"\x89PNG")
 
 

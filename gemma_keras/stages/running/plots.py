@@ -7,7 +7,7 @@ import numpy as np
 
 
 def draw(lines: list[dict], folder: Path, matrix_names: list[str]) -> None:
-    """Writes `loss.png` and, for AdaLoRA, `ranks.png`: rank by matrix and step as a heat map."""
+    """Writes `loss.png` and, for AdaLoRA, `ranks.png`, rank by matrix and step as a heat map, and `run.png`, both in one."""
     # Imported here: it takes long.
     from matplotlib.figure import Figure
 
@@ -21,6 +21,11 @@ def draw(lines: list[dict], folder: Path, matrix_names: list[str]) -> None:
         figure = Figure(figsize=(9, height), layout="constrained")
         figure.colorbar(_draw_ranks(ranked, figure.subplots(), matrix_names), label="rank")
         figure.savefig(folder / "ranks.png", dpi=120)
+        figure = Figure(figsize=(13, 5), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        _draw_loss(lines, left)
+        figure.colorbar(_draw_ranks(ranked, right, matrix_names, labels=20), label="rank")
+        figure.savefig(folder / "run.png", dpi=110)
 
 
 def _draw_loss(lines: list[dict], axes: Any) -> None:
@@ -33,13 +38,14 @@ def _draw_loss(lines: list[dict], axes: Any) -> None:
     axes.legend()
 
 
-def _draw_ranks(lines: list[dict], axes: Any, matrix_names: list[str]) -> Any:
-    """Returns the mesh, to which a colour bar belongs."""
+def _draw_ranks(lines: list[dict], axes: Any, matrix_names: list[str], labels: int | None = None) -> Any:
+    """Returns the mesh, to which a colour bar belongs. `labels`: about how many matrices are named; None: all."""
     ranks = np.array([line["ranks"] for line in lines]).T
     edges = [0, *(line["step"] for line in lines)]  # what is logged at a step stands for the steps before it
     mesh = axes.pcolormesh(edges, np.arange(len(ranks) + 1), ranks, vmin=0, vmax=ranks.max(), cmap="viridis")
     names = [name.replace("decoder_block_", "").replace("attention/", "") for name in matrix_names]
-    axes.set_yticks(np.arange(len(ranks)) + 0.5, names, fontsize=7)
+    every = 1 if labels is None else max(1, round(len(names) / labels))
+    axes.set_yticks((np.arange(len(ranks)) + 0.5)[::every], names[::every], fontsize=7)
     axes.invert_yaxis()
     axes.set(xlabel="optimizer step", ylabel="layer / projection", title="Surviving ranks by matrix")
     return mesh
