@@ -12,12 +12,14 @@ from configs import quickstart
 from gemma_keras import builtin
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import ExportConfig, ModelConfig, TokenizerConfig
+from gemma_keras.config.serialization import to_dict
 from gemma_keras.config.stages import EvaluateConfig, ExportStageConfig
 from gemma_keras.export.tokenizer_files import CONTROL, SPACE, USER_DEFINED, read_pieces
 from gemma_keras.models.families.registry import get_architecture
 from gemma_keras.models.forward import build_backbone, forward, logits
 from gemma_keras.models.loading import describe_weights, load_params
 from gemma_keras.stages import evaluate, export, sft
+from gemma_keras.stages.running import workdir
 from gemma_keras.stages.running.assets import resolve_template, resolve_tokenizer
 from gemma_keras.text.jinja_templates import write_jinja
 from gemma_keras.text.templates import TEMPLATES
@@ -69,6 +71,14 @@ def test_token_ids(padding, tokenizer, tmp_path):
     assert found.vocabulary_size == 2560 and found.control_pieces == tokenizer.control_pieces
     assert found.encode_content_batch(TEXTS) == tokenizer.encode_content_batch(TEXTS)
     assert [found.encode_with_control(text) for text in TEXTS] == list(map(tokenizer.encode_with_control, TEXTS))
+
+
+def test_a_workdir_with_its_tokenizer_is_free_for_another_configuration(tmp_path):
+    """As one of a folder is, until there is a result or a checkpoint: a run that failed early may be mended and called again."""
+    config = exporting(model(tmp_path / "model.gguf"))
+    workdir.record(tmp_path, to_dict(config))
+    resolve_tokenizer(config, tmp_path)
+    workdir.claim(tmp_path, to_dict(exporting(model(tmp_path / "another.gguf"))))
 
 
 def test_export_is_a_folder_with_the_same_model(tmp_path):

@@ -62,14 +62,14 @@ def resolve_data(data: DataConfig, dry_run: bool = False) -> DataConfig:
 def resolve_tokenizer(config: ModelStage, workdir: Path) -> Tokenizer:
     """The tokenizer that is named, lies beside the weights, is builtin, or is trained on the text corpora, in this order.
 
-    A tokenizer trained here is kept in `<workdir>/tokenizer` and used again when the stage is resumed; that of a GGUF file is
-    written there.
+    A tokenizer trained here is kept in `<workdir>/tokenizer` and used again when the stage is resumed. That of a GGUF file is
+    written there under another name, for it follows from the file: it binds a workdir to no configuration.
     """
     path = workdir / "tokenizer" / "tokenizer.model"
     if config.tokenizer.path:
         return Tokenizer(config.tokenizer.path)
     if Path(config.model.weights).is_file():
-        return _of_gguf(config.model.weights, path)
+        return _of_gguf(config.model.weights, path.with_name("gguf.model"))
     if config.model.weights:
         return Tokenizer(_beside_weights(Path(config.model.weights)))
     if not config.data.root:
