@@ -113,6 +113,12 @@ def test_files_without_a_sentencepiece_model(changes, message, tmp_path):
     assert resolve_tokenizer(named, tmp_path).vocabulary_size == 2560
 
 
+def test_a_piece_of_an_unknown_type(tmp_path):
+    types = keys()["tokenizer.ggml.token_type"]
+    with pytest.raises(UserError, match="model.gguf is damaged"):
+        resolve_tokenizer(exporting(model(tmp_path / "model.gguf", token_type=[*types[:-1], 9])), tmp_path)
+
+
 @pytest.mark.long
 def test_tuning_and_evaluation_and_another_file_in_the_same_workdir(tmp_path):
     whole = quickstart.get_config().sft
