@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -141,17 +140,9 @@ def test_tuning_and_evaluation_and_another_file_in_the_same_workdir(tmp_path):
         sft.run(config, tmp_path / "run")
 
 
-@pytest.fixture(scope="module")
-def real() -> tuple[Path, Path]:
-    """The folder that gemma_assets.py makes of the real file, and the file."""
-    if "GEMMA_ASSETS" not in os.environ:
-        pytest.skip("GEMMA_ASSETS names no folder of real files")
-    assets = Path(os.environ["GEMMA_ASSETS"])
-    return assets / "gemma3_270m", next(assets.glob("**/gemma-3-270m-q4_k_m.gguf"))
-
-
-def test_the_real_files_logits_are_those_of_its_folder_bit_for_bit(real, tmp_path):
-    folder, file = real
+def test_the_real_files_logits_are_those_of_its_folder_bit_for_bit(gemma3_270m, tmp_path):
+    folder = gemma3_270m
+    file = next(folder.parent.glob("**/gemma-3-270m-q4_k_m.gguf"))
     shape = describe_weights(file)
     assert shape == describe_weights(folder).replace(name=shape.name)
     mine = resolve_tokenizer(exporting(str(file)), tmp_path)
