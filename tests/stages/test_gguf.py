@@ -112,6 +112,12 @@ def test_files_without_a_sentencepiece_model(changes, message, tmp_path):
     assert resolve_tokenizer(named, tmp_path).vocabulary_size == 2560
 
 
+def test_a_folder_that_holds_only_the_file(tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UserError, match="a GGUF file; give that file itself"):
+        resolve_tokenizer(exporting(str(tmp_path)), tmp_path)
+
+
 def test_a_piece_of_an_unknown_type(tmp_path):
     types = keys()["tokenizer.ggml.token_type"]
     with pytest.raises(UserError, match="model.gguf is damaged"):

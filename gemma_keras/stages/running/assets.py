@@ -30,7 +30,7 @@ from gemma_keras.models.gguf_tokenizer import sentencepiece_model
 from gemma_keras.models.loading import describe_weights, load_params
 from gemma_keras.models.quantization import quantize_params
 from gemma_keras.models.stacking import stack_params
-from gemma_keras.models.weight_checks import is_padded, require_no_more_tokens
+from gemma_keras.models.weight_checks import is_padded, require_known_format, require_no_more_tokens
 from gemma_keras.models.weight_sharding import param_sharding
 from gemma_keras.planning.plans import inference_plan, plan_for
 from gemma_keras.text.folder_templates import folder_template, template_of
@@ -239,6 +239,8 @@ def _beside_weights(folder: Path) -> Path:
     for path in (folder / "tokenizer.model", folder / "assets" / "tokenizer" / "vocabulary.spm"):
         if path.exists():
             return path
+    if not (folder / "config.json").exists():
+        require_known_format(folder, "config.json")
     raise UserError(
         f"model.weights={folder} has no tokenizer.model (nor a preset's assets/tokenizer/vocabulary.spm); "
         "give the model file with --config.tokenizer.path."
