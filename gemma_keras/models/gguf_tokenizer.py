@@ -4,6 +4,7 @@ from sentencepiece.sentencepiece_model_pb2 import ModelProto, TrainerSpec
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.models.gguf_file import GgufFile
+from gemma_keras.models.weight_checks import damaged
 from gemma_keras.text.tokenizer import STEERING
 
 _KEYS = "tokenizer.ggml."
@@ -40,7 +41,10 @@ def sentencepiece_model(file: GgufFile) -> bytes:
             of_type = Type.USER_DEFINED
         if of_type == Type.USER_DEFINED:
             text = text.replace(" ", _SPACE)
-        model.pieces.add(piece=text, score=score if of_type == Type.NORMAL else 0.0, type=of_type)
+        try:
+            model.pieces.add(piece=text, score=score if of_type == Type.NORMAL else 0.0, type=of_type)
+        except ValueError as error:
+            raise damaged(file.path, error) from error
     spec = model.trainer_spec
     spec.model_type, spec.vocab_size, spec.byte_fallback, spec.split_digits = TrainerSpec.BPE, count, True, True
     for text in set(_SPECIAL).intersection(pieces):

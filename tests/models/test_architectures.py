@@ -129,6 +129,8 @@ def test_rope_of_gemma3_is_read_as_transformers_reads_it(given, rope_of_global, 
         ({"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ({"attention_bias": True}, "attention_bias"),
         ({"num_attention_heads": "four"}, "num_attention_heads"),
+        ({"head_dim": None}, "head_dim"),
+        ({"layer_types": None, "sliding_window_pattern": 0}, "sliding_window_pattern = 0"),
     ],
     ids=str,
 )

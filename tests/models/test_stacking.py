@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gemma_keras.adapters.inject import add_adapters
+from gemma_keras.config.sections import AdapterConfig
 from gemma_keras.models.architecture import LayerSpec
 from gemma_keras.models.forward import build_backbone, forward, logits, variable_shapes
 from gemma_keras.models.quantization import Int8, quantize_params
@@ -116,6 +118,22 @@ def test_every_one_of_26_blocks_counts():
     for spec in (LayerSpec(rope_base=1_000_000.0), LayerSpec(rope_scaling=8.0)):
         other = PERIOD_OF_SIX.replace(pattern=(*PERIOD_OF_SIX.pattern[:5], spec))
         assert np.abs(run(other)(stacks)[segments] - expected).max() > 1e-3
+
+
+def test_frozen_rows_of_every_round_and_of_what_is_left_over():
+    """Beside adapters, where a block is left over, frozen rows come out of whole stacks, in the second round, too."""
+    architecture = small(num_layers=5)
+    backbone = build_backbone(architecture, "float32")
+    add_adapters(backbone, AdapterConfig(method="lora", dropout=0.0))
+    shapes, rng = variable_shapes(backbone), np.random.default_rng(2)
+    params = gentle(architecture)
+    params |= {
+        path: jnp.asarray(0.2 * rng.normal(size=shapes[path].shape), jnp.float32)
+        for path in sorted(shapes.keys() - params.keys())
+    }
+    run = jax.jit(lambda params: forward(backbone, params, *batch()))
+    segments = batch()[2] > 0
+    assert_same(run(stack_params(dict(params)))[segments], np.asarray(run(params)[segments]))
 
 
 @pytest.mark.parametrize("remat", REMAT_POLICIES)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +11,14 @@ from configs import quickstart
 from gemma_keras import builtin
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import ExportConfig, ModelConfig, TokenizerConfig
+from gemma_keras.config.serialization import to_dict
 from gemma_keras.config.stages import EvaluateConfig, ExportStageConfig
 from gemma_keras.export.tokenizer_files import CONTROL, SPACE, USER_DEFINED, read_pieces
 from gemma_keras.models.families.registry import get_architecture
 from gemma_keras.models.forward import build_backbone, forward, logits
 from gemma_keras.models.loading import describe_weights, load_params
 from gemma_keras.stages import evaluate, export, sft
+from gemma_keras.stages.running import workdir
 from gemma_keras.stages.running.assets import resolve_template, resolve_tokenizer
 from gemma_keras.text.jinja_templates import write_jinja
 from gemma_keras.text.templates import TEMPLATES
@@ -71,6 +72,14 @@ def test_token_ids(padding, tokenizer, tmp_path):
     assert [found.encode_with_control(text) for text in TEXTS] == list(map(tokenizer.encode_with_control, TEXTS))
 
 
+def test_a_workdir_with_its_tokenizer_is_free_for_another_configuration(tmp_path):
+    """As one of a folder is, until there is a result or a checkpoint: a run that failed early may be mended and called again."""
+    config = exporting(model(tmp_path / "model.gguf"))
+    workdir.record(tmp_path, to_dict(config))
+    resolve_tokenizer(config, tmp_path)
+    workdir.claim(tmp_path, to_dict(exporting(model(tmp_path / "another.gguf"))))
+
+
 def test_export_is_a_folder_with_the_same_model(tmp_path):
     weights = model(tmp_path / "model.gguf", 64, {"tokenizer.chat_template": write_jinja(TEMPLATES["gemma"])})
     folder = Path(export.run(exporting(weights), tmp_path / "work")["export_dir"])
@@ -103,6 +112,18 @@ def test_files_without_a_sentencepiece_model(changes, message, tmp_path):
     assert resolve_tokenizer(named, tmp_path).vocabulary_size == 2560
 
 
+def test_a_folder_that_holds_only_the_file(tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UserError, match="a GGUF file; give that file itself"):
+        resolve_tokenizer(exporting(str(tmp_path)), tmp_path)
+
+
+def test_a_piece_of_an_unknown_type(tmp_path):
+    types = keys()["tokenizer.ggml.token_type"]
+    with pytest.raises(UserError, match="model.gguf is damaged"):
+        resolve_tokenizer(exporting(model(tmp_path / "model.gguf", token_type=[*types[:-1], 9])), tmp_path)
+
+
 @pytest.mark.long
 def test_tuning_and_evaluation_and_another_file_in_the_same_workdir(tmp_path):
     whole = quickstart.get_config().sft
@@ -125,17 +146,9 @@ def test_tuning_and_evaluation_and_another_file_in_the_same_workdir(tmp_path):
         sft.run(config, tmp_path / "run")
 
 
-@pytest.fixture(scope="module")
-def real() -> tuple[Path, Path]:
-    """The folder that gemma_assets.py makes of the real file, and the file."""
-    if "GEMMA_ASSETS" not in os.environ:
-        pytest.skip("GEMMA_ASSETS names no folder of real files")
-    assets = Path(os.environ["GEMMA_ASSETS"])
-    return assets / "gemma3_270m", next(assets.glob("**/gemma-3-270m-q4_k_m.gguf"))
-
-
-def test_the_real_files_logits_are_those_of_its_folder_bit_for_bit(real, tmp_path):
-    folder, file = real
+def test_the_real_files_logits_are_those_of_its_folder_bit_for_bit(gemma3_270m, tmp_path):
+    folder = gemma3_270m
+    file = next(folder.parent.glob("**/gemma-3-270m-q4_k_m.gguf"))
     shape = describe_weights(file)
     assert shape == describe_weights(folder).replace(name=shape.name)
     mine = resolve_tokenizer(exporting(str(file)), tmp_path)

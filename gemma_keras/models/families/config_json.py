@@ -13,6 +13,9 @@ _SIZES = {
     "num_layers": "num_hidden_layers",
     "num_query_heads": "num_attention_heads",
     "num_key_value_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "vocabulary_size": "vocab_size",
+    "max_position": "max_position_embeddings",
 }
 
 
@@ -27,12 +30,9 @@ def common_config(architecture: Architecture, hf_class: str, dtype: str) -> dict
         "model_type": architecture.family,
         "dtype": dtype,
         "torch_dtype": dtype,
-        "vocab_size": architecture.vocabulary_size,
         **{key: getattr(architecture, field) for field, key in _SIZES.items()},
-        "head_dim": architecture.head_dim,
         "hidden_act": "gelu_pytorch_tanh",
         "hidden_activation": "gelu_pytorch_tanh",
-        "max_position_embeddings": architecture.max_position,
         "initializer_range": 0.02,
         "rms_norm_eps": NORM_EPSILON,
         "rope_theta": ROPE_BASE,
@@ -51,16 +51,13 @@ def common_sizes(config: dict[str, Any]) -> dict[str, Any]:
     """The fields of an `Architecture` that every family's `config.json` states.
 
     Raises:
-        UserError: one without a default is missing.
+        UserError: one without a default is missing, or one is no number above 0.
     """
+    stated = {"head_dim": 256, "vocab_size": 256_000, "max_position_embeddings": 8192} | config
     for key in _SIZES.values():
-        if not isinstance(config.get(key), int):
+        if not isinstance(stated.get(key), int) or stated[key] < 1:
             raise UserError(f"config.json lacks the number {key}: download the model's config.json again")
-    return {field: config[key] for field, key in _SIZES.items()} | {
-        "head_dim": config.get("head_dim", 256),
-        "vocabulary_size": config.get("vocab_size", 256_000),
-        "max_position": config.get("max_position_embeddings", 8192),
-    }
+    return {field: stated[key] for field, key in _SIZES.items()}
 
 
 def require_same_function(config: dict[str, Any], own: dict[str, bool]) -> None:

@@ -102,8 +102,10 @@ def from_hf_config(config: dict[str, Any], name: str) -> Architecture:
         UserError: a size is no number, or the model computes something else.
     """
     sizes = common_sizes(_DEFAULTS | config)
-    layer_types = config.get("layer_types") or []
-    period = layer_types.index(GLOBAL) + 1 if GLOBAL in layer_types else config.get("sliding_window_pattern", PERIOD)
+    layer_types, period = config.get("layer_types") or [], config.get("sliding_window_pattern", PERIOD)
+    if isinstance(layer_types, list) and GLOBAL in layer_types:
+        period = layer_types.index(GLOBAL) + 1
+    require_same_function(config, {"sliding_window_pattern": isinstance(period, int) and period > 0})
     pattern = [LOCAL if (layer + 1) % period else GLOBAL for layer in range(sizes["num_layers"])]
     window = config.get("sliding_window", 4096)
     ropes = _ropes(config)
@@ -112,7 +114,7 @@ def from_hf_config(config: dict[str, Any], name: str) -> Architecture:
         config,
         {
             "layer_types": not layer_types or layer_types == pattern,
-            "sliding_window": isinstance(window, int),
+            "sliding_window": isinstance(window, int) and window > 0,
             "rope_scaling" if config.get("rope_scaling") else "rope_parameters": scaling is not None,
         },
     )

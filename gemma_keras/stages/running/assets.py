@@ -30,7 +30,7 @@ from gemma_keras.models.gguf_tokenizer import sentencepiece_model
 from gemma_keras.models.loading import describe_weights, load_params
 from gemma_keras.models.quantization import quantize_params
 from gemma_keras.models.stacking import stack_params
-from gemma_keras.models.weight_checks import is_padded, require_no_more_tokens
+from gemma_keras.models.weight_checks import is_padded, require_known_format, require_no_more_tokens
 from gemma_keras.models.weight_sharding import param_sharding
 from gemma_keras.planning.plans import inference_plan, plan_for
 from gemma_keras.text.folder_templates import folder_template, template_of
@@ -62,14 +62,14 @@ def resolve_data(data: DataConfig, dry_run: bool = False) -> DataConfig:
 def resolve_tokenizer(config: ModelStage, workdir: Path) -> Tokenizer:
     """The tokenizer that is named, lies beside the weights, is builtin, or is trained on the text corpora, in this order.
 
-    A tokenizer trained here is kept in `<workdir>/tokenizer` and used again when the stage is resumed; that of a GGUF file is
-    written there.
+    A tokenizer trained here is kept in `<workdir>/tokenizer` and used again when the stage is resumed. That of a GGUF file is
+    written there under another name, for it follows from the file: it binds a workdir to no configuration.
     """
     path = workdir / "tokenizer" / "tokenizer.model"
     if config.tokenizer.path:
         return Tokenizer(config.tokenizer.path)
     if Path(config.model.weights).is_file():
-        return _of_gguf(config.model.weights, path)
+        return _of_gguf(config.model.weights, path.with_name("gguf.model"))
     if config.model.weights:
         return Tokenizer(_beside_weights(Path(config.model.weights)))
     if not config.data.root:
@@ -239,6 +239,8 @@ def _beside_weights(folder: Path) -> Path:
     for path in (folder / "tokenizer.model", folder / "assets" / "tokenizer" / "vocabulary.spm"):
         if path.exists():
             return path
+    if not (folder / "config.json").exists():
+        require_known_format(folder, "config.json")
     raise UserError(
         f"model.weights={folder} has no tokenizer.model (nor a preset's assets/tokenizer/vocabulary.spm); "
         "give the model file with --config.tokenizer.path."
