@@ -32,7 +32,12 @@ def run(config: PipelineConfig, workdir: Path) -> dict:
     started = time.perf_counter()
     files.begin(workdir, to_dict(config))
     result = files.read_json(workdir / "result.json")
-    if not result or result["verification"].get("verified") is False:
+    # Earlier versions asked the tuned model alone.
+    if (
+        not result
+        or any("base_answer" not in sample for sample in result["samples"])
+        or result["verification"].get("verified") is False
+    ):
         tuned = _rooted(config.sft, config)
         if not tuned.model.weights:
             pretrained = pretrain.run(_rooted(config.pretrain, config), workdir / "pretrain")
