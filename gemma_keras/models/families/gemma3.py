@@ -130,7 +130,9 @@ def from_hf_config(config: dict[str, Any], name: str) -> Architecture:
 
 def text_config(config: dict[str, Any]) -> dict[str, Any]:
     """The `config.json` of the text model in a multimodal one's, which says itself whether embeddings are tied."""
-    text = {"model_type": FAMILY} | (config.get("text_config") or {})
+    stated = config.get("text_config") or {}
+    require_same_function(config, {"text_config": isinstance(stated, dict)})
+    text = {"model_type": FAMILY} | stated
     return text if config.get("tie_word_embeddings", True) else text | {"tie_word_embeddings": False}
 
 
@@ -145,8 +147,15 @@ def _ropes(config: dict[str, Any]) -> dict[str, tuple[float, float | None]]:
         stated = (config.get("rope_parameters") or {}).get(kind) or {}
         if kind == GLOBAL:
             stated = stated | (config.get("rope_scaling") or {})
-        base = stated.get("rope_theta", config.get(key, default))
+        given = stated.get("rope_theta", config.get(key, default))
+        base = _positive(given)
+        require_same_function({**config, key: given}, {key: base is not None})
         of_type = stated.get("rope_type", stated.get("type", "default"))
-        factors = {"default": 1.0, "linear": stated.get("factor")}
-        ropes[kind] = float(base), factors.get(of_type)
+        factors = {"default": 1.0, "linear": _positive(stated.get("factor"))}
+        ropes[kind] = base or default, factors.get(of_type)
     return ropes
+
+
+def _positive(value: Any) -> float | None:
+    """The number; None for anything else."""
+    return float(value) if isinstance(value, int | float) and value > 0 else None
