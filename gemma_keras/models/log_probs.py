@@ -1,13 +1,16 @@
 """Log-probabilities of target tokens without the [B, T, V] logits.
 
-Axes: B batch, T time, D model dim, V vocabulary (of one device where a mesh divides it), C tokens in a chunk,
-X all tokens (B · T). A mesh divides V by all its devices, each of which scores every token against its part: so neither
-embeddings nor logits are ever brought together, and every device has as many tokens to score as the others.
+Axes: B batch, T time, D model dim, V vocabulary (of one device where a mesh divides it), C tokens in a chunk, P parts of
+the vocabulary, X all tokens (B · T). A mesh divides V by all its devices, each of which scores every token against its
+part: so neither embeddings nor logits are ever brought together, and every device has as many tokens to score as the
+others.
 
-Tokens are scored a chunk at a time, and tokens of weight 0 not at all. Fine-tuning keeps the embeddings frozen: the
-forward pass then makes from a chunk's logits, while they are there, also the gradient of each log-probability with
-respect to its hidden vector, and the backward pass multiplies that with the cotangents: 4·V·D operations a token instead
-of 6. Where the embeddings are trained too, the backward pass computes the logits again.
+Tokens are scored a chunk at a time against a part of the vocabulary at a time, and tokens of weight 0 not at all.
+Fine-tuning keeps the embeddings frozen: the forward pass then makes from logits, while they are there, also the gradient
+of each log-probability with respect to its hidden vector, and the backward pass multiplies that with the cotangents:
+4·V·D operations a token instead of 6. As in flash attention, with the embeddings as keys and values, neither needs all
+logits of a token at once (online softmax, arXiv:1805.02867). Where the embeddings are trained too, the backward pass
+computes the logits again.
 """
 
 from collections.abc import Callable
@@ -21,8 +24,8 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.models.weight_protocol import plain
 from gemma_keras.parallel.mesh import ALL, DATA, MODEL
 
-MIN_CHUNK = 256  # with fewer rows, reading the embeddings again for each chunk takes longer than multiplying with them
-CHUNK_BYTES = {"cpu": 1 << 23, "other": 1 << 27}  # float32 logits held at once: a CPU's cache, an accelerator's memory
+MIN_CHUNK = 192  # with fewer rows, reading the embeddings again for each chunk takes longer than multiplying with them
+LOGITS_BYTES = {"cpu": 1 << 21, "other": 1 << 27}  # float32 logits held at once: a CPU's cache, an accelerator's memory
 
 _WHOLE = PartitionSpec()
 _EMBEDDINGS = PartitionSpec(ALL, None)
@@ -34,12 +37,29 @@ class _Setting(NamedTuple):
     cap: float | None
     mesh: Mesh | None
     chunk: int
+    parts: int
 
 
-def default_chunk(vocabulary_size: int, platform: str) -> int:
-    """Tokens scored at a time on "cpu", "tpu" or "gpu", for the part of the vocabulary that lies on one device."""
-    budget = CHUNK_BYTES["cpu" if platform == "cpu" else "other"]
-    return max(MIN_CHUNK, budget // (4 * vocabulary_size))
+class _Sums(NamedTuple):
+    """Of the logits of C tokens so far, f32: maximum, sum of exponentials, logit of the target, and [C, D] the sum of rows of
+    the embeddings by exponential and slope of the soft cap."""
+
+    peaks: jax.Array
+    totals: jax.Array
+    target_logits: jax.Array
+    weighted: jax.Array | None
+
+
+def default_chunk(vocabulary_size: int, platform: str) -> tuple[int, int]:
+    """(C, P) on "cpu", "tpu" or "gpu", for the vocabulary that lies on one device; P divides it.
+
+    >>> default_chunk(4000, "cpu"), default_chunk(262_144, "cpu"), default_chunk(32_000, "tpu")
+    ((192, 1), (192, 64), (1048, 1))
+    """
+    budget = LOGITS_BYTES["cpu" if platform == "cpu" else "other"] // 4
+    chunk = max(MIN_CHUNK, budget // vocabulary_size)
+    most = max(1, chunk * vocabulary_size // budget)
+    return chunk, max(parts for parts in range(1, most + 1) if vocabulary_size % parts == 0)
 
 
 def token_scores(
@@ -51,6 +71,7 @@ def token_scores(
     final_logit_soft_cap: float | None,
     mesh: Mesh | None = None,
     chunk: int | None = None,
+    parts: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probability f32[B, T] of every target token, and whether it is a most likely token, bool[B, T].
 
@@ -62,7 +83,8 @@ def token_scores(
             in `hidden`, comes from them or reaches them. Other weights count as 1. None: every position is scored.
         final_logit_soft_cap: logits are cap · tanh(logits / cap).
         mesh: devices that share the vocabulary; it is never gathered.
-        chunk: tokens scored at a time (default: `default_chunk`).
+        chunk: tokens scored at a time, and `parts` of a device's vocabulary that they are scored against one after the
+            other (defaults: `default_chunk`).
 
     Where tokens share the highest logit, each of them counts as most likely. The gradient of `hidden` has B divided over
     "data", and T over "model" where that divides T.
@@ -78,7 +100,8 @@ def token_scores(
             "devices in config.parallel."
         )
     platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
-    setting = _Setting(final_logit_soft_cap, mesh, chunk or default_chunk(vocabulary // ways, platform))
+    own_chunk, own_parts = default_chunk(vocabulary // ways, platform)
+    setting = _Setting(final_logit_soft_cap, mesh, chunk or own_chunk, parts or own_parts)
     with jax.named_scope("log_probs"):
         return _token_scores(setting, hidden, embeddings, targets, weights)
 
@@ -102,16 +125,11 @@ def _forward(
     gradient_spec = _hidden_gradient_spec(setting, hidden.shape[1])
 
     def scores(hidden: jax.Array, embeddings: jax.Array, targets: jax.Array, weights: Any) -> tuple[jax.Array, ...]:
-        embeddings = embeddings.astype(hidden.dtype)
+        own = embeddings.astype(hidden.dtype)
 
         def body(carry: None, x: tuple[jax.Array, ...]) -> tuple[None, tuple[jax.Array, ...]]:
-            hidden, targets = x[0], _own_targets(setting, x[1], embeddings.shape[0])
-            logits = _logits(setting, hidden, embeddings)
-            *results, probabilities = _scores_of(setting, logits, targets)
-            if with_gradient:
-                d_logits = _d_logits(setting, logits, targets, probabilities).astype(hidden.dtype)
-                results.append(_product("cv,vd->cd", d_logits, embeddings).astype(hidden.dtype))
-            return carry, tuple(results)
+            hidden, targets = x[0], _own_targets(setting, x[1], own.shape[0])
+            return carry, _scores_of(setting, with_gradient, hidden, own, targets)
 
         _, ys = _over_scored(setting, body, None, (hidden, targets), weights)
         return (*ys[:3], *(_sum_over_devices(setting, y, gradient_spec) for y in ys[3:]))
@@ -245,29 +263,58 @@ def _own_targets(setting: _Setting, targets: jax.Array, size: int) -> jax.Array:
     return targets if setting.mesh is None else targets - jax.lax.axis_index(ALL) * size
 
 
-def _scores_of(setting: _Setting, logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
-    """(log-probabilities, is-argmax, log-sum-exps) [C] and probabilities [C, V] from logits f32[C, V]."""
-    # One element of each row is read by index, which costs less than a pass over the chunk; no gradient goes this way.
-    size = logits.shape[1]
-    own = jnp.take_along_axis(logits, jnp.clip(targets, 0, size - 1)[:, None], axis=1)[:, 0]
-    target_logits = jnp.where((targets >= 0) & (targets < size), own, 0.0)
-    peaks = logits.max(axis=-1)
+def _scores_of(
+    setting: _Setting, with_gradient: bool, hidden: jax.Array, embeddings: jax.Array, targets: jax.Array
+) -> tuple[jax.Array, ...]:
+    """(log-probabilities, is-argmax, log-sum-exps) [C] and, `with_gradient`, this device's part of the gradient [C, D]."""
+    tokens, (vocabulary, width) = hidden.shape[0], embeddings.shape
+    size = vocabulary // setting.parts
+
+    def add(sums: _Sums, part: tuple[jax.Array, jax.Array]) -> tuple[_Sums, None]:
+        """The sums with a part of the vocabulary, relative to the highest logit so far."""
+        start, rows = part
+        logits = _logits(setting, hidden, rows)
+        peaks = jnp.maximum(sums.peaks, logits.max(axis=-1))
+        kept, exponentials = jnp.exp(sums.peaks - peaks), jnp.exp(logits - peaks[:, None])
+        weighted = sums.weighted
+        if weighted is not None:
+            slopes = (exponentials * _slope(setting, logits)).astype(hidden.dtype)
+            weighted = weighted * kept[:, None] + _product("cv,vd->cd", slopes, rows)
+        # One element of each row is read by index, which costs less than a pass over the logits; no gradient goes this way.
+        own = jnp.take_along_axis(logits, jnp.clip(targets - start, 0, size - 1)[:, None], axis=1)[:, 0]
+        is_here = (targets >= start) & (targets < start + size)
+        totals = sums.totals * kept + exponentials.sum(axis=-1)
+        return _Sums(peaks, totals, jnp.where(is_here, own, sums.target_logits), weighted), None
+
+    zeros = jnp.zeros(tokens, jnp.float32)
+    sums = _Sums(zeros - jnp.inf, zeros, zeros, jnp.zeros((tokens, width), jnp.float32) if with_gradient else None)
+    starts = jnp.arange(setting.parts) * size
+    sums, _ = jax.lax.scan(add, sums, (starts, embeddings.reshape(setting.parts, size, width)))
+    peaks, totals, target_logits = sums.peaks, sums.totals, sums.target_logits
     if setting.mesh:
         peaks = jax.lax.pmax(peaks, ALL)
-    exponentials = jnp.exp(logits - peaks[:, None])
-    sums = exponentials.sum(axis=-1)
-    if setting.mesh:
-        target_logits, sums = jax.lax.psum((target_logits, sums), ALL)
-    normalisers = jnp.log(sums) + peaks
-    return target_logits - normalisers, target_logits >= peaks, normalisers, exponentials * (1.0 / sums)[:, None]
+        target_logits, totals = jax.lax.psum((target_logits, totals * jnp.exp(sums.peaks - peaks)), ALL)
+    normalisers = jnp.log(totals) + peaks
+    results = target_logits - normalisers, target_logits >= peaks, normalisers
+    if sums.weighted is None:
+        return results
+    is_own = (targets >= 0) & (targets < vocabulary)
+    slopes = jnp.where(is_own, _slope(setting, target_logits), 0.0)
+    of_target = slopes[:, None] * embeddings[jnp.clip(targets, 0, vocabulary - 1)]
+    expected = sums.weighted * (jnp.exp(sums.peaks - peaks) / totals)[:, None]
+    return *results, (of_target - expected).astype(hidden.dtype)
 
 
 def _d_logits(setting: _Setting, logits: jax.Array, targets: jax.Array, probabilities: jax.Array) -> jax.Array:
     """d log-probability / d logit before the soft cap, f32[C, V]."""
     # A comparison in place of an index: it is part of the same pass over the chunk, where an index is a slow scatter.
     is_target = jnp.arange(logits.shape[1]) == targets[:, None]
-    gradient = is_target.astype(jnp.float32) - probabilities
-    return gradient if setting.cap is None else gradient * (1.0 - jnp.square(logits / setting.cap))
+    return (is_target.astype(jnp.float32) - probabilities) * _slope(setting, logits)
+
+
+def _slope(setting: _Setting, logits: jax.Array) -> Any:
+    """The derivative of the soft cap at these logits."""
+    return 1.0 if setting.cap is None else 1.0 - jnp.square(logits / setting.cap)
 
 
 def _sum_over_devices(setting: _Setting, partial: jax.Array, spec: PartitionSpec) -> jax.Array:

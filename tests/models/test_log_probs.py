@@ -1,5 +1,6 @@
 """Chunked log-probabilities against the whole matrix of logits, torch, and themselves on other meshes."""
 
+import doctest
 import math
 
 import jax
@@ -9,9 +10,9 @@ import pytest
 from jax.extend import core
 
 from gemma_keras.models import log_probs as module
-from gemma_keras.models.log_probs import CHUNK_BYTES, MIN_CHUNK, default_chunk, token_scores
+from gemma_keras.models.log_probs import LOGITS_BYTES, MIN_CHUNK, default_chunk, token_scores
 
-BATCH, TIME, DIM, VOCABULARY = 3, 7, 16, 29
+BATCH, TIME, DIM, VOCABULARY = 3, 7, 16, 30
 
 
 @pytest.fixture
@@ -53,12 +54,12 @@ def gradients(function, wanted, cotangents, *arrays):
 
 
 @pytest.mark.parametrize("cap", [None, 4.0])
-@pytest.mark.parametrize("chunk", [None, 1, 4])
-def test_scores_and_gradients_equal_log_softmax(case, cotangents, cap, chunk):
+@pytest.mark.parametrize("chunk, parts", [(None, None), (1, 1), (4, 1), (4, 5), (21, 30)])
+def test_scores_and_gradients_equal_log_softmax(case, cotangents, cap, chunk, parts):
     hidden, embeddings, targets = case
 
     def ours(hidden, embeddings):
-        return token_scores(hidden, embeddings, targets, final_logit_soft_cap=cap, chunk=chunk)
+        return token_scores(hidden, embeddings, targets, final_logit_soft_cap=cap, chunk=chunk, parts=parts)
 
     def theirs(hidden, embeddings):
         return naive(hidden, embeddings, targets, cap)
@@ -100,13 +101,13 @@ def test_scores_and_gradients_equal_torch_in_float64(rng, cap):
     close(d_embeddings, te.grad, 1e-5)
 
 
-@pytest.mark.parametrize("chunk", [1, 4])
+@pytest.mark.parametrize("chunk, parts", [(1, 1), (4, 3)])
 @pytest.mark.parametrize("wanted", ["hidden", "both"])
-def test_weights_of_zero_equal_a_mask_of_all_scores(case, weights, cotangents, chunk, wanted):
+def test_weights_of_zero_equal_a_mask_of_all_scores(case, weights, cotangents, chunk, parts, wanted):
     hidden, embeddings, targets = case
 
     def subset(hidden, embeddings):
-        return token_scores(hidden, embeddings, targets, weights, final_logit_soft_cap=4.0, chunk=chunk)
+        return token_scores(hidden, embeddings, targets, weights, final_logit_soft_cap=4.0, chunk=chunk, parts=parts)
 
     def masked(hidden, embeddings):
         log_probs, is_argmax = naive(hidden, embeddings, targets, 4.0)
@@ -168,7 +169,7 @@ def test_one_token(case, weight):
 def test_every_token_with_the_highest_logit_is_most_likely():
     embeddings = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.5, 0.5]])
     hidden = jnp.broadcast_to(jnp.array([2.0, 1.0]), (1, 4, 2))
-    _, is_argmax = token_scores(hidden, embeddings, jnp.arange(4)[None], final_logit_soft_cap=30.0, chunk=2)
+    _, is_argmax = token_scores(hidden, embeddings, jnp.arange(4)[None], final_logit_soft_cap=30.0, chunk=2, parts=2)
     assert is_argmax.tolist() == [[True, False, True, False]]
 
 
@@ -230,14 +231,14 @@ def equations(jaxpr):
             yield from equations(inside)
 
 
-def jaxpr_of(wanted, cap, with_weights, dtype=jnp.float32):
+def jaxpr_of(wanted, cap, with_weights, dtype=jnp.float32, parts=1):
     """64 tokens in 4 chunks, D = 8, V = 96."""
     weights = jnp.ones((2, 32)) if with_weights else None
 
     @jax.jit  # what is differentiated must be known inside a jit
     def scores(hidden, embeddings):
         return token_scores(
-            hidden, embeddings, jnp.zeros((2, 32), jnp.int32), weights, final_logit_soft_cap=cap, chunk=16
+            hidden, embeddings, jnp.zeros((2, 32), jnp.int32), weights, final_logit_soft_cap=cap, chunk=16, parts=parts
         )
 
     def grads(hidden, embeddings):
@@ -250,20 +251,24 @@ def jaxpr_of(wanted, cap, with_weights, dtype=jnp.float32):
 
 @pytest.mark.parametrize("with_weights", [False, True])
 @pytest.mark.parametrize("cap", [None, 30.0])
+@pytest.mark.parametrize("parts", [1, 4])
 @pytest.mark.parametrize("wanted, per_entry", [("nothing", 2), ("hidden", 4), ("both", 8)])
-def test_operations_of_the_matrix_products(wanted, per_entry, cap, with_weights):
-    assert operations(jaxpr_of(wanted, cap, with_weights)) == per_entry * 64 * 96 * 8
+def test_operations_of_the_matrix_products(wanted, per_entry, parts, cap, with_weights):
+    assert operations(jaxpr_of(wanted, cap, with_weights, parts=parts)) == per_entry * 64 * 96 * 8
 
 
 @pytest.mark.parametrize("with_weights", [False, True])
-@pytest.mark.parametrize("wanted", ["nothing", "hidden", "both"])
-def test_no_array_is_larger_than_the_logits_of_a_chunk(wanted, with_weights):
+@pytest.mark.parametrize("wanted, parts, largest", [
+    ("nothing", 1, 16 * 96), ("hidden", 1, 16 * 96), ("both", 1, 16 * 96), ("nothing", 4, 96 * 8), ("hidden", 4, 96 * 8),
+])  # fmt: skip
+def test_no_array_is_larger_than_the_logits_of_a_chunk(wanted, parts, largest, with_weights):
+    """Or, in parts, than the embeddings [96, 8]."""
     sizes = {
         variable.aval.size
-        for equation in equations(jaxpr_of(wanted, 30.0, with_weights))
+        for equation in equations(jaxpr_of(wanted, 30.0, with_weights, parts=parts))
         for variable in (*equation.invars, *equation.outvars)
     }
-    assert max(sizes) == 16 * 96
+    assert max(sizes) == largest
 
 
 @pytest.mark.parametrize("wanted", ["hidden", "both"])
@@ -295,7 +300,15 @@ def test_bfloat16_is_near_float32_of_the_same_values(rng, cotangents):
             close(one, other, 1e-2)  # gradients of logits, and of each token, are rounded to 8 bits: 2 x 0.4 %
 
 
-def test_default_chunk_shrinks_with_the_vocabulary():
-    assert default_chunk(1000, "cpu") > default_chunk(2560, "cpu") > MIN_CHUNK == default_chunk(256_000, "cpu")
-    assert 4 * 2560 * default_chunk(2560, "cpu") <= CHUNK_BYTES["cpu"] < 4 * 2560 * (default_chunk(2560, "cpu") + 1)
-    assert default_chunk(256_000, "cpu") < default_chunk(32_000, "tpu") == CHUNK_BYTES["other"] // (4 * 32_000)
+def test_no_more_logits_at_once_than_the_budget():
+    for vocabulary, platform in [(1000, "cpu"), (4000, "cpu"), (262_144, "cpu"), (32_000, "tpu"), (256_128, "gpu")]:
+        chunk, parts = default_chunk(vocabulary, platform)
+        assert vocabulary % parts == 0 and chunk >= MIN_CHUNK
+        assert parts == 1 or chunk == MIN_CHUNK
+        assert 4 * chunk * vocabulary // parts < 2 * LOGITS_BYTES["cpu" if platform == "cpu" else "other"]
+    assert default_chunk(32_000, "tpu")[0] > default_chunk(1000, "cpu")[0] > MIN_CHUNK
+    assert default_chunk(262_208, "cpu")[1] > 32  # rows that no token belongs to divide, too
+
+
+def test_examples_of_docstrings():
+    assert not doctest.testmod(module).failed

@@ -38,7 +38,14 @@ def sharded_results(mesh, weighted, time=16):
 
     def scores(hidden, embeddings):
         return token_scores(
-            hidden, embeddings, targets, weights if weighted else None, final_logit_soft_cap=30.0, mesh=mesh, chunk=5
+            hidden,
+            embeddings,
+            targets,
+            weights if weighted else None,
+            final_logit_soft_cap=30.0,
+            mesh=mesh,
+            chunk=5,
+            parts=5,
         )
 
     functions = {
