@@ -74,7 +74,7 @@ def prepare(
         for mixture in mixtures:
             prompter.assign(mixture)
         if config.system_prompts.dry_run:
-            return prompter.estimate()
+            return prompter.estimate(mixtures)
         report = _write(config, renderer, mixtures, compared, prompter, partial, fingerprint)
         for line in set_aside([*train, *valid]):
             if line not in told:  # rules that count tokens have removed more meanwhile

@@ -150,10 +150,10 @@ class TrainingRun:
 
         log = files.RunLog(self.workdir, completed) if processes.is_writer() else None
         try:
-            with stop_on_signal() as stop:
+            with stop_on_signal() as signals:
                 state = train(
                     step, state, rows, first_step=completed + 1, hooks=self._hooks(completed, checkpoints, log),
-                    stop=processes.stopping_together(stop),
+                    stop=processes.stopping_together(lambda: bool(signals)),
                 )  # fmt: skip
                 checkpoints.save(int(state.step), state)
         except hooks.NonFiniteError as error:
@@ -161,9 +161,9 @@ class TrainingRun:
         finally:
             if log:
                 log.close([matrix.name for matrix in self.program.matrices])
-        if processes.any_of_all(stop()):
+        if processes.any_of_all(bool(signals)):
             print(f"stopped after step {int(state.step)}; the same command goes on from there", file=sys.stderr)
-            raise SystemExit(128 + (stop.signal or signal.SIGTERM))
+            raise SystemExit(128 + (signals or [signal.SIGTERM])[0])
         return state
 
     def _hooks(self, completed: int, checkpoints: Checkpoints, log: files.RunLog | None) -> list[Hook]:
