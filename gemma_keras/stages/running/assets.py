@@ -18,6 +18,7 @@ from gemma_keras.builtin.tokenizer import train_tokenizer
 from gemma_keras.config.errors import UserError, require
 from gemma_keras.config.sections import DataConfig
 from gemma_keras.config.stages import AnsweringConfig, EvaluateConfig, ModelStage, PipelineSftConfig, TrainingConfig
+from gemma_keras.config.writing import write_whole
 from gemma_keras.data.pools.collecting import find_origins, training_texts
 from gemma_keras.data.prepare import check
 from gemma_keras.data.progress import print_progress
@@ -224,10 +225,7 @@ def _of_gguf(weights: str, path: Path) -> Tokenizer:
     """The tokenizer in a GGUF file, as the SentencePiece model that exports copy."""
     model = sentencepiece_model(open_gguf(weights))
     if not path.exists() or path.read_bytes() != model:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_bytes(model)
-        partial.replace(path)
+        write_whole(path, model)
     return Tokenizer(path)
 
 
