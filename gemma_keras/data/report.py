@@ -45,7 +45,7 @@ def split_report(mixture: Mixture, rendered: Rendered, sequence_length: int) -> 
         "mended": _sorted(*(pool.mended for pool in pools)),
         "records": rendered.by_type.total(),
         **{name: rendered.shortened[name] for name in ("truncated", "turns_cut", "unlearnt")},
-        "by_source": _sorted(rendered.by_source),
+        "by_source": _sorted(*({entry["name"]: entry["given"]} for entry in corpora.values())),
         "by_type": _sorted(rendered.by_type),
         "by_system_prompt": _sorted(rendered.by_system_prompt),
         "corpora": corpora,

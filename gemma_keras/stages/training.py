@@ -13,7 +13,7 @@ from gemma_keras.stages.running.finishing import finish
 from gemma_keras.stages.running.training_run import TrainingRun
 
 
-@processes.telling_of_lost_ones
+@processes.telling_of_lost_ones()
 def run(config: TrainingConfig, workdir: Path) -> dict:
     """Prepares data, trains, evaluates and exports; the same command again goes on where it stopped.
 

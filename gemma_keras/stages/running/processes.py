@@ -6,15 +6,14 @@ sockets on the coordinator's port, and what is wrong can be told.
 
 import atexit
 import contextlib
-import functools
 import itertools
 import os
 import re
 import socket
 import sys
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -142,29 +141,25 @@ def _hear(connection: socket.socket, seconds: float) -> str:
     return ""
 
 
-def telling_of_lost_ones(stage: Callable[..., R]) -> Callable[..., R]:
-    """A stage that ends with a sentence, not a traceback, when another process of its run is gone.
+@contextlib.contextmanager
+def telling_of_lost_ones() -> Iterator[None]:
+    """Ends what it stands around with a sentence, not a traceback, when another process of its run is gone.
 
     After any failure this process, when its program ends, exits with status 1 and without waiting for the others.
     """
-
-    @functools.wraps(stage)
-    def wrapped(*args: Any, **kwargs: Any) -> R:
-        try:
-            return stage(*args, **kwargs)
-        except Exception as error:
-            if not jax.distributed.is_initialized():
-                raise
-            atexit.register(_leave)  # before JAX's own, which would wait for the others in vain and then abort
-            lost = isinstance(error, RuntimeError | ValueError) and any(word in str(error) for word in _LOST)
-            if isinstance(error, UserError) or not lost:
-                raise
-            raise UserError(
-                f"another process of this run has ended, so process {jax.process_index()} cannot go on; see what that one "
-                "said, and start all of them again: they go on from the last checkpoint."
-            ) from error
-
-    return wrapped
+    try:
+        yield
+    except Exception as error:
+        if not jax.distributed.is_initialized():
+            raise
+        atexit.register(_leave)  # before JAX's own, which would wait for the others in vain and then abort
+        lost = isinstance(error, RuntimeError | ValueError) and any(word in str(error) for word in _LOST)
+        if isinstance(error, UserError) or not lost:
+            raise
+        raise UserError(
+            f"another process of this run has ended, so process {jax.process_index()} cannot go on; see what that one "
+            "said, and start all of them again: they go on from the last checkpoint."
+        ) from error
 
 
 def _leave() -> None:
