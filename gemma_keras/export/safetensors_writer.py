@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -28,7 +28,7 @@ class TensorEntry:
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * _numpy_dtype(self.dtype).itemsize
+        return math.prod(self.shape) * jnp.dtype(self.dtype).itemsize
 
 
 def write_safetensors(file: Path, entries: Sequence[TensorEntry], metadata: dict[str, str]) -> None:
@@ -44,7 +44,7 @@ def write_safetensors(file: Path, entries: Sequence[TensorEntry], metadata: dict
             for entry in entries:
                 written = 0
                 for block in entry.blocks():
-                    if block.dtype != _numpy_dtype(entry.dtype):
+                    if block.dtype != jnp.dtype(entry.dtype):
                         raise ValueError(f"a block of {entry.name} is {block.dtype}; expected {entry.dtype}")
                     # bfloat16 has no buffer protocol of its own, bytes have.
                     written += opened.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
@@ -65,7 +65,3 @@ def _header(entries: Sequence[TensorEntry], metadata: dict[str, str]) -> bytes:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % HEADER_ALIGNMENT)
     return len(text).to_bytes(8, "little") + text
-
-
-def _numpy_dtype(name: str) -> np.dtype:
-    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)

@@ -57,10 +57,6 @@ class MatmulFlops:
     def attention(self) -> float:
         return self.parts.get("attention", 0.0)
 
-    @property
-    def without_attention(self) -> float:
-        return self.total - self.attention
-
 
 def matmul_flops(closed: core.ClosedJaxpr) -> MatmulFlops:
     """Counts 2·M·N·K for every `dot_general` that contributes to an output.
@@ -166,16 +162,14 @@ def _scan(equation: Any, known: Known, names: str) -> _Counted:
 
 def _while(equation: Any, known: Known, names: str) -> _Counted:
     once = MatmulFlops(unknown_loops=1)
-    for key in ("cond_jaxpr", "body_jaxpr"):
-        body = equation.params[key]
-        once.add(_enter(body.jaxpr, body.consts, (), known, names))
+    for inner, consts in _inner(equation):  # the condition and the body
+        once.add(_enter(inner, consts, (), known, names))
     return once, 1
 
 
 def _cond(equation: Any, known: Known, names: str) -> _Counted:
     """Only the branch with the most FLOPs counts."""
-    branches = equation.params["branches"]
-    counted = [_enter(branch.jaxpr, branch.consts, equation.invars[1:], known, names) for branch in branches]
+    counted = [_enter(inner, consts, equation.invars[1:], known, names) for inner, consts in _inner(equation)]
     return max(counted, key=lambda branch: branch.total), 1
 
 

@@ -177,7 +177,7 @@ def examine(
         "shard_sequence": plan.shard_sequence, "attention": plan.attention if training else "reference",
         "remat": policy, "tried": tried, "fits": fits, "gib_per_chip": asked, "gib_limit": hardware.memory_gib,
         "tokens_per_step": tokens, "matmul_flops_per_step": flops.total,
-        "matmul_flops_per_token_over_n": flops.without_attention / scale,
+        "matmul_flops_per_token_over_n": (flops.total - flops.attention) / scale,
         "attention_flops_per_token_over_n": flops.attention / scale, "matmul_flops_by_part": flops.parts,
         "kernel_visits": [{"blocks": n, "count": round(runs / count)} for n, runs in sorted(flops.visits.items())],
         "loops_of_unknown_length": flops.unknown_loops, "largest_shapes": largest_shapes(trace.jaxpr, LARGEST),

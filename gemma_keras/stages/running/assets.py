@@ -41,10 +41,11 @@ from gemma_keras.text.tokenizer import Tokenizer
 from gemma_keras.training.program import TrainProgram
 
 
-def resolve_data(data: DataConfig, dry_run: bool = False) -> DataConfig:
+def resolve_data(data: DataConfig, template: Template | None = None, dry_run: bool = False) -> DataConfig:
     """The data section, checked, with the builtin corpus in the place of an empty root.
 
     Args:
+        template: the one in whose form the data is prepared.
         dry_run: whether a dry run is something that the stage can make.
 
     Raises:
@@ -55,7 +56,8 @@ def resolve_data(data: DataConfig, dry_run: bool = False) -> DataConfig:
         dry_run or not data.system_prompts.dry_run,
         "config.data.system_prompts.dry_run is set, but this stage makes no dry run; give it to scripts.prepare_data.",
     )
-    data = data if data.root else dataclasses.replace(data, root=str(builtin.CORPUS))
+    used = template.name if template else data.template
+    data = dataclasses.replace(data, root=data.root or str(builtin.CORPUS), template=used)
     find_origins(data, Path(data.root), lambda line: None)  # so that a missing corpus costs no training of a tokenizer
     return data
 

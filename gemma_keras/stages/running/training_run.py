@@ -1,6 +1,5 @@
 """One training run in steps: data, program, optimizer steps. `stages.training` takes them in order, `finishing` the last one."""
 
-import dataclasses
 import functools
 import signal
 import sys
@@ -65,7 +64,7 @@ class TrainingRun:
         self.config, self.workdir = config, workdir
         tell = print_progress if processes.is_writer() else lambda line: None
         self.template = with_spans(resolve_template(config, tell))
-        self.data = dataclasses.replace(resolve_data(config.data), template=self.template.name)
+        self.data = resolve_data(config.data, self.template)
         self.tokenizer = processes.writer_first(lambda: resolve_tokenizer(config, workdir))
         require_expressible(self.tokenizer)  # as the export at the end of the run will
         self._compiled = _begin_compiling(config, resolve_architecture(config, self.tokenizer))
