@@ -130,7 +130,7 @@ class Renderer:
                 pool.fates.remove(slot.place, result.removed)
                 # Rows that repeat come round for ever, and a row that fits elsewhere may not fit here, for its system prompt.
                 slot.tries += 1
-                left = slot.tries <= mixture.shares[slot.pool].available
+                left = slot.tries <= mixture.available[slot.pool]
                 replacement = next(mixture.reserves[slot.pool], None) if left else None
                 if replacement is not None:
                     slot.place, slot.record = replacement, pool.record(replacement)
