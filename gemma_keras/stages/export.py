@@ -1,11 +1,11 @@
 """Export as a stage: the weights that a run ended with, or any readable weights, as a Hugging Face folder."""
 
-import sys
 from pathlib import Path
 
 from gemma_keras.config.errors import require
 from gemma_keras.config.serialization import to_dict
 from gemma_keras.config.stages import ExportStageConfig
+from gemma_keras.data.progress import print_progress
 from gemma_keras.export.huggingface import export_hf
 from gemma_keras.models.forward import build_backbone
 from gemma_keras.stages.running import workdir as files
@@ -36,6 +36,6 @@ def run(config: ExportStageConfig, workdir: Path) -> dict:
         progress=ByteProgress("exporting"),
     )  # fmt: skip
     result = {"export_dir": str(workdir / "export")}
-    print(f"exported to {result['export_dir']}", file=sys.stderr)
+    print_progress(f"exported to {result['export_dir']}")
     files.write_json(workdir / "result.json", result)
     return result

@@ -1,12 +1,12 @@
 """Training as a stage: pretraining of every weight, or fine-tuning of a base model, mostly by an adapter."""
 
-import sys
 import time
 from pathlib import Path
 
 from gemma_keras.config.errors import require
 from gemma_keras.config.serialization import to_dict
 from gemma_keras.config.stages import PretrainConfig, TrainingConfig
+from gemma_keras.data.progress import print_progress
 from gemma_keras.stages.running import processes
 from gemma_keras.stages.running import workdir as files
 from gemma_keras.stages.running.finishing import finish
@@ -47,7 +47,7 @@ def run(config: TrainingConfig, workdir: Path) -> dict:
     processes.by_writer(lambda: files.begin(workdir, to_dict(config)))
     finished = files.read_json(workdir / "result.json")
     if finished:
-        print(f"{workdir} is finished; give another --workdir to run it anew", file=sys.stderr)
+        print_progress(f"{workdir} is finished; give another --workdir to run it anew")
         return finished
     training = TrainingRun(config, workdir)
     training.prepare()

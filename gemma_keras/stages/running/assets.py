@@ -1,7 +1,6 @@
 """What a stage starts from: the tokenizer and the model that its configuration names."""
 
 import dataclasses
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -78,7 +77,7 @@ def resolve_tokenizer(config: ModelStage, workdir: Path) -> Tokenizer:
     if not config.data.root:
         return Tokenizer(builtin.TOKENIZER)
     if not path.exists():
-        print(f"training a tokenizer of {config.tokenizer.vocabulary_size} pieces", file=sys.stderr, flush=True)
+        print_progress(f"training a tokenizer of {config.tokenizer.vocabulary_size} pieces")
         train_tokenizer(training_texts(config.data), config.tokenizer.vocabulary_size, path)
     return Tokenizer(path)
 
@@ -187,7 +186,7 @@ class ByteProgress:
     def __call__(self, done: int, total: int) -> None:
         if time.monotonic() - self.printed > self.seconds:
             self.printed = time.monotonic()
-            print(f"{self.what}: {done / 1e9:.1f} of {total / 1e9:.1f} GB", file=sys.stderr, flush=True)
+            print_progress(f"{self.what}: {done / 1e9:.1f} of {total / 1e9:.1f} GB")
 
 
 def load_chat_model(config: AnsweringConfig | PipelineSftConfig, workdir: Path) -> ChatModel:
@@ -270,10 +269,9 @@ def _named_or_stored(config: ModelStage, tokenizer: Tokenizer) -> Architecture:
     rows, pieces = architecture.vocabulary_size, tokenizer.vocabulary_size
     if is_padded(rows, pieces):
         require_no_more_tokens(Path(config.model.weights), pieces)
-        print(
+        print_progress(
             f"{config.model.weights} has {rows - pieces} more rows of embeddings than {tokenizer.path} has pieces: "
-            "they are kept, and never generated",
-            file=sys.stderr,
+            "they are kept, and never generated"
         )
         return architecture.replace(surplus_rows=rows - pieces)
     if pieces != rows:

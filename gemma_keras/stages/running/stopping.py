@@ -1,10 +1,11 @@
 """Stopping a run by a signal: the first one after this step, the second one at once."""
 
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from gemma_keras.data.progress import print_progress
 
 
 @contextmanager
@@ -15,7 +16,7 @@ def stop_on_signal() -> Iterator[list[int]]:
 
     def handle(number: int, frame) -> None:
         came.append(number)
-        print("stopping after this step; once more to stop at once", file=sys.stderr, flush=True)
+        print_progress("stopping after this step; once more to stop at once")
         signal.signal(number, previous[number])
 
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -2,7 +2,6 @@
 
 import functools
 import signal
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -91,14 +90,12 @@ class TrainingRun:
             UserError: the step does not fit in the devices' memory, or a resumed run had read something else.
         """
         config = self.config
-        print("compiling the train step", file=sys.stderr, flush=True)
+        print_progress("compiling the train step")
         started = time.perf_counter()
         self.program, self.step = self._compiled()
         seconds, plan = time.perf_counter() - started, self.program.plan
         mesh = "x".join(map(str, plan.mesh.shape.values())) if plan.mesh is not None else "1x1"
-        print(
-            f"compiled in {seconds:.0f} s: mesh {mesh}, remat {plan.remat}, {plan.attention} attention", file=sys.stderr
-        )
+        print_progress(f"compiled in {seconds:.0f} s: mesh {mesh}, remat {plan.remat}, {plan.attention} attention")
         index, parts = row_share(plan.mesh)
         self._share: dict[str, Any] = {"process_index": index, "process_count": parts}
         self._evaluator = self.program.objective.evaluator()
@@ -161,7 +158,7 @@ class TrainingRun:
             if log:
                 log.close([matrix.name for matrix in self.program.matrices])
         if processes.any_of_all(bool(signals)):
-            print(f"stopped after step {int(state.step)}; the same command goes on from there", file=sys.stderr)
+            print_progress(f"stopped after step {int(state.step)}; the same command goes on from there")
             raise SystemExit(128 + (signals or [signal.SIGTERM])[0])
         return state
 
@@ -193,13 +190,11 @@ class TrainingRun:
         trained = count(self.trainable)
         shapes = f"{trained:,} of {trained + count(self.frozen):,} weights are trained"
         rows = f"{self.splits['train'].packed_count:,} packed rows of {self.config.data.sequence_length} tokens"
-        print(
-            f"{self.program.backbone.architecture.name}: {shapes}; {rows}; {runtime.device_summary()}", file=sys.stderr
-        )
+        print_progress(f"{self.program.backbone.architecture.name}: {shapes}; {rows}; {runtime.device_summary()}")
         if self.ranks:
-            print(self.ranks.describe(), file=sys.stderr)
+            print_progress(self.ranks.describe())
         if completed:
-            print(f"going on after step {completed} of {self.last_step}", file=sys.stderr)
+            print_progress(f"going on after step {completed} of {self.last_step}")
 
     def _explain(self, error: hooks.NonFiniteError, checkpoints: Checkpoints) -> UserError:
         path = self.workdir / "non_finite.json"
