@@ -24,11 +24,13 @@ from gemma_keras.config.sections import (
 )
 from gemma_keras.config.stages import SftConfig
 
+POOLS = {"belle": 1, "alpaca_gpt4_zh": 1}
 
-def corpora(share: float) -> tuple[CorpusConfig, ...]:
-    """The corpora of this stage, 1 : 1, which together make up `share` of a mixture."""
-    names = ("belle", "alpaca_gpt4_zh")
-    return tuple(CorpusConfig(name=name, group="stage1", share=share / len(names)) for name in names)
+
+def corpora(group: str, pools: dict[str, int], share: float) -> tuple[CorpusConfig, ...]:
+    """The corpora of a stage by the sizes of its pools, which together make up `share` of a mixture."""
+    total = sum(pools.values())
+    return tuple(CorpusConfig(name=name, group=group, share=share * size / total) for name, size in pools.items())
 
 
 def stage(
@@ -62,4 +64,5 @@ def stage(
 
 
 def get_config() -> SftConfig:
-    return stage(corpora(1.0), init_r=64, target_r=32, alpha=32.0, tfinal=0.04, learning_rate=5e-5, epochs=5)
+    mixture = corpora("stage1", POOLS, 1.0)
+    return stage(mixture, init_r=64, target_r=32, alpha=32.0, tfinal=0.04, learning_rate=5e-5, epochs=5)

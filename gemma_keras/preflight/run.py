@@ -223,11 +223,8 @@ def _compiled_figures(
     memory, module = compiled.memory_analysis(), hlo.Module(hlo.message_of(compiled))
     found = collectives.find_collectives(module, report["devices"])
     moved = kernels.hbm_bytes(module)
-    flops, tokens, steps = (
-        report["matmul_flops_per_step"] / report["devices"],
-        report["tokens_per_step"],
-        report["steps"],
-    )
+    tokens, steps = report["tokens_per_step"], report["steps"]
+    flops = report["matmul_flops_per_step"] / report["devices"]
     roofline = Roofline.of(flops, moved, sum(item.sent for item in found), hardware)
     seconds = roofline.step_seconds(report["utilisation"])
     arrays = collectives.largest_arrays(module, LARGEST)

@@ -41,10 +41,8 @@ def topology_devices(topology: str) -> list[Any]:
         UserError: no such slice, no libtpu, or another process uses it.
     """
     found = re.fullmatch(r"(v\d+[a-z]*):(\d+(?:x\d+){0,2})", topology)
-    require(
-        found is not None, f"--topology={topology} is no topology: give generation and chips, such as one of {EXAMPLES}"
-    )
-    assert found
+    if found is None:
+        raise UserError(f"--topology={topology} is no topology: give generation and chips, such as one of {EXAMPLES}")
     require(
         importlib.util.find_spec("libtpu") is not None,
         'libtpu, the compiler for TPU, is not installed: pip install "jax[tpu]", in the version of the jax that is here',
