@@ -67,7 +67,11 @@ def export_hf(
         partial = out.with_name(f".{out.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        _write_configs(architecture, tokenizer, template, partial, dtype)
+        ids = {"bos_token_id": tokenizer.bos_id, "pad_token_id": tokenizer.pad_id}
+        config = to_hf_config(architecture, dtype) | ids | {"eos_token_id": tokenizer.eos_id}
+        _write_json(partial / "config.json", config)
+        stops = sorted(template.stop_ids(tokenizer))
+        _write_json(partial / "generation_config.json", ids | {"eos_token_id": stops})
         _write_weights(params, architecture, partial, dtype, shard_megabytes * 10**6, progress)
         write_tokenizer_files(tokenizer, template, partial)
         put_in_place(partial, out)
@@ -76,15 +80,6 @@ def export_hf(
             gathered(params[tensor.path])
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"exported {out.name}")
-
-
-def _write_configs(
-    architecture: Architecture, tokenizer: Tokenizer, template: ChatTemplate, folder: Path, dtype: str
-) -> None:
-    ids = {"bos_token_id": tokenizer.bos_id, "pad_token_id": tokenizer.pad_id}
-    _write_json(folder / "config.json", to_hf_config(architecture, dtype) | ids | {"eos_token_id": tokenizer.eos_id})
-    stops = sorted(template.stop_ids(tokenizer))
-    _write_json(folder / "generation_config.json", ids | {"eos_token_id": stops})
 
 
 def _write_weights(
