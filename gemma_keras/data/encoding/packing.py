@@ -33,7 +33,7 @@ def pack(lengths: Sequence[int] | np.ndarray, sequence_length: int, block: int =
 
     def put(row: int, length: int) -> None:
         """Puts a row into the fullest bin that takes it, of equally full ones into that which was last filled."""
-        place, (space, rows) = bisect_left(bins, length, key=_space), (sequence_length, [])
+        place, space, rows = bisect_left(bins, length, key=_space), sequence_length, list[int]()
         if place < len(bins):
             space, rows = bins.pop(bisect_right(bins, bins[place][0], key=_space) - 1)
         insort(bins, (space - length, [*rows, row]), key=_space)
