@@ -89,7 +89,13 @@ def claim(workdir: Path, config: dict) -> None:
     """
     with _written(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-        _lock(workdir)
+        lock = _LOCKS.setdefault(workdir.resolve(), FileLock(workdir / ".lock", thread_local=False))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(
+                f"--workdir={workdir} is in use by another run; wait for it, or give another --workdir."
+            ) from error
         path = workdir / "config.json"
         if path.exists():
             _check_same_run(path, config)
@@ -116,16 +122,6 @@ def _written(workdir: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be written ({error.strerror}); give a folder that can.") from error
-
-
-def _lock(workdir: Path) -> None:
-    lock = _LOCKS.setdefault(workdir.resolve(), FileLock(workdir / ".lock", thread_local=False))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UserError(
-            f"--workdir={workdir} is in use by another run; wait for it, or give another --workdir."
-        ) from error
 
 
 def check_inputs(workdir: Path, inputs: dict[str, Any], resuming: bool) -> None:
