@@ -23,7 +23,8 @@ class Roofline(NamedTuple):
             "memory": hbm_bytes / hardware.memory_bandwidth,
             "collective": sent_bytes / hardware.ring_bandwidth,
         }
-        return cls(*seconds.values(), bound=max(seconds, key=lambda name: seconds[name]))
+        compute, memory, collective = seconds.values()
+        return cls(compute, memory, collective, bound=max(seconds, key=lambda name: seconds[name]))
 
     def step_seconds(self, utilisation: float) -> float:
         """Seconds of a step whose matmuls reach this share of the peak, collectives being hidden behind them."""

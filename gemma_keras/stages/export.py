@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import jax
+
 from gemma_keras.config.errors import require
 from gemma_keras.config.serialization import to_dict
 from gemma_keras.config.stages import ExportStageConfig
@@ -29,7 +31,8 @@ def run(config: ExportStageConfig, workdir: Path) -> dict:
     architecture = resolve_architecture(config, tokenizer)
     template = resolve_template(config)
     backbone = build_backbone(architecture, "float32")
-    params = load_weights(backbone, config.model.weights, config.export.dtype, None, on_host=True)
+    host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    params = load_weights(backbone, config.model.weights, config.export.dtype, lambda path, shape: host)
     export_hf(
         params, architecture, tokenizer, workdir / "export", dtype=config.export.dtype,
         shard_megabytes=config.export.shard_megabytes, template=template,

@@ -1,6 +1,7 @@
 """What a stage starts from: the tokenizer and the model that its configuration names."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, Sharding
+from jax.sharding import Mesh
 from keras_hub.models import Backbone
 
 from gemma_keras import builtin
@@ -27,7 +28,7 @@ from gemma_keras.models.families.registry import get_architecture
 from gemma_keras.models.forward import Params, build_backbone, initial_params
 from gemma_keras.models.gguf_file import open_gguf
 from gemma_keras.models.gguf_tokenizer import sentencepiece_model
-from gemma_keras.models.loading import describe_weights, load_params
+from gemma_keras.models.loading import Shardings, describe_weights, load_params
 from gemma_keras.models.quantization import quantize_params
 from gemma_keras.models.stacking import stack_params
 from gemma_keras.models.weight_checks import is_padded, require_known_format, require_no_more_tokens
@@ -130,34 +131,27 @@ def load_trainable_params(config: TrainingConfig, program: TrainProgram) -> tupl
     Without adapters all weights are trainable, in float32; otherwise the base is frozen, in `model.dtype`.
     """
     backbone, mesh = program.backbone, program.plan.mesh
+    places = _places(mesh)
     if config.model.weights:
         dtype = config.model.dtype if program.matrices else "float32"
-        base = load_weights(backbone, config.model.weights, dtype, mesh)
+        base = load_weights(backbone, config.model.weights, dtype, places)
     else:
         plain = build_backbone(backbone.architecture, config.model.dtype) if program.matrices else backbone
         base = place_params(initial_params(plain, config.train.seed), mesh)
-    base = stack_params(base, _places(mesh))
+    base = stack_params(base, places)
     if not program.matrices:
         return base, {}
     adapters = place_params(initial_adapter_params(program.matrices, config.train.seed), mesh)
-    return stack_params(adapters, _places(mesh)), base
+    return stack_params(adapters, places), base
 
 
-def _places(mesh: Mesh | None, *, in_use: bool = False) -> Callable[[str, tuple[int, ...]], Sharding | None]:
-    return lambda path, shape: param_sharding(mesh, path, shape, in_use=in_use) if mesh is not None else None
+def _places(mesh: Mesh | None, *, in_use: bool = False) -> Shardings | None:
+    """Where weights lie on a mesh, stored as they are kept or as inference uses them; None without a mesh."""
+    return functools.partial(param_sharding, mesh, in_use=in_use) if mesh is not None else None
 
 
-def load_weights(
-    backbone: Backbone, folder: str, dtype: str, mesh: Mesh | None, *, on_host: bool = False, in_use: bool = False
-) -> Params:
-    """The weights of a folder over a mesh, on the default device without one, or in the host's memory; tells how far it is.
-
-    `in_use`: stored as inference uses them.
-    """
-    places = _places(mesh, in_use=in_use)
-    if on_host:
-        host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-        places = lambda path, shape: host  # noqa: E731
+def load_weights(backbone: Backbone, folder: str, dtype: str, places: Shardings | None) -> Params:
+    """The weights of a folder, each where `places` says or on the default device; tells how far it is."""
     progress = ByteProgress("loading weights")
     return load_params(
         backbone, backbone.architecture, folder, dtype, shardings=places, progress=progress, tell=print_progress
@@ -207,8 +201,8 @@ def load_chat_model(config: AnsweringConfig | PipelineSftConfig, workdir: Path) 
         plan = plan_for(config, architecture, devices, remat="none")
     else:
         plan = inference_plan(config, architecture, devices)
-    in_use = not isinstance(config, EvaluateConfig)
-    params = load_weights(backbone, config.model.weights, config.model.dtype, plan.mesh, in_use=in_use)
+    places = _places(plan.mesh, in_use=not isinstance(config, EvaluateConfig))
+    params = load_weights(backbone, config.model.weights, config.model.dtype, places)
     if config.inference.weights == "int8":
         params = quantize_params(params)
     return ChatModel(
