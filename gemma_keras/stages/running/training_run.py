@@ -37,7 +37,6 @@ from gemma_keras.stages.running.assets import (
     resolve_tokenizer,
     with_spans,
 )
-from gemma_keras.stages.running.stopping import stop_on_signal
 from gemma_keras.training import hooks
 from gemma_keras.training.loop import Hook, Metrics, train
 from gemma_keras.training.optimizers import learning_rate_schedule
@@ -146,7 +145,7 @@ class TrainingRun:
 
         log = files.RunLog(self.workdir, completed) if processes.is_writer() else None
         try:
-            with stop_on_signal() as signals:
+            with processes.stop_on_signal() as signals:
                 state = train(
                     step, state, rows, first_step=completed + 1, hooks=self._hooks(completed, checkpoints, log),
                     stop=processes.stopping_together(lambda: bool(signals)),
