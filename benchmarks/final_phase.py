@@ -22,7 +22,7 @@ STEPS = flags.DEFINE_integer("steps", 240, "optimizer steps of each run")
 def main(argv: list[str]) -> None:
     runtime.configure()
     from configs.quickstart import get_config
-    from gemma_keras.stages import sft
+    from gemma_keras.stages import training
     from gemma_keras.stages.running.workdir import JsonLines
 
     base = get_config().sft
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     for compatible in (True, False):
         config = dataclasses.replace(base, adapter=dataclasses.replace(base.adapter, peft_compatible=compatible))
         with tempfile.TemporaryDirectory() as folder:
-            result = sft.run(config, Path(folder))
+            result = training.run(config, Path(folder))
             lines = JsonLines(Path(folder) / "metrics.jsonl").read()
         last = lines[-max(1, STEPS.value // 20) :]
         mean = {name: sum(line[name] for line in last) / len(last) for name in ("loss", "penalty", "grad_norm")}

@@ -24,34 +24,45 @@ from gemma_keras.config.sections import (
 )
 from gemma_keras.config.stages import SftConfig
 
-
-def corpora(share: float) -> tuple[CorpusConfig, ...]:
-    """The corpora of this stage, 1 : 1, which together make up `share` of a mixture."""
-    names = ("belle", "alpaca_gpt4_zh")
-    return tuple(CorpusConfig(name=name, group="stage1", share=share / len(names)) for name in names)
+POOLS = {"belle": 1, "alpaca_gpt4_zh": 1}
 
 
-def data(mixture: tuple[CorpusConfig, ...]) -> DataConfig:
+def corpora(group: str, pools: dict[str, int], share: float) -> tuple[CorpusConfig, ...]:
+    """The corpora of a stage by the sizes of its pools, which together make up `share` of a mixture."""
+    total = sum(pools.values())
+    return tuple(CorpusConfig(name=name, group=group, share=share * size / total) for name, size in pools.items())
+
+
+def stage(
+    mixture: tuple[CorpusConfig, ...],
+    init_r: int,
+    target_r: int,
+    alpha: float,
+    tfinal: float,
+    learning_rate: float,
+    epochs: int,
+) -> SftConfig:
     """What the three stages have in common: 80,000 training and 1,000 validation rows, one in five without system prompt."""
-    return DataConfig(
-        corpora=mixture,
-        rows=80_000,
-        validation_rows=1_000,
-        template="gemmalm_zh",
-        too_small="repeat",
-        system_prompts=SystemPromptConfig(none=0.2, fixed=0.4, dynamic=0.4),
-        cleaning=CleaningConfig(contamination=("ceval", "cmmlu", "qqp", "cola", "csl")),
-        sequence_length=512,
-    )
+    return SftConfig(
+        data=DataConfig(
+            corpora=mixture,
+            rows=80_000,
+            validation_rows=1_000,
+            template="gemmalm_zh",
+            too_small="repeat",
+            system_prompts=SystemPromptConfig(none=0.2, fixed=0.4, dynamic=0.4),
+            cleaning=CleaningConfig(contamination=("ceval", "cmmlu", "qqp", "cola", "csl")),
+            sequence_length=512,
+        ),
+        adapter=AdapterConfig(
+            method="adalora", init_r=init_r, target_r=target_r, alpha=alpha, dropout=0.05, beta1=0.85, beta2=0.85, delta_t=10,
+            tinit=0.01, tfinal=tfinal,
+        ),
+        optim=OptimConfig(learning_rate=learning_rate, warmup=0.01),
+        train=TrainConfig(epochs=epochs, batch_rows=8, log_every=100, eval_every=500, save_every=500),
+    )  # fmt: skip
 
 
 def get_config() -> SftConfig:
-    return SftConfig(
-        data=data(corpora(1.0)),
-        adapter=AdapterConfig(
-            method="adalora", init_r=64, target_r=32, alpha=32.0, dropout=0.05, beta1=0.85, beta2=0.85, delta_t=10,
-            tinit=0.01, tfinal=0.04,
-        ),
-        optim=OptimConfig(learning_rate=5e-5, warmup=0.01),
-        train=TrainConfig(epochs=5, batch_rows=8, log_every=100, eval_every=500, save_every=500),
-    )  # fmt: skip
+    mixture = corpora("stage1", POOLS, 1.0)
+    return stage(mixture, init_r=64, target_r=32, alpha=32.0, tfinal=0.04, learning_rate=5e-5, epochs=5)

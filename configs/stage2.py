@@ -10,25 +10,13 @@ dialogue 6,030. Ours is exact: 56,000, 9,249, 8,808, 5,943; `--config.data.sampl
 """
 
 from configs import stage1
-from gemma_keras.config.sections import AdapterConfig, CorpusConfig, OptimConfig, TrainConfig
+from configs.stage1 import corpora, stage
 from gemma_keras.config.stages import SftConfig
 
+# The sizes of the recipe's.
 POOLS = {"news_commentary": 16_000, "firefly": 15_238, "hc3_chinese": 10_282}
 
 
-def corpora(share: float) -> tuple[CorpusConfig, ...]:
-    """The new corpora of this stage by the sizes of the recipe's pools, which together make up `share` of a mixture."""
-    total = sum(POOLS.values())
-    return tuple(CorpusConfig(name=name, group="stage2", share=share * size / total) for name, size in POOLS.items())
-
-
 def get_config() -> SftConfig:
-    return SftConfig(
-        data=stage1.data(stage1.corpora(0.7) + corpora(0.3)),
-        adapter=AdapterConfig(
-            method="adalora", init_r=48, target_r=24, alpha=24.0, dropout=0.05, beta1=0.85, beta2=0.85, delta_t=10,
-            tinit=0.01, tfinal=0.0375,
-        ),
-        optim=OptimConfig(learning_rate=3e-5, warmup=0.01),
-        train=TrainConfig(epochs=4, batch_rows=8, log_every=100, eval_every=500, save_every=500),
-    )  # fmt: skip
+    mixture = corpora("stage1", stage1.POOLS, 0.7) + corpora("stage2", POOLS, 0.3)
+    return stage(mixture, init_r=48, target_r=24, alpha=24.0, tfinal=0.0375, learning_rate=3e-5, epochs=4)

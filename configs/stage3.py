@@ -11,23 +11,14 @@ dialogue 5,920, ancient_poetry_creation 5,348, classical_translation 5,342, mode
 """
 
 from configs import stage1, stage2
-from gemma_keras.config.sections import AdapterConfig, CorpusConfig, OptimConfig, TrainConfig
+from configs.stage1 import corpora, stage
 from gemma_keras.config.stages import SftConfig
 
-
-def corpora(share: float) -> tuple[CorpusConfig, ...]:
-    """The new corpora of this stage, 1 : 1 : 1, which together make up `share` of a mixture."""
-    names = ("chinese_poetry", "chinese_modern_poetry", "classical_modern")
-    return tuple(CorpusConfig(name=name, group="stage3", share=share / len(names)) for name in names)
+POOLS = {"chinese_poetry": 1, "chinese_modern_poetry": 1, "classical_modern": 1}
 
 
 def get_config() -> SftConfig:
-    return SftConfig(
-        data=stage1.data(stage1.corpora(0.5) + stage2.corpora(0.3) + corpora(0.2)),
-        adapter=AdapterConfig(
-            method="adalora", init_r=32, target_r=16, alpha=16.0, dropout=0.05, beta1=0.85, beta2=0.85, delta_t=10,
-            tinit=0.01, tfinal=0.0333,
-        ),
-        optim=OptimConfig(learning_rate=2e-5, warmup=0.01),
-        train=TrainConfig(epochs=3, batch_rows=8, log_every=100, eval_every=500, save_every=500),
-    )  # fmt: skip
+    mixture = (
+        corpora("stage1", stage1.POOLS, 0.5) + corpora("stage2", stage2.POOLS, 0.3) + corpora("stage3", POOLS, 0.2)
+    )
+    return stage(mixture, init_r=32, target_r=16, alpha=16.0, tfinal=0.0333, learning_rate=2e-5, epochs=3)

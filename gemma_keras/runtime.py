@@ -70,7 +70,12 @@ def configure(workdir: Path | None = None) -> None:
         # JAX would ask every libtpu that is installed for its chips, which without any complains at length.
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     select_backend()
-    _use_compile_cache(_cache_folder(workdir))
+    if folder := _cache_folder(workdir):
+        import jax
+
+        # A second run reads what the first one compiled; only compilations of a second or more are kept.
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     hide_accelerators_from_tensorflow()  # now, since keras-hub imports tensorflow wherever it is installed
 
 
@@ -109,16 +114,6 @@ def _cache_folder(workdir: Path | None) -> Path | None:
         if os.access(folder, os.W_OK):
             return folder
     return None
-
-
-def _use_compile_cache(folder: Path | None) -> None:
-    """Lets a second run read what the first one compiled; only compilations of a second or more are kept."""
-    if folder is None:
-        return
-    import jax
-
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 
 def limit_programs(share: float = 0.5) -> bool:

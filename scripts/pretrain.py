@@ -3,4 +3,4 @@
 from gemma_keras.stages.running.launch import launch
 
 if __name__ == "__main__":
-    launch("pretrain", default_config="configs/pretrain.py")
+    launch("pretrain", "training", default_config="configs/pretrain.py")

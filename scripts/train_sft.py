@@ -3,4 +3,4 @@
 from gemma_keras.stages.running.launch import launch
 
 if __name__ == "__main__":
-    launch("train_sft", "sft", default_config="configs/tiny.py")
+    launch("train_sft", "training", default_config="configs/tiny.py")

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from gemma_keras.config.errors import UserError
+from gemma_keras.config.writing import write_whole
 
 LONGEST_RUN = 31  # of newlines or of spaces that is one piece
 FIRST_LEARNT_ID = 425
@@ -88,10 +89,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int, out: Path) -> No
             f"A tokenizer of {vocabulary_size} pieces cannot be trained on these texts ({reason}): "
             "give a smaller --config.tokenizer.vocabulary_size, more text, or a tokenizer with --config.tokenizer.path."
         ) from error
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    partial.write_bytes(model.getvalue())
-    partial.replace(out)
+    write_whole(out, model.getvalue())
 
 
 def _sentences(texts: Iterable[str]) -> Iterator[str]:

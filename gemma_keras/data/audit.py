@@ -12,8 +12,31 @@ from gemma_keras.data.pools.accounts import Account
 from gemma_keras.data.progress import Pace, Reporter
 from gemma_keras.data.reading.finding import below
 from gemma_keras.data.sources import ALL_KINDS, SOURCES, Origin, locate, read_corpus
+from gemma_keras.data.sources.base import Corpus
 
 REASONS_SHOWN = 3
+
+_PAGE = """\
+# Corpora
+
+Written by `python -m scripts.describe_data --workdir=DIR --config.data.root=CORPORA`.
+
+## What can be named in a configuration
+
+| name | type | published as | licence | a row |
+|---|---|---|---|---|
+{sources}
+## What was read
+
+Of the folder that was given: of most corpora a slice, and for some a stand-in of another schema that the entry
+reads as well. Source rows = used + removed by a rule + quarantined. Duplicates are not looked for here. A row can
+make several records (a translation in both directions), and several rows one (the turns of a dialogue).
+
+| corpus | files | rows | used | records | removed | quarantined | mended |
+|---|---:|---:|---:|---:|---|---|---|
+{readings}
+{count} readings, {total:,} rows, all accounted for.
+"""
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -63,46 +86,30 @@ def _read(origin: Origin, progress: Reporter) -> Audit:
 
 def page(audits: list[Audit], left: list[Path]) -> str:
     """docs/data.md: the table of sources, the account of the corpora at hand, and the files that nothing reads."""
-    lines = [
-        "# Corpora",
-        "",
-        "Written by `python -m scripts.describe_data --workdir=DIR --config.data.root=CORPORA`.",
-        "",
-        "## What can be named in a configuration",
-        "",
-        "| name | type | published as | licence | a row |",
-        "|---|---|---|---|---|",
-    ]
-    for source in SOURCES.values():
-        schema = source.schema.replace("|", "\\|")
-        lines.append(
-            f"| `{source.name}` | {source.type or 'several'} | {source.hub_id} | {source.licence} | {schema} |"
-        )
-    lines += [
-        "",
-        "## What was read",
-        "",
-        "Of the folder that was given: of most corpora a slice, and for some a stand-in of another schema that the entry",
-        "reads as well. Source rows = used + removed by a rule + quarantined. Duplicates are not looked for here. A row can",
-        "make several records (a translation in both directions), and several rows one (the turns of a dialogue).",
-        "",
-        "| corpus | files | rows | used | records | removed | quarantined | mended |",
-        "|---|---:|---:|---:|---:|---|---|---|",
-    ]
-    lines += [_line(audit) for audit in audits]
-    total = sum(audit.rows_in for audit in audits)
-    lines += ["", f"{len(audits)} readings, {total:,} rows, all accounted for."]
+    text = _PAGE.format(
+        sources="".join(map(_entry, SOURCES.values())),
+        readings="".join(map(_line, audits)),
+        count=len(audits),
+        total=sum(audit.rows_in for audit in audits),
+    )
     if left:
         folders = Counter(path.parts[0] for path in left)
         told = ", ".join(f"{folder} ({count})" for folder, count in folders.items())
-        lines += ["", f"Files that no entry reads, by folder: {told}."]
-    return "\n".join(lines) + "\n"
+        text += f"\nFiles that no entry reads, by folder: {told}.\n"
+    return text
+
+
+def _entry(source: Corpus) -> str:
+    schema = source.schema.replace("|", "\\|")
+    return f"| `{source.name}` | {source.type or 'several'} | {source.hub_id} | {source.licence} | {schema} |\n"
 
 
 def _line(audit: Audit) -> str:
     name = f"`{audit.corpus.name}`" + (f" at {audit.corpus.path}" if audit.corpus.path else "")
     counts = (_counts(counter) for counter in (audit.skipped, audit.reasons, audit.mended))
-    return f"| {name} | {len(audit.paths)} | {audit.rows_in} | {audit.used} | {audit.records} | {' | '.join(counts)} |"
+    return (
+        f"| {name} | {len(audit.paths)} | {audit.rows_in} | {audit.used} | {audit.records} | {' | '.join(counts)} |\n"
+    )
 
 
 def _counts(counter: Counter[str]) -> str:

@@ -1,12 +1,12 @@
 """QQP and CoLA for the recipe that trains on JSON files of instruction, input and output."""
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from gemma_keras.config.errors import UserError
+from gemma_keras.config.writing import write_whole
 from gemma_keras.data.reading.readers import read_file
 from gemma_keras.data.records import BadRow
 from gemma_keras.data.sources.exams import COLA_COLUMNS, GLUE_INSTRUCTIONS, glue_example
@@ -70,10 +70,7 @@ def preprocess(dataset: str, tsv_path: Path, json_path: Path, labelled: bool = F
         unlabelled += not label
         example = {"instruction": GLUE_INSTRUCTIONS[dataset], "input": given, "output": label}
         lines.append(json.dumps(example, ensure_ascii=False))
-    json_path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = json_path.with_name(json_path.name + ".unfinished")
-    unfinished.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
-    os.replace(unfinished, json_path)
+    write_whole(json_path, ("[\n" + ",\n".join(lines) + "\n]\n").encode())
     return {"rows": total, "written": len(lines), "unlabelled": unlabelled, "bad": len(bad)}, bad
 
 

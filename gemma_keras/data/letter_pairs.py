@@ -14,9 +14,6 @@ from gemma_keras.text.templates import Message
 
 LETTERS = "ABCDEFGHIJ"
 
-ALREADY_A_LETTER = "already_a_letter"
-NO_LETTER = "no_letter"
-
 SYSTEM = "你在答单项选择题。只写出所选选项的字母，不写理由，也不写别的内容。"
 
 
@@ -46,9 +43,9 @@ def letter_pair(question: ChoiceRecord, reply: str) -> PreferenceRecord:
     letters = LETTERS[: len(question.choices)]
     letter = extract_letter(reply, letters)
     if not letter:
-        raise SkippedRow(NO_LETTER)
+        raise SkippedRow("no_letter")
     if reply.strip() == letter:
-        raise SkippedRow(ALREADY_A_LETTER)
+        raise SkippedRow("already_a_letter")
     return PreferenceRecord(prompt=letter_prompt(question), chosen=letter, rejected=reply)
 
 

@@ -6,8 +6,7 @@ Training visits the packed rows in a new order every epoch, by a keyed permutati
 any step follows from (seed, step) alone. Epoch e packs augmentation e modulo E of the rows whose wording is drawn anew.
 """
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -153,12 +152,38 @@ def batch_at(
 
 
 def batches(split: PreparedSplit, *, start_step: int, steps: int | None, **settings: Any) -> Iterator[Batch]:
-    """The training batches from `start_step` on, built ahead by tf.data; `steps` of them, or without end if None.
+    """The training batches from `start_step` on; `steps` of them, or without end if None.
+
+    They are built by tf.data, on two threads and a few steps ahead.
 
     Args:
         settings: those of `batch_at`.
     """
-    return _prefetched(partial(batch_at, split, **settings), start_step, steps)
+    # Built here once: for names and shapes, and so that a user's mistake comes out as itself.
+    sample = batch_at(split, start_step, **settings)
+
+    from gemma_keras.runtime import hide_accelerators_from_tensorflow
+
+    hide_accelerators_from_tensorflow()
+    import tensorflow as tf
+
+    names = list(sample)
+    stop = np.iinfo(np.int64).max if steps is None else start_step + steps
+
+    def arrays(step: np.int64) -> list[np.ndarray]:
+        batch = batch_at(split, int(step), **settings)
+        return [batch[name] for name in names]
+
+    def in_graph(step: Any) -> dict[str, Any]:
+        values = tf.numpy_function(arrays, [step], [sample[name].dtype for name in names], stateful=False)
+        for name, value in zip(names, values, strict=True):
+            value.set_shape(sample[name].shape)
+        return dict(zip(names, values, strict=True))
+
+    dataset = (
+        tf.data.Dataset.range(start_step, stop).map(in_graph, num_parallel_calls=2, deterministic=True).prefetch(4)
+    )
+    return dataset.as_numpy_iterator()
 
 
 def evaluation_batches(
@@ -214,32 +239,3 @@ def _fill(split: PreparedSplit, rows: list[Any], loss_on: str) -> Batch:
             start = max(end, start + len(split.tokens[row ^ 1])) if split.pairs else end
     batch["loss_weights"][:] = np.isin(batch["target_kinds"], LOSS_KINDS[loss_on])
     return batch
-
-
-def _prefetched(build: Callable[[int], Batch], start_step: int, steps: int | None) -> Iterator[Batch]:
-    """`build` of one step after the other, on two threads and a few steps ahead."""
-    # Built here once: for names and shapes, and so that a user's mistake comes out as itself.
-    sample = build(start_step)
-
-    from gemma_keras.runtime import hide_accelerators_from_tensorflow
-
-    hide_accelerators_from_tensorflow()
-    import tensorflow as tf
-
-    names = list(sample)
-    stop = np.iinfo(np.int64).max if steps is None else start_step + steps
-
-    def arrays(step: np.int64) -> list[np.ndarray]:
-        batch = build(int(step))
-        return [batch[name] for name in names]
-
-    def in_graph(step: Any) -> dict[str, Any]:
-        values = tf.numpy_function(arrays, [step], [sample[name].dtype for name in names], stateful=False)
-        for name, value in zip(names, values, strict=True):
-            value.set_shape(sample[name].shape)
-        return dict(zip(names, values, strict=True))
-
-    dataset = (
-        tf.data.Dataset.range(start_step, stop).map(in_graph, num_parallel_calls=2, deterministic=True).prefetch(4)
-    )
-    return dataset.as_numpy_iterator()

@@ -19,6 +19,7 @@ from typing import Any
 from gemma_keras import builtin
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import DataConfig
+from gemma_keras.config.writing import put_in_place
 from gemma_keras.data.encoding.rendering import Renderer
 from gemma_keras.data.mixing.mixture import Mixture, mix
 from gemma_keras.data.mixing.prompting import FAILED, Prompter
@@ -74,12 +75,12 @@ def prepare(
         for mixture in mixtures:
             prompter.assign(mixture)
         if config.system_prompts.dry_run:
-            return prompter.estimate()
+            return prompter.estimate(mixtures)
         report = _write(config, renderer, mixtures, compared, prompter, partial, fingerprint)
         for line in set_aside([*train, *valid]):
             if line not in told:  # rules that count tokens have removed more meanwhile
                 progress(line)
-        _replace(partial, out)
+        put_in_place(partial, out)
     finally:
         gc.unfreeze()
         prompter.close()
@@ -189,13 +190,3 @@ def _finished_report(out: Path) -> dict[str, Any]:
         if not out.exists() or (out.is_dir() and not any(out.iterdir())):
             return {}
         raise UserError(f"{out} exists but holds no prepared data; give another folder or delete it") from error
-
-
-def _replace(partial: Path, out: Path) -> None:
-    # Renamed aside first: an interruption leaves either the old data, or none, or the new, never half of them.
-    aside = out.with_name(f".{out.name}.old")
-    shutil.rmtree(aside, ignore_errors=True)
-    if out.exists():
-        out.rename(aside)
-    partial.rename(out)
-    shutil.rmtree(aside, ignore_errors=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gemma_keras.data.encoding.rendering import Rendered
-from gemma_keras.data.mixing.mixture import Mixture, Share
+from gemma_keras.data.mixing.mixture import Mixture
 from gemma_keras.data.pools.outcomes import NOT_DRAWN, SET_APART, UNDECIDED, USED
 from gemma_keras.data.pools.pool import Pool
 from gemma_keras.data.reading.finding import describe
@@ -27,8 +27,8 @@ def split_report(mixture: Mixture, rendered: Rendered, sequence_length: int) -> 
     """
     pools = mixture.pools
     corpora: dict[str, Any] = {}
-    for number, (pool, share) in enumerate(zip(pools, mixture.shares, strict=True)):
-        entry = _corpus(pool, share, rendered.by_pool[number])
+    for number, pool in enumerate(pools):
+        entry = _corpus(pool, mixture.wanted[number], mixture.available[number], rendered.by_pool[number])
         name = pool.corpus.name
         corpora[name if name not in corpora else f"{name}#{len(corpora)}"] = entry
     removed = _sorted(*(entry["removed"] for entry in corpora.values()))
@@ -45,7 +45,7 @@ def split_report(mixture: Mixture, rendered: Rendered, sequence_length: int) -> 
         "mended": _sorted(*(pool.mended for pool in pools)),
         "records": rendered.by_type.total(),
         **{name: rendered.shortened[name] for name in ("truncated", "turns_cut", "unlearnt")},
-        "by_source": _sorted(rendered.by_source),
+        "by_source": _sorted(*({entry["name"]: entry["given"]} for entry in corpora.values())),
         "by_type": _sorted(rendered.by_type),
         "by_system_prompt": _sorted(rendered.by_system_prompt),
         "corpora": corpora,
@@ -65,7 +65,7 @@ def _sorted(*counters: Mapping[str, int]) -> dict[str, int]:
     return dict(sorted(sum(map(Counter, counters), Counter()).items()))
 
 
-def _corpus(pool: Pool, share: Share, given: int) -> dict[str, Any]:
+def _corpus(pool: Pool, wanted: int, available: int, given: int) -> dict[str, Any]:
     fates = pool.counts()
     used = fates.pop(USED, 0)
     assert UNDECIDED not in fates, pool.corpus.name
@@ -83,8 +83,8 @@ def _corpus(pool: Pool, share: Share, given: int) -> dict[str, Any]:
         "kinds": list(pool.corpus.kinds),
         "path": pool.corpus.path,
         "documents": isinstance(pool.record(0), TextRecord) if len(pool.fates) else False,
-        "available": share.available,
-        "wanted": share.wanted,
+        "available": available,
+        "wanted": wanted,
         "given": given,
         "different": int(pool.fates.used().sum()),
     }

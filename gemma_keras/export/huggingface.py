@@ -16,6 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from gemma_keras.config.errors import UserError
+from gemma_keras.config.writing import put_in_place
 from gemma_keras.export.safetensors_writer import TensorEntry, write_safetensors
 from gemma_keras.export.tokenizer_files import require_expressible, write_tokenizer_files
 from gemma_keras.models.architecture import Architecture
@@ -66,24 +67,19 @@ def export_hf(
         partial = out.with_name(f".{out.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        _write_configs(architecture, tokenizer, template, partial, dtype)
+        ids = {"bos_token_id": tokenizer.bos_id, "pad_token_id": tokenizer.pad_id}
+        config = to_hf_config(architecture, dtype) | ids | {"eos_token_id": tokenizer.eos_id}
+        _write_json(partial / "config.json", config)
+        stops = sorted(template.stop_ids(tokenizer))
+        _write_json(partial / "generation_config.json", ids | {"eos_token_id": stops})
         _write_weights(params, architecture, partial, dtype, shard_megabytes * 10**6, progress)
         write_tokenizer_files(tokenizer, template, partial)
-        _put_in_place(partial, out)
+        put_in_place(partial, out)
     else:
         for tensor in hf_tensors(architecture):
             gathered(params[tensor.path])
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"exported {out.name}")
-
-
-def _write_configs(
-    architecture: Architecture, tokenizer: Tokenizer, template: ChatTemplate, folder: Path, dtype: str
-) -> None:
-    ids = {"bos_token_id": tokenizer.bos_id, "pad_token_id": tokenizer.pad_id}
-    _write_json(folder / "config.json", to_hf_config(architecture, dtype) | ids | {"eos_token_id": tokenizer.eos_id})
-    stops = sorted(template.stop_ids(tokenizer))
-    _write_json(folder / "generation_config.json", ids | {"eos_token_id": stops})
 
 
 def _write_weights(
@@ -188,16 +184,6 @@ def _copy(out: np.ndarray, source: np.ndarray) -> None:
         for column in range(0, out.shape[1], TILE):
             tile = slice(row, row + TILE), slice(column, column + TILE)
             out[tile] = source[tile]
-
-
-def _put_in_place(partial: Path, out: Path) -> None:
-    """Renames the finished folder to `out`; an earlier one is moved aside first and then deleted."""
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    partial.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -4,14 +4,13 @@ The format (huggingface.co/docs/safetensors): the length of the header (u64, lit
 shape and place of every tensor), then the tensors' bytes one after the other, row-major and little-endian.
 """
 
-import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -29,7 +28,7 @@ class TensorEntry:
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * _numpy_dtype(self.dtype).itemsize
+        return math.prod(self.shape) * jnp.dtype(self.dtype).itemsize
 
 
 def write_safetensors(file: Path, entries: Sequence[TensorEntry], metadata: dict[str, str]) -> None:
@@ -39,25 +38,19 @@ def write_safetensors(file: Path, entries: Sequence[TensorEntry], metadata: dict
         OSError: the file cannot be written, e.g. because the disk is full; names the file.
         ValueError: the blocks of a tensor are of another dtype, or are more or fewer elements than its shape says.
     """
-    with _naming(file), file.open("wb") as opened:
-        opened.write(_header(entries, metadata))
-        for entry in entries:
-            written = 0
-            for block in entry.blocks():
-                if block.dtype != _numpy_dtype(entry.dtype):
-                    raise ValueError(f"a block of {entry.name} is {block.dtype}; expected {entry.dtype}")
-                # bfloat16 has no buffer protocol of its own, bytes have.
-                written += opened.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
-            if written != entry.nbytes:
-                raise ValueError(f"the blocks of {entry.name} have {written} bytes; expected {entry.nbytes}")
-
-
-@contextlib.contextmanager
-def _naming(file: Path) -> Iterator[None]:
-    """Errors of writing carry no file name of themselves."""
     try:
-        yield
-    except OSError as error:
+        with file.open("wb") as opened:
+            opened.write(_header(entries, metadata))
+            for entry in entries:
+                written = 0
+                for block in entry.blocks():
+                    if block.dtype != jnp.dtype(entry.dtype):
+                        raise ValueError(f"a block of {entry.name} is {block.dtype}; expected {entry.dtype}")
+                    # bfloat16 has no buffer protocol of its own, bytes have.
+                    written += opened.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
+                if written != entry.nbytes:
+                    raise ValueError(f"the blocks of {entry.name} have {written} bytes; expected {entry.nbytes}")
+    except OSError as error:  # those of writing carry no file name of themselves
         raise OSError(error.errno, error.strerror, str(file)) from error
 
 
@@ -72,7 +65,3 @@ def _header(entries: Sequence[TensorEntry], metadata: dict[str, str]) -> bytes:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % HEADER_ALIGNMENT)
     return len(text).to_bytes(8, "little") + text
-
-
-def _numpy_dtype(name: str) -> np.dtype:
-    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)

@@ -9,7 +9,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -57,17 +57,6 @@ class MatmulFlops:
     def attention(self) -> float:
         return self.parts.get("attention", 0.0)
 
-    @property
-    def without_attention(self) -> float:
-        return self.total - self.attention
-
-
-class _Place(NamedTuple):
-    """Where the walk is: below which names, in which kernel's part of the program."""
-
-    names: str = ""
-    part: str = ""
-
 
 def matmul_flops(closed: core.ClosedJaxpr) -> MatmulFlops:
     """Counts 2·M·N·K for every `dot_general` that contributes to an output.
@@ -77,27 +66,19 @@ def matmul_flops(closed: core.ClosedJaxpr) -> MatmulFlops:
             again for them is, too.
     """
     alive, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)
-    return _walk(alive, _constants(alive.constvars, closed.consts), _Place())
+    return _walk(alive, _constants(alive.constvars, closed.consts), "")
 
 
 def largest_shapes(closed: core.ClosedJaxpr, count: int) -> list[tuple[int, ...]]:
     """Shapes of the largest arrays that the program computes, all devices together, largest first."""
-    shapes: set[tuple[int, ...]] = set()
-    for jaxpr in _all_jaxprs(closed.jaxpr):
-        for equation in jaxpr.eqns:
-            shapes.update(tuple(v.aval.shape) for v in equation.outvars if hasattr(v.aval, "shape"))
-    return sorted(shapes, key=math.prod, reverse=True)[:count]
+    return sorted(set(_shapes(closed.jaxpr)), key=math.prod, reverse=True)[:count]
 
 
-def _all_jaxprs(jaxpr: core.Jaxpr) -> Iterator[core.Jaxpr]:
-    seen, waiting = set(), [jaxpr]
-    while waiting:
-        current = waiting.pop()
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        waiting += [inner for equation in current.eqns for inner, _ in _inner(equation)]
+def _shapes(jaxpr: core.Jaxpr) -> Iterator[tuple[int, ...]]:
+    for equation in jaxpr.eqns:
+        yield from (tuple(v.aval.shape) for v in equation.outvars if hasattr(v.aval, "shape"))
+        for inner, _ in _inner(equation):
+            yield from _shapes(inner)
 
 
 def _inner(equation: Any) -> list[tuple[core.Jaxpr, Sequence[Any]]]:
@@ -112,13 +93,14 @@ def _inner(equation: Any) -> list[tuple[core.Jaxpr, Sequence[Any]]]:
     return found
 
 
-def _walk(jaxpr: core.Jaxpr, known: Known, place: _Place) -> MatmulFlops:
+def _walk(jaxpr: core.Jaxpr, known: Known, names: str) -> MatmulFlops:
+    """Counts what stands below these names."""
     counts = MatmulFlops()
     for equation in jaxpr.eqns:
         name = equation.primitive.name
-        inside = place._replace(names=f"{place.names}/{equation.source_info.name_stack}")
+        inside = f"{names}/{equation.source_info.name_stack}"
         if name in ("dot_general", "ragged_dot_general"):
-            counts.add(MatmulFlops({place.part or _part(inside.names, PARTS): _dot_flops(equation)}))
+            counts.add(MatmulFlops({_part(inside, PARTS): _dot_flops(equation)}))
         elif name in _RULES:
             counts.add(*_RULES[name](equation, known, inside))
         else:
@@ -127,9 +109,7 @@ def _walk(jaxpr: core.Jaxpr, known: Known, place: _Place) -> MatmulFlops:
     return counts
 
 
-def _enter(
-    inner: core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Any], known: Known, place: _Place
-) -> MatmulFlops:
+def _enter(inner: core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Any], known: Known, names: str) -> MatmulFlops:
     """Walks a called jaxpr; constants that are handed to it stay known."""
     values = dict(_constants(inner.constvars, consts))
     if len(arguments) == len(inner.invars):
@@ -137,7 +117,7 @@ def _enter(
             value = _value(argument, known)
             if value is not None:
                 values[variable] = value
-    return _walk(inner, values, place)
+    return _walk(inner, values, names)
 
 
 def _constants(variables: Sequence[Any], values: Sequence[Any]) -> dict[Any, np.ndarray]:
@@ -173,38 +153,36 @@ def _dot_flops(equation: Any) -> float:
 _Counted = tuple[MatmulFlops, float]
 
 
-def _scan(equation: Any, known: Known, place: _Place) -> _Counted:
+def _scan(equation: Any, known: Known, names: str) -> _Counted:
     body = equation.params["jaxpr"]
     constants = equation.params["num_consts"]
     arguments = [*equation.invars[:constants], *(None for _ in equation.invars[constants:])]
-    return _enter(body.jaxpr, body.consts, arguments, known, place), equation.params["length"]
+    return _enter(body.jaxpr, body.consts, arguments, known, names), equation.params["length"]
 
 
-def _while(equation: Any, known: Known, place: _Place) -> _Counted:
+def _while(equation: Any, known: Known, names: str) -> _Counted:
     once = MatmulFlops(unknown_loops=1)
-    for key in ("cond_jaxpr", "body_jaxpr"):
-        body = equation.params[key]
-        once.add(_enter(body.jaxpr, body.consts, (), known, place))
+    for inner, consts in _inner(equation):  # the condition and the body
+        once.add(_enter(inner, consts, (), known, names))
     return once, 1
 
 
-def _cond(equation: Any, known: Known, place: _Place) -> _Counted:
+def _cond(equation: Any, known: Known, names: str) -> _Counted:
     """Only the branch with the most FLOPs counts."""
-    branches = equation.params["branches"]
-    counted = [_enter(branch.jaxpr, branch.consts, equation.invars[1:], known, place) for branch in branches]
+    counted = [_enter(inner, consts, equation.invars[1:], known, names) for inner, consts in _inner(equation)]
     return max(counted, key=lambda branch: branch.total), 1
 
 
-def _shard_map(equation: Any, known: Known, place: _Place) -> _Counted:
+def _shard_map(equation: Any, known: Known, names: str) -> _Counted:
     """The body is one shard's: every device along the mapped axes does its FLOPs."""
     mesh, manual = equation.params["mesh"], equation.params["newly_manual_axes"]
     ((inner, consts),) = _inner(equation)
-    return _enter(inner, consts, equation.invars, known, place), math.prod(mesh.shape[axis] for axis in manual)
+    return _enter(inner, consts, equation.invars, known, names), math.prod(mesh.shape[axis] for axis in manual)
 
 
-def _pallas_call(equation: Any, known: Known, place: _Place) -> _Counted:
+def _pallas_call(equation: Any, known: Known, names: str) -> _Counted:
     """A kernel's FLOPs: what its author states, else those of its body at every point of the grid that is not skipped."""
-    part = _part(f"{place.names}/{equation.params['name']}", _KERNEL_PARTS)
+    part = _part(f"{names}/{equation.params['name']}", _KERNEL_PARTS)
     estimate = equation.params.get("cost_estimate")
     if estimate is not None and estimate.flops:
         return MatmulFlops({part: float(estimate.flops)}), 1
@@ -214,7 +192,7 @@ def _pallas_call(equation: Any, known: Known, place: _Place) -> _Counted:
     if mask is not None:
         share = np.count_nonzero(mask) / mask.size
         counts.visits[int(np.count_nonzero(mask)) // len(mask)] = 1
-    counts.add(_walk(equation.params["jaxpr"], {}, _Place(part=part)), points * share)
+    counts.add(_walk(equation.params["jaxpr"], {}, part), points * share)
     return counts, 1
 
 

@@ -105,20 +105,14 @@ def _architecture(config: PreflightConfig, program: str) -> Architecture:
     architecture = (
         describe_weights(config.model.weights) if config.model.weights else get_architecture(config.model.architecture)
     )
-    lengths = {
-        "train": ("data.sequence_length", config.data.sequence_length),
-        "decode": ("prompt_tokens", config.prompt_tokens),
-    }
-    name, tokens = lengths[program]
+    name, tokens = "prompt_tokens", config.prompt_tokens
+    if program == "train":
+        name, tokens = "data.sequence_length", config.data.sequence_length
     require(
         tokens <= architecture.max_position,
         f"{name}={tokens} is above the {architecture.max_position} positions of {architecture.name}: lower it",
     )
     return architecture
-
-
-def _versions() -> dict[str, str]:
-    return runtime.versions() | {"libtpu": importlib.metadata.version("libtpu")}
 
 
 def _steps(config: PreflightConfig, workdir: Path) -> int | None:
@@ -176,17 +170,18 @@ def examine(
     ideas = advice(config, mesh, policy, plan.shard_sequence) if training else decoding_advice(config)
     flops = matmul_flops(trace.jaxpr)
     scale = tokens * architecture.parameter_count
+    versions = runtime.versions() | {"libtpu": importlib.metadata.version("libtpu")}
     report = {
         "program": program, "architecture": architecture.name, "parameters": architecture.parameter_count,
         "topology": topology, "device": hardware.name, "devices": count, "mesh": mesh,
         "shard_sequence": plan.shard_sequence, "attention": plan.attention if training else "reference",
         "remat": policy, "tried": tried, "fits": fits, "gib_per_chip": asked, "gib_limit": hardware.memory_gib,
         "tokens_per_step": tokens, "matmul_flops_per_step": flops.total,
-        "matmul_flops_per_token_over_n": flops.without_attention / scale,
+        "matmul_flops_per_token_over_n": (flops.total - flops.attention) / scale,
         "attention_flops_per_token_over_n": flops.attention / scale, "matmul_flops_by_part": flops.parts,
         "kernel_visits": [{"blocks": n, "count": round(runs / count)} for n, runs in sorted(flops.visits.items())],
         "loops_of_unknown_length": flops.unknown_loops, "largest_shapes": largest_shapes(trace.jaxpr, LARGEST),
-        "utilisation": utilisation, "steps": steps, "compile_seconds": seconds, "versions": _versions(), **NOT_COMPILED,
+        "utilisation": utilisation, "steps": steps, "compile_seconds": seconds, "versions": versions, **NOT_COMPILED,
         "advice": [] if fits else ideas,
     }  # fmt: skip
     if compiled is not None:
@@ -228,11 +223,8 @@ def _compiled_figures(
     memory, module = compiled.memory_analysis(), hlo.Module(hlo.message_of(compiled))
     found = collectives.find_collectives(module, report["devices"])
     moved = kernels.hbm_bytes(module)
-    flops, tokens, steps = (
-        report["matmul_flops_per_step"] / report["devices"],
-        report["tokens_per_step"],
-        report["steps"],
-    )
+    tokens, steps = report["tokens_per_step"], report["steps"]
+    flops = report["matmul_flops_per_step"] / report["devices"]
     roofline = Roofline.of(flops, moved, sum(item.sent for item in found), hardware)
     seconds = roofline.step_seconds(report["utilisation"])
     arrays = collectives.largest_arrays(module, LARGEST)

@@ -4,6 +4,7 @@ Importing this module does not import jax, since the variables of `prepare_envir
 """
 
 import importlib.util
+import math
 import os
 import re
 from typing import Any
@@ -40,10 +41,8 @@ def topology_devices(topology: str) -> list[Any]:
         UserError: no such slice, no libtpu, or another process uses it.
     """
     found = re.fullmatch(r"(v\d+[a-z]*):(\d+(?:x\d+){0,2})", topology)
-    require(
-        found is not None, f"--topology={topology} is no topology: give generation and chips, such as one of {EXAMPLES}"
-    )
-    assert found
+    if found is None:
+        raise UserError(f"--topology={topology} is no topology: give generation and chips, such as one of {EXAMPLES}")
     require(
         importlib.util.find_spec("libtpu") is not None,
         'libtpu, the compiler for TPU, is not installed: pip install "jax[tpu]", in the version of the jax that is here',
@@ -63,10 +62,7 @@ def _options(generation: str, sizes: tuple[int, ...]) -> dict[str, Any]:
     """What libtpu has to be told besides the name."""
     if generation == "v4":
         return {"chip_config_name": "megacore"}  # as jax uses v4: both cores of a chip are one device
-    chips = 1
-    for size in sizes:
-        chips *= size
-    if generation in ("v5e", "v6e") and chips <= 8:
+    if generation in ("v5e", "v6e") and math.prod(sizes) <= 8:
         return {"chips_per_host_bounds": (*sizes, *(1,) * (3 - len(sizes)))}  # one host has up to 8 of these chips
     return {}
 

@@ -1,6 +1,5 @@
 """Perplexity and token accuracy of a model on held-out rows."""
 
-import dataclasses
 from pathlib import Path
 
 from gemma_keras.config.errors import require
@@ -21,7 +20,7 @@ def run(config: EvaluateConfig, workdir: Path) -> dict:
     )
     files.begin(workdir, to_dict(config))
     template = with_spans(resolve_template(config, lambda line: None))  # `load_chat_model` tells
-    data = dataclasses.replace(resolve_data(config.data), template=template.name)
+    data = resolve_data(config.data, template)
     model = load_chat_model(config, workdir)
     prepare(data, model.tokenizer, workdir / "data")
     figures = evaluate_model(model, PreparedSplit.load(workdir / "data" / "valid"), config.train.batch_rows)

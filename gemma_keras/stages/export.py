@@ -1,11 +1,13 @@
 """Export as a stage: the weights that a run ended with, or any readable weights, as a Hugging Face folder."""
 
-import sys
 from pathlib import Path
+
+import jax
 
 from gemma_keras.config.errors import require
 from gemma_keras.config.serialization import to_dict
 from gemma_keras.config.stages import ExportStageConfig
+from gemma_keras.data.progress import print_progress
 from gemma_keras.export.huggingface import export_hf
 from gemma_keras.models.forward import build_backbone
 from gemma_keras.stages.running import workdir as files
@@ -29,13 +31,14 @@ def run(config: ExportStageConfig, workdir: Path) -> dict:
     architecture = resolve_architecture(config, tokenizer)
     template = resolve_template(config)
     backbone = build_backbone(architecture, "float32")
-    params = load_weights(backbone, config.model.weights, config.export.dtype, None, on_host=True)
+    host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    params = load_weights(backbone, config.model.weights, config.export.dtype, lambda path, shape: host)
     export_hf(
         params, architecture, tokenizer, workdir / "export", dtype=config.export.dtype,
         shard_megabytes=config.export.shard_megabytes, template=template,
         progress=ByteProgress("exporting"),
     )  # fmt: skip
     result = {"export_dir": str(workdir / "export")}
-    print(f"exported to {result['export_dir']}", file=sys.stderr)
+    print_progress(f"exported to {result['export_dir']}")
     files.write_json(workdir / "result.json", result)
     return result

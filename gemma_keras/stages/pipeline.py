@@ -11,7 +11,7 @@ from gemma_keras.config.stages import PipelineConfig, PipelineSftConfig, Trainin
 from gemma_keras.data.pipeline import PreparedSplit
 from gemma_keras.evaluation.tasks.perplexity import evaluate_model
 from gemma_keras.inference.chat import ChatAnswer, ChatModel
-from gemma_keras.stages import pretrain, sft
+from gemma_keras.stages import training
 from gemma_keras.stages.running import workdir as files
 from gemma_keras.stages.running.assets import load_chat_model
 from gemma_keras.stages.verify import verify_export
@@ -40,9 +40,9 @@ def run(config: PipelineConfig, workdir: Path) -> dict:
     ):
         tuned = _rooted(config.sft, config)
         if not tuned.model.weights:
-            pretrained = pretrain.run(_rooted(config.pretrain, config), workdir / "pretrain")
+            pretrained = training.run(_rooted(config.pretrain, config), workdir / "pretrain")
             tuned = dataclasses.replace(tuned, model=dataclasses.replace(tuned.model, weights=pretrained["export_dir"]))
-        result = _summary(tuned, sft.run(tuned, workdir / "sft"), workdir)
+        result = _summary(tuned, training.run(tuned, workdir / "sft"), workdir)
         result["seconds"] = time.perf_counter() - started
         (workdir / "answers.md").write_text(_answers(result["samples"]), encoding="utf-8", newline="")
         files.write_json(workdir / "result.json", result)

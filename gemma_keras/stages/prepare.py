@@ -1,6 +1,5 @@
 """Data preparation as a stage of its own, so that it can run before, or far from, the accelerator."""
 
-import dataclasses
 from pathlib import Path
 
 from gemma_keras.config.serialization import to_dict
@@ -17,7 +16,7 @@ def run(config: PrepareConfig, workdir: Path) -> dict:
     """
     files.begin(workdir, to_dict(config))
     template = with_spans(resolve_template(config))
-    data = dataclasses.replace(resolve_data(config.data, dry_run=True), template=template.name)
+    data = resolve_data(config.data, template, dry_run=True)
     report = prepare(data, resolve_tokenizer(config, workdir), workdir / "data")
     if config.data.system_prompts.dry_run:
         print(", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in report.items()))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -172,12 +171,12 @@ class _Ledger:
     def __init__(self, workdir: Path, asked: Sequence[Asked], language: str):
         self.asked, self.traces = asked, dict[int, Trace]()
         self._workdir, self._language = workdir, language
-        self._paths = (workdir / "traces.jsonl", workdir / "answers.jsonl")
+        self._files = [files.JsonLines(workdir / name) for name in ("traces.jsonl", "answers.jsonl")]
         self._read()
 
     def _read(self) -> None:
         """Takes over what an earlier run wrote; a line that was cut off by an interruption counts for nothing."""
-        path = self._paths[0]
+        path = self._files[0].path
         text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
         for line_number, line in enumerate(text.split("\n")[:-1], 1):
             try:
@@ -199,9 +198,8 @@ class _Ledger:
     def add(self, number: int, trace: Trace) -> None:
         """Writes one question's lines."""
         self.traces[number] = trace
-        for path, line in zip(self._paths, self._lines(number)):
-            with path.open("a", encoding="utf-8") as file:
-                file.write(line)
+        for file, row in zip(self._files, self._rows(number)):
+            file.append(row)
 
     def sort(self) -> list[Trace]:
         """Writes everything anew, in the order of the questions, the page among it; returns the traces in that order."""
@@ -213,13 +211,11 @@ class _Ledger:
 
     def rewrite(self) -> None:
         """Writes the lines of all traces anew, in the order of the questions."""
-        lines = [self._lines(number) for number in sorted(self.traces)]
-        for column, path in enumerate(self._paths):
-            temporary = path.with_name(f".{path.name}.tmp")
-            temporary.write_text("".join(row[column] for row in lines), encoding="utf-8")
-            temporary.replace(path)
+        rows = [self._rows(number) for number in sorted(self.traces)]
+        for column, file in enumerate(self._files):
+            file.write(row[column] for row in rows)
 
-    def _lines(self, number: int) -> tuple[str, str]:
+    def _rows(self, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """The line of the traces and that of the answers."""
         trace, expected = self.traces[number], self.asked[number].expected
         answer: dict[str, Any] = {"number": number, "id": trace.question.id, "question": trace.question.text}
@@ -227,9 +223,7 @@ class _Ledger:
         if expected:
             answer |= {"expected": expected, "right": is_right(trace, expected)}
         answer |= {"calls": trace.cost.calls, "tokens": trace.cost.tokens, "seconds": round(trace.cost.seconds, 3)}
-        rows = (to_dict(_Line(number, trace)), answer)
-        traced, answered = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        return traced, answered
+        return to_dict(_Line(number, trace)), answer
 
 
 class _Watched:

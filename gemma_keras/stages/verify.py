@@ -1,7 +1,6 @@
 """Whether an exported folder means the same to transformers as to us: token ids, logits, greedy tokens."""
 
 import importlib.util
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gemma_keras.config.sections import SamplingConfig
+from gemma_keras.data.progress import print_progress
 from gemma_keras.inference.chat import ChatModel
 from gemma_keras.inference.requests import Request
 from gemma_keras.models.families import gemma3
@@ -28,7 +28,7 @@ def verify_export(folder: Path, model: ChatModel, questions: Sequence[str]) -> d
         None without a question to compare.
     """
     if not (importlib.util.find_spec("transformers") and importlib.util.find_spec("torch")):
-        print("transformers and torch are not installed: the export was not compared with them", file=sys.stderr)
+        print_progress("transformers and torch are not installed: the export was not compared with them")
         return {"transformers": None}
     import torch
     import transformers

@@ -13,7 +13,7 @@ from gemma_keras.config.loading import taken
 from gemma_keras.config.stages import EvaluateConfig
 from gemma_keras.data.pipeline import PreparedSplit
 from gemma_keras.inference.requests import Request
-from gemma_keras.stages import chat, evaluate, export, prepare, sft, solve
+from gemma_keras.stages import chat, evaluate, export, prepare, solve, training
 from gemma_keras.stages.running.assets import load_chat_model, resolve_template
 from gemma_keras.text.jinja_templates import write_jinja
 from gemma_keras.text.templates import CLOSING, TEMPLATES, get_template
@@ -120,7 +120,7 @@ def test_a_template_of_others_is_for_inference_only(folder, tmp_path):
     assert not (exported / "chat_template_training.jinja").exists()
     assert ids_in_transformers(exported) == ids_in_transformers(weights)
     trained = dataclasses.replace(config, adapter=AdapterConfig(method="lora"))
-    for number, (stage, asked) in enumerate(((sft, trained), (prepare, config), (evaluate, config))):
+    for number, (stage, asked) in enumerate(((training, trained), (prepare, config), (evaluate, config))):
         with pytest.raises(UserError, match="none of ours, .*with --config.data.template") as error:
             stage.run(asked, tmp_path / f"work{number}")
         assert str(weights) in str(error.value) and not (tmp_path / f"work{number}/data").exists()
@@ -169,7 +169,7 @@ def test_training_keeps_the_template_and_goes_on_with_it(folder, tmp_path):
         optim=OptimConfig(warmup=0),
     )
     work = tmp_path / "work"
-    sft.run(config, work)
+    training.run(config, work)
     split = PreparedSplit.load(work / "data/train")
     tokenizer = Tokenizer(work / "export/tokenizer.model")
     closing = split.tokens[0][split.kinds[0] == CLOSING]
@@ -180,5 +180,5 @@ def test_training_keeps_the_template_and_goes_on_with_it(folder, tmp_path):
     assert resolve_template(configured(work / "export")).source == GOOGLE["gemma 3"]
     (work / "result.json").unlink()
     shutil.rmtree(work / "export")
-    sft.run(config, work)
+    training.run(config, work)
     assert {file: (work / "export" / file).read_bytes() for file in FILES} == before

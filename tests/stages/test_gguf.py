@@ -17,7 +17,7 @@ from gemma_keras.export.tokenizer_files import CONTROL, SPACE, USER_DEFINED, rea
 from gemma_keras.models.families.registry import get_architecture
 from gemma_keras.models.forward import build_backbone, forward, logits
 from gemma_keras.models.loading import describe_weights, load_params
-from gemma_keras.stages import evaluate, export, sft
+from gemma_keras.stages import evaluate, export, training
 from gemma_keras.stages.running import workdir
 from gemma_keras.stages.running.assets import resolve_template, resolve_tokenizer
 from gemma_keras.text.jinja_templates import write_jinja
@@ -133,7 +133,7 @@ def test_tuning_and_evaluation_and_another_file_in_the_same_workdir(tmp_path):
     weights = ModelConfig(weights=model(tmp_path / "model.gguf"), dtype="float32")
     train = dataclasses.replace(whole.train, steps=4, batch_rows=2, save_every=2)
     config = dataclasses.replace(whole, model=weights, data=data, train=train)
-    result = sft.run(config, tmp_path / "run")
+    result = training.run(config, tmp_path / "run")
     assert result["steps"] == 4
     inputs = json.loads((tmp_path / "run" / "inputs.json").read_text())
     assert list(inputs["weights"]) == ["model.gguf"]
@@ -143,7 +143,7 @@ def test_tuning_and_evaluation_and_another_file_in_the_same_workdir(tmp_path):
     save(get_architecture("gemma3_tiny").replace(num_layers=2), Path(weights.weights),
          more=keys() | {"general.name": "another"})  # fmt: skip
     with pytest.raises(UserError, match="weights"):
-        sft.run(config, tmp_path / "run")
+        training.run(config, tmp_path / "run")
 
 
 def test_the_real_files_logits_are_those_of_its_folder_bit_for_bit(gemma3_270m, tmp_path):

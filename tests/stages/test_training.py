@@ -11,7 +11,7 @@ from configs import quickstart
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.loading import taken
 from gemma_keras.config.stages import EvaluateConfig, TrainingConfig
-from gemma_keras.stages import chat, evaluate, pipeline, sft
+from gemma_keras.stages import chat, evaluate, pipeline, training
 from gemma_keras.text.jinja_templates import write_jinja
 from gemma_keras.text.templates import TEMPLATES
 from gemma_keras.training import hooks
@@ -84,7 +84,7 @@ def config(base) -> TrainingConfig:
 def test_a_loss_that_is_not_finite_is_told_with_its_rows(config, tmp_path):
     wild = change(config, optim={"learning_rate": 1e30, "warmup": 6.0, "clip_norm": 0.0})
     with pytest.raises(UserError, match=r"not finite at step \d+, on rows .*last good checkpoint is step \d+"):
-        sft.run(wild, tmp_path / "run")
+        training.run(wild, tmp_path / "run")
     detail = json.loads((tmp_path / "run" / "non_finite.json").read_text())
     assert detail["rows"] and all("/" in row for row in detail["rows"])
     saved = [int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()]
@@ -93,13 +93,13 @@ def test_a_loss_that_is_not_finite_is_told_with_its_rows(config, tmp_path):
 
 def test_fine_tuning_without_a_base_is_told(tmp_path):
     with pytest.raises(UserError, match="model.weights is empty"):
-        sft.run(quickstart.get_config().sft, tmp_path / "run")
+        training.run(quickstart.get_config().sft, tmp_path / "run")
 
 
 @pytest.mark.long
 def test_lora_and_bfloat16(config, tmp_path):
     lora = change(config, adapter={"method": "lora", "init_r": 4}, model={"dtype": "bfloat16"}, train={"steps": 3})
-    result = sft.run(lora, tmp_path / "run")
+    result = training.run(lora, tmp_path / "run")
     assert result["steps"] == 3 and "rank_final" not in result
     assert result["valid"]["perplexity_content"] > 1
 
@@ -121,7 +121,7 @@ def test_the_pipeline_shows_adalora_only(tmp_path):
 
 @pytest.mark.long
 def test_training_without_validation_rows(config, tmp_path):
-    result = sft.run(change(config, data={"validation": ()}, train={"steps": 8}), tmp_path / "run")
+    result = training.run(change(config, data={"validation": ()}, train={"steps": 8}), tmp_path / "run")
     assert result["steps"] == 8 and "valid" not in result
 
 
@@ -151,21 +151,21 @@ def test_a_missing_weights_folder_is_told_and_may_be_mended(config, tmp_path):
 def test_a_warm_up_longer_than_the_run_is_told(config, tmp_path):
     endless = change(config, train={"steps": 0, "epochs": 0.5}, optim={"warmup": 1000.0})
     with pytest.raises(UserError, match="optim.warmup is 1000"):
-        sft.run(endless, tmp_path / "run")
+        training.run(endless, tmp_path / "run")
 
 
 @pytest.mark.long
 def test_a_damaged_checkpoint_is_told_and_the_one_before_it_serves(config, tmp_path):
     run = tmp_path / "run"
-    sft.run(config, run)
+    training.run(config, run)
     (run / "result.json").unlink()
     for path in (run / "checkpoints" / "12").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(UserError, match="damaged or does not fit"):
-        sft.run(config, run)
+        training.run(config, run)
     shutil.rmtree(run / "checkpoints" / "12")
-    assert sft.run(config, run)["steps"] == 12
+    assert training.run(config, run)["steps"] == 12
 
 
 def test_a_stop_at_the_last_step_is_obeyed(config, tmp_path, monkeypatch):
@@ -175,11 +175,11 @@ def test_a_stop_at_the_last_step_is_obeyed(config, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as caught:
         patch.setattr(hooks.NonFiniteGuard, "after_step", stop_at_12)
-        sft.run(config, tmp_path / "run")
+        training.run(config, tmp_path / "run")
     assert caught.value.code == 128 + signal.SIGTERM and not (tmp_path / "run" / "result.json").exists()
-    assert sft.run(config, tmp_path / "run")["steps"] == 12
+    assert training.run(config, tmp_path / "run")["steps"] == 12
 
 
 def test_rows_longer_than_the_context_are_told(config, tmp_path):
     with pytest.raises(UserError, match="above the 2048 positions"):
-        sft.run(change(config, data={"sequence_length": 4096}), tmp_path / "run")
+        training.run(change(config, data={"sequence_length": 4096}), tmp_path / "run")

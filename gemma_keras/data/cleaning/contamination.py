@@ -2,17 +2,17 @@
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 
-from gemma_keras.data.cleaning.ngrams import span_hashes, units, windows
+from gemma_keras.data.cleaning.ngrams import batched, span_hashes, units, windows
 from gemma_keras.data.cleaning.rules import contaminated
 
 _SHORTEST = 6  # units of an item that is looked for at all
 _BOILERPLATE = 3  # different items that share an n-gram which says nothing
 _SENTENCES = 5  # sentences in a row that may together be an item: a question and four options
-_BATCH = 1000
+_BATCH = 1000, 300_000  # items, characters
 _FILTER_BITS = 24
 _FILTER_SHIFT = np.uint64(64 - _FILTER_BITS)
 
@@ -36,7 +36,9 @@ class Contamination:
         """Reads the items, each with the name of its corpus; the sentences of a pair are best given as two items."""
         self.corpora: list[str] = []
         self._n = n
-        parts = [self._read(batch) for batch in itertools.chain([[]], _batches(texts))]
+        parts = [
+            self._read(batch) for batch in itertools.chain([[]], batched(texts, *_BATCH, lambda item: len(item[1])))
+        ]
         self._hashes, self._corpora = _telling(*(np.concatenate(part) for part in zip(*parts)))
         self._filter = np.zeros(1 << _FILTER_BITS, bool)
         self._filter[self._hashes >> _FILTER_SHIFT] = True
@@ -118,9 +120,3 @@ def _passages(offsets: np.ndarray, turn_bounds: np.ndarray, n: int) -> tuple[np.
     start, end, turn = np.concatenate(starts), np.concatenate(ends), np.concatenate(turns)
     fits = (end - start >= _SHORTEST) & (end - start < n)
     return start[fits], end[fits], turn[fits]
-
-
-def _batches(texts: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
-    iterator = iter(texts)
-    while batch := list(itertools.islice(iterator, _BATCH)):
-        yield batch

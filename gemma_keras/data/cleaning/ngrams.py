@@ -12,7 +12,8 @@ u64, the same in every process; of different n-grams they differ but for chance 
 
 import functools
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,6 +23,22 @@ _PLANE = 0x10000
 _RUN = np.uint32(1 << 31)  # marks characters that form units together with their neighbours
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 _INVERSE = np.uint64(pow(0x9E3779B97F4A7C15, -1, 1 << 64))
+
+T = TypeVar("T")
+
+
+def batched(items: Iterable[T], most: int, largest: int, size: Callable[[T], int]) -> Iterator[list[T]]:
+    """Lists of `most` items, or fewer where their sizes come to more than `largest`."""
+    batch: list[T] = []
+    total = 0
+    for item in items:
+        batch.append(item)
+        total += size(item)
+        if len(batch) == most or total > largest:
+            yield batch
+            batch, total = [], 0
+    if batch:
+        yield batch
 
 
 def units(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

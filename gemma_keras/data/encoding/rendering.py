@@ -8,6 +8,7 @@ import numpy as np
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import DataConfig
+from gemma_keras.data.cleaning.ngrams import batched
 from gemma_keras.data.cleaning.rules import unlearnt_turns
 from gemma_keras.data.encoding.encode import Encoded, encode_records
 from gemma_keras.data.encoding.writing import SplitWriter
@@ -16,7 +17,7 @@ from gemma_keras.data.mixing.prompting import Prompted, Prompter, draw
 from gemma_keras.data.mixing.system_prompts import FIXED_PROMPTS
 from gemma_keras.data.mixing.wordings import reword
 from gemma_keras.data.pools.outcomes import NOT_DRAWN
-from gemma_keras.data.pools.pool import Pool, batched
+from gemma_keras.data.pools.pool import Pool
 from gemma_keras.data.progress import Pace, Reporter
 from gemma_keras.data.records import ChatRecord, PreferenceRecord, Record
 from gemma_keras.data.sources.base import model
@@ -36,7 +37,6 @@ class Rendered:
     """
 
     by_pool: Counter[int] = dataclasses.field(default_factory=Counter)
-    by_source: Counter[str] = dataclasses.field(default_factory=Counter)
     by_type: Counter[str] = dataclasses.field(default_factory=Counter)
     by_system_prompt: Counter[str] = dataclasses.field(default_factory=Counter)
     shortened: Counter[str] = dataclasses.field(default_factory=Counter)
@@ -130,7 +130,7 @@ class Renderer:
                 pool.fates.remove(slot.place, result.removed)
                 # Rows that repeat come round for ever, and a row that fits elsewhere may not fit here, for its system prompt.
                 slot.tries += 1
-                left = slot.tries <= mixture.shares[slot.pool].available
+                left = slot.tries <= mixture.available[slot.pool]
                 replacement = next(mixture.reserves[slot.pool], None) if left else None
                 if replacement is not None:
                     slot.place, slot.record = replacement, pool.record(replacement)
@@ -166,7 +166,6 @@ class Renderer:
         pool.fates.use(slot.place)
         writer.add(slot.record, slot.encoded.rows, slot.prompted.kind)
         rendered.by_pool[slot.pool] += 1
-        rendered.by_source[pool.corpus.name] += 1
         rendered.by_type[slot.record.type] += 1
         unlearnt = bool(unlearnt_turns(slot.record))
         rendered.shortened.update(truncated=slot.encoded.truncated, turns_cut=slot.encoded.turns_cut, unlearnt=unlearnt)

@@ -13,29 +13,20 @@ from gemma_keras.data.pools.pool import Pool
 from gemma_keras.data.records import Record
 
 
-@dataclasses.dataclass(slots=True, kw_only=True)
-class Share:
-    """What one corpus gives to a split: `wanted` by its share, `taken` in fact, of `available` records."""
-
-    corpus: CorpusConfig
-    wanted: int
-    taken: int
-    available: int
-
-
 @dataclasses.dataclass(slots=True)
 class Mixture:
     """The records of a split, train or valid, in order: slot i holds record `places[i]` of pool `corpora[i]`.
 
-    `reserves` yields, for each pool, the records that take the place of those that prove unusable; `kinds` are those of the
-    slots' system prompts (see `prompting`).
+    Of each pool so many records are `wanted` by its share, and so many `available`; `reserves` yields, for each pool, the records
+    that take the place of those that prove unusable; `kinds` are those of the slots' system prompts (see `prompting`).
     """
 
     split: str
     pools: list[Pool]
     corpora: np.ndarray
     places: np.ndarray
-    shares: list[Share]
+    wanted: list[int]
+    available: list[int]
     reserves: list[Iterator[int]]
     kinds: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint8))
 
@@ -54,20 +45,17 @@ def mix(split: str, pools: list[Pool], rows: int, config: DataConfig) -> Mixture
     """
     queues = [_queue(pool, config.seed, index) for index, pool in enumerate(pools)]
     available = [len(queue) for queue in queues]
-    counts = _wanted([pool.corpus for pool in pools], available, rows, config)
+    wanted = _wanted([pool.corpus for pool in pools], available, rows, config)
+    _complain(pools, wanted, available, rows, config)
     repeat = config.too_small == "repeat"
-    shares = [
-        Share(corpus=pool.corpus, wanted=want, taken=want if repeat and have else min(want, have), available=have)
-        for pool, want, have in zip(pools, counts, available, strict=True)
-    ]
-    _complain(shares, rows, config)
-    corpora, places = interleave([share.taken for share in shares], np.random.default_rng([config.seed, 3]))
+    taken = [want if repeat and have else min(want, have) for want, have in zip(wanted, available, strict=True)]
+    corpora, places = interleave(taken, np.random.default_rng([config.seed, 3]))
     reserves = []
-    for number, (pool, queue, share) in enumerate(zip(pools, queues, shares, strict=True)):
+    for number, (pool, queue, count) in enumerate(zip(pools, queues, taken, strict=True)):
         mine = corpora == number
-        places[mine] = np.resize(queue, share.taken)
-        reserves.append(_reserve(pool, queue, share))
-    return Mixture(split, pools, corpora, places, shares, reserves)
+        places[mine] = np.resize(queue, count)
+        reserves.append(_reserve(pool, queue, count))
+    return Mixture(split, pools, corpora, places, wanted, available, reserves)
 
 
 def validation_counts(pools: list[Pool], sources: list[Pool], rows: int) -> list[int]:
@@ -119,23 +107,22 @@ def _wanted(corpora: list[CorpusConfig], available: list[int], rows: int, config
     return grouped_counts(shares, [corpus.group for corpus in corpora], rows, rng)
 
 
-def _complain(shares: list[Share], rows: int, config: DataConfig) -> None:
-    lacking = [share for share in shares if share.available < share.wanted]
-    if lacking and (config.too_small == "error" or not all(share.available for share in lacking)):
+def _complain(pools: list[Pool], wanted: list[int], available: list[int], rows: int, config: DataConfig) -> None:
+    lacking = [(pool, want, have) for pool, want, have in zip(pools, wanted, available, strict=True) if have < want]
+    if lacking and (config.too_small == "error" or not all(have for _, _, have in lacking)):
         told = "; ".join(
-            f"{share.corpus.name} has {share.available} usable rows of {share.wanted}, {share.wanted - share.available} "
-            "too few"
-            for share in lacking
+            f"{pool.corpus.name} has {have} usable rows of {want}, {want - have} too few"
+            for pool, want, have in lacking
         )
         raise UserError(
             f"data.rows is {rows}, but {told}; lower data.rows, change the shares, or set data.too_small to repeat or less"
         )
 
 
-def _reserve(pool: Pool, queue: np.ndarray, share: Share) -> Iterator[int]:
+def _reserve(pool: Pool, queue: np.ndarray, taken: int) -> Iterator[int]:
     """Records not drawn; after them, where rows may occur several times, those that have proved usable, over and over."""
-    yield from queue[share.taken :].tolist()
-    while share.taken > share.available:
+    yield from queue[taken:].tolist()
+    while taken > len(queue):
         usable = pool.fates.usable(queue)
         if not len(usable):
             return

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,6 @@ class Prompter:
     def __init__(self, config: DataConfig, cache: Path, tokenizer: Tokenizer, progress: Reporter):
         self._config = config
         self._tokenizer = tokenizer
-        self._mixtures: list[Mixture] = []
         wanted = config.system_prompts.dynamic > 0
         self._dynamic = DynamicPrompts(config.system_prompts, cache, progress) if wanted else None
 
@@ -60,7 +58,6 @@ class Prompter:
         rng = np.random.default_rng([self._config.seed, 5, SPLITS.index(mixture.split)])
         kinds[free] = assign_kinds(int(free.sum()), self._config.system_prompts, rng)
         mixture.kinds = kinds
-        self._mixtures.append(mixture)
         if self._dynamic:
             self._dynamic.client.announce(int((kinds == DYNAMIC).sum()))
 
@@ -96,18 +93,16 @@ class Prompter:
             prompted.append(Prompted(kind, text or ""))
         return prompted
 
-    def estimate(self) -> dict[str, Any]:
+    def estimate(self, mixtures: list[Mixture]) -> dict[str, Any]:
         """What the dynamic prompts would cost: calls that no cached answer saves, and about how many tokens."""
         if self._dynamic is None:
             return {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0}
+        asking = ((mixture, slot) for mixture in mixtures for slot in np.flatnonzero(mixture.kinds == DYNAMIC).tolist())
+        records = (mixture.record(slot) for mixture, slot in asking)
         return self._dynamic.estimate(
-            self._conversations(), lambda texts: sum(map(len, self._tokenizer.encode_content_batch(texts)))
+            (record.messages for record in records if isinstance(record, ChatRecord)),
+            lambda texts: sum(map(len, self._tokenizer.encode_content_batch(texts))),
         )
-
-    def _conversations(self) -> Iterator[list[Message]]:
-        for mixture in self._mixtures:
-            records = map(mixture.record, np.flatnonzero(mixture.kinds == DYNAMIC).tolist())
-            yield from (record.messages for record in records if isinstance(record, ChatRecord))
 
     def failures(self) -> list[dict[str, Any]]:
         """The conversations for which no prompt could be had, and why."""

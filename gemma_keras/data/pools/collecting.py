@@ -15,11 +15,12 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import CorpusConfig, DataConfig
 from gemma_keras.data.cleaning.contamination import Contamination
 from gemma_keras.data.cleaning.near_duplicates import NearDuplicates
+from gemma_keras.data.cleaning.rules import contents
 from gemma_keras.data.mixing.mixture import validation_counts
 from gemma_keras.data.pools import pool as pooling
-from gemma_keras.data.pools.accounts import told_set_aside
+from gemma_keras.data.pools.accounts import Account, told_set_aside
 from gemma_keras.data.pools.holding_out import remove_held_out, set_apart
-from gemma_keras.data.pools.pool import Pool, read_pool, read_texts
+from gemma_keras.data.pools.pool import Pool, read_pool
 from gemma_keras.data.pools.spool import Spool
 from gemma_keras.data.prepared import ROWS_FILE, is_current, read_report
 from gemma_keras.data.progress import Pace, Reporter
@@ -141,13 +142,19 @@ def set_aside(pools: list[Pool]) -> list[str]:
 
 
 def training_texts(config: DataConfig) -> Iterator[str]:
-    """The texts of all training corpora, for a tokenizer.
+    """The texts of all training corpora, as they are in the files, for a tokenizer.
 
     Raises:
         UserError: a corpus is missing, or has no usable row.
     """
     for origin in find_origins(config, Path(config.root), lambda line: None)["train"]:
-        yield from read_texts(origin.corpus, _rows(origin))
+        account, used = Account(corpus=origin.corpus), 0
+        for row in _rows(origin):
+            used += account.add_visible(row)
+            for record in row.records:
+                yield from contents(record)
+        if not used:
+            raise account.nothing_usable()
 
 
 def _earlier_report(folder: Path) -> dict[str, Any]:

@@ -7,15 +7,16 @@ question, its fate.
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from typing import IO, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import IO
 
 import numpy as np
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.sections import CleaningConfig, CorpusConfig
+from gemma_keras.config.sections import CleaningConfig
 from gemma_keras.data.cleaning.contamination import Contamination
 from gemma_keras.data.cleaning.near_duplicates import NearDuplicates
+from gemma_keras.data.cleaning.ngrams import batched
 from gemma_keras.data.cleaning.rules import (
     DUPLICATE,
     EMPTY,
@@ -45,7 +46,6 @@ a system prompt; whether it has the content of the record before, of the same so
 _BLOCK = 100_000  # keys compared at once: what a comparison takes besides does not grow with the corpora
 
 
-_T = TypeVar("_T")
 _Row = tuple[int, Record, list[str]]  # source row, record, its contents
 
 
@@ -137,22 +137,6 @@ def read_pool(
     return pool
 
 
-def read_texts(corpus: CorpusConfig, rows: Iterable[SourceRow]) -> Iterator[str]:
-    """The `contents` of a corpus's records, as they are in the files.
-
-    Raises:
-        UserError: none of its rows can be used.
-    """
-    account = Account(corpus=corpus)
-    used = 0
-    for row in rows:
-        used += account.add_visible(row)
-        for record in row.records:
-            yield from contents(record)
-    if not used:
-        raise account.nothing_usable()
-
-
 def _mended(
     pool: Pool, rows: Iterable[SourceRow], cleaning: CleaningConfig, quarantine: IO[str], pace: Pace
 ) -> Iterator[_Row]:
@@ -173,20 +157,6 @@ def _mended(
                 )
             pool.mended.update(mend(record, cleaning))
             yield pool.rows_in, record, contents(record)
-
-
-def batched(items: Iterable[_T], most: int, largest: int, size: Callable[[_T], int]) -> Iterator[list[_T]]:
-    """Lists of `most` items, or fewer where their sizes come to more than `largest`."""
-    batch: list[_T] = []
-    total = 0
-    for item in items:
-        batch.append(item)
-        total += size(item)
-        if len(batch) == most or total > largest:
-            yield batch
-            batch, total = [], 0
-    if batch:
-        yield batch
 
 
 def remove_duplicates(pools: list[Pool]) -> None:

@@ -21,9 +21,6 @@ class Spool:
         self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
         self._ends = array("Q", [0])
 
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
     def append(self, record: Record) -> None:
         kind = type(record)
         fields = [getattr(record, name) for name in _FIELDS[kind]]

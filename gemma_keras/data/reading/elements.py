@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import orjson
@@ -10,6 +10,8 @@ import orjson
 from gemma_keras.data.reading.streams import MAX_ROW_BYTES, ByteStream
 
 Row = dict[str, Any]
+ReadRow = tuple[int, Row | None, str]
+"""Number of the row in its file, from 1 (0: the file as a whole); the row, or None; the reason why it is None."""
 
 NOT_UTF8 = "not UTF-8"
 TOO_LONG = f"longer than {MAX_ROW_BYTES >> 20} MiB"
@@ -33,7 +35,7 @@ _HEAD = 1 << 16
 _TAIL = 4096
 
 
-def json_rows(stream: ByteStream) -> Iterator[tuple[int, Row | None, str]]:
+def json_rows(stream: ByteStream) -> Iterator[ReadRow]:
     """The rows of a JSON file with their numbers; a row that is none has a reason instead. Told by the content:
 
     - lines, a value each: numbers are those of the lines; blank lines are no rows;
@@ -53,17 +55,21 @@ def json_rows(stream: ByteStream) -> Iterator[tuple[int, Row | None, str]]:
             break
     layout = _layout(head) if kind in (b"{", b"[") else None
     if layout is not None:
-        for number, (row, reason) in enumerate(_Elements(stream, head, *layout), start=1):
-            yield number, row, reason
+        for number, element in enumerate(_Elements(stream, head, *layout), start=1):
+            yield number, *element
         return
     stream.give_back(head)
     del head
+    yield from line_rows(stream, _parsed)
+
+
+def line_rows(stream: ByteStream, parsed: Callable[[bytes], tuple[Row | None, str]]) -> Iterator[ReadRow]:
+    """What the lines that are not blank are as rows, with the numbers of the lines."""
     for number, line in enumerate(stream.lines(), start=1):
         if line is None:
             yield number, None, TOO_LONG
         elif not line.isspace():
-            row, reason = _parsed(line)
-            yield number, row, reason
+            yield number, *parsed(line)
 
 
 def _match(pattern: re.Pattern[bytes], data: bytes, *span: int) -> re.Match[bytes]:

@@ -16,7 +16,7 @@ import datasets
 import pyarrow.parquet
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.data.reading.elements import NOT_UTF8, TOO_LONG, Row, json_rows
+from gemma_keras.data.reading.elements import NOT_UTF8, TOO_LONG, ReadRow, Row, json_rows, line_rows
 from gemma_keras.data.reading.streams import COMPRESSIONS, MAX_ROW_BYTES, ByteStream
 
 # Reading a local folder is no business of a server's: without this, each costs a request to count downloads.
@@ -36,9 +36,6 @@ SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt")
 _PARQUET_ROWS = 256
 _MOST_HELD = 4 << 20
 """Memory of the lines of one table row, in bytes: where there are more, a quote has not been closed."""
-
-ReadRow = tuple[int, Row | None, str]
-"""Number of the row in its file, from 1 (0: the file as a whole); the row, or None; the reason why it is None."""
 
 
 def suffix_of(path: Path) -> str:
@@ -121,19 +118,15 @@ def read_hub(name: str) -> Iterator[ReadRow]:
         ) from error
 
 
-def _text_row(number: int, text: bytes) -> ReadRow:
+def _text_row(text: bytes) -> tuple[Row | None, str]:
     try:
-        return number, {"text": text.decode()}, ""
+        return {"text": text.decode()}, ""
     except UnicodeDecodeError:
-        return number, None, NOT_UTF8
+        return None, NOT_UTF8
 
 
 def _text_lines(stream: ByteStream) -> Iterator[ReadRow]:
-    for number, line in enumerate(stream.lines(), start=1):
-        if line is None:
-            yield number, None, TOO_LONG
-        elif not line.isspace():
-            yield _text_row(number, line.rstrip(b"\r\n"))
+    return line_rows(stream, lambda line: _text_row(line.rstrip(b"\r\n")))
 
 
 def _whole_text(stream: ByteStream) -> Iterator[ReadRow]:
@@ -144,7 +137,7 @@ def _whole_text(stream: ByteStream) -> Iterator[ReadRow]:
             yield 1, None, TOO_LONG
             return
     if text.strip() and not stream.damage:
-        yield _text_row(1, text)
+        yield 1, *_text_row(text)
 
 
 def _paragraphs(stream: ByteStream) -> Iterator[ReadRow]:
@@ -157,7 +150,7 @@ def _paragraphs(stream: ByteStream) -> Iterator[ReadRow]:
                 paragraph.append(line)
             continue
         if first:
-            yield _text_row(first, b"".join(paragraph)) if size <= MAX_ROW_BYTES else (first, None, TOO_LONG)
+            yield first, *(_text_row(b"".join(paragraph)) if size <= MAX_ROW_BYTES else (None, TOO_LONG))
         if line is None:
             yield number, None, TOO_LONG
         paragraph, first, size = [], 0, 0

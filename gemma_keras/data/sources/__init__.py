@@ -12,8 +12,9 @@ from pathlib import Path
 from gemma_keras import builtin
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import CorpusConfig
+from gemma_keras.data.reading.elements import ReadRow
 from gemma_keras.data.reading.finding import FoundFiles, describe, find
-from gemma_keras.data.reading.readers import SUFFIXES, ReadRow, read_file, read_hub, suffix_of
+from gemma_keras.data.reading.readers import SUFFIXES, read_file, read_hub, suffix_of
 from gemma_keras.data.records import BadRow, Record, SkippedRow, validate
 from gemma_keras.data.sources import dialogues, exams, instructions, preferences, texts
 from gemma_keras.data.sources import single_tasks as tasks

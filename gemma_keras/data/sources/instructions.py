@@ -1,12 +1,11 @@
 """Corpora of requests and their answers. All but a few have Alpaca's keys, or spell them in another way."""
 
-import json
 import re
 from collections.abc import Callable
 from typing import Any
 
 from gemma_keras.data.records import BadRow, ChatRecord, Record, SkippedRow
-from gemma_keras.data.sources.base import Corpus, Row, answer, column, list_of, model, optional_text, text, user
+from gemma_keras.data.sources.base import Corpus, Row, answer, column, list_of, model, optional_text, parsed, text, user
 from gemma_keras.data.sources.turns import CHINESE, NO_ANSWER, alpaca, columns, conversation, marked_turns, with_input
 
 _instruction = alpaca("instruction")
@@ -103,11 +102,7 @@ def _coig_rounds(row: Row) -> list[tuple[str, str]]:
     turns: list[tuple[str, str]] = []
     number = 0
     while isinstance(row.get(f"round_{number}"), dict):
-        response: Any = row[f"round_{number}"].get("response")
-        try:
-            response = json.loads(response) if isinstance(response, str) else response
-        except (ValueError, RecursionError):
-            break
+        response = parsed(row[f"round_{number}"].get("response"))
         if not isinstance(response, dict):
             break
         turns += [("user", text(response, "Q")), ("model", text(response, "A"))]

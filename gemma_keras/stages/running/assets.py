@@ -1,7 +1,7 @@
 """What a stage starts from: the tokenizer and the model that its configuration names."""
 
 import dataclasses
-import sys
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, Sharding
+from jax.sharding import Mesh
 from keras_hub.models import Backbone
 
 from gemma_keras import builtin
@@ -18,6 +18,7 @@ from gemma_keras.builtin.tokenizer import train_tokenizer
 from gemma_keras.config.errors import UserError, require
 from gemma_keras.config.sections import DataConfig
 from gemma_keras.config.stages import AnsweringConfig, EvaluateConfig, ModelStage, PipelineSftConfig, TrainingConfig
+from gemma_keras.config.writing import write_whole
 from gemma_keras.data.pools.collecting import find_origins, training_texts
 from gemma_keras.data.prepare import check
 from gemma_keras.data.progress import print_progress
@@ -27,7 +28,7 @@ from gemma_keras.models.families.registry import get_architecture
 from gemma_keras.models.forward import Params, build_backbone, initial_params
 from gemma_keras.models.gguf_file import open_gguf
 from gemma_keras.models.gguf_tokenizer import sentencepiece_model
-from gemma_keras.models.loading import describe_weights, load_params
+from gemma_keras.models.loading import Shardings, describe_weights, load_params
 from gemma_keras.models.quantization import quantize_params
 from gemma_keras.models.stacking import stack_params
 from gemma_keras.models.weight_checks import is_padded, require_known_format, require_no_more_tokens
@@ -40,10 +41,11 @@ from gemma_keras.text.tokenizer import Tokenizer
 from gemma_keras.training.program import TrainProgram
 
 
-def resolve_data(data: DataConfig, dry_run: bool = False) -> DataConfig:
+def resolve_data(data: DataConfig, template: Template | None = None, dry_run: bool = False) -> DataConfig:
     """The data section, checked, with the builtin corpus in the place of an empty root.
 
     Args:
+        template: the one in whose form the data is prepared.
         dry_run: whether a dry run is something that the stage can make.
 
     Raises:
@@ -54,7 +56,8 @@ def resolve_data(data: DataConfig, dry_run: bool = False) -> DataConfig:
         dry_run or not data.system_prompts.dry_run,
         "config.data.system_prompts.dry_run is set, but this stage makes no dry run; give it to scripts.prepare_data.",
     )
-    data = data if data.root else dataclasses.replace(data, root=str(builtin.CORPUS))
+    used = template.name if template else data.template
+    data = dataclasses.replace(data, root=data.root or str(builtin.CORPUS), template=used)
     find_origins(data, Path(data.root), lambda line: None)  # so that a missing corpus costs no training of a tokenizer
     return data
 
@@ -75,7 +78,7 @@ def resolve_tokenizer(config: ModelStage, workdir: Path) -> Tokenizer:
     if not config.data.root:
         return Tokenizer(builtin.TOKENIZER)
     if not path.exists():
-        print(f"training a tokenizer of {config.tokenizer.vocabulary_size} pieces", file=sys.stderr, flush=True)
+        print_progress(f"training a tokenizer of {config.tokenizer.vocabulary_size} pieces")
         train_tokenizer(training_texts(config.data), config.tokenizer.vocabulary_size, path)
     return Tokenizer(path)
 
@@ -128,34 +131,27 @@ def load_trainable_params(config: TrainingConfig, program: TrainProgram) -> tupl
     Without adapters all weights are trainable, in float32; otherwise the base is frozen, in `model.dtype`.
     """
     backbone, mesh = program.backbone, program.plan.mesh
+    places = _places(mesh)
     if config.model.weights:
         dtype = config.model.dtype if program.matrices else "float32"
-        base = load_weights(backbone, config.model.weights, dtype, mesh)
+        base = load_weights(backbone, config.model.weights, dtype, places)
     else:
         plain = build_backbone(backbone.architecture, config.model.dtype) if program.matrices else backbone
         base = place_params(initial_params(plain, config.train.seed), mesh)
-    base = stack_params(base, _places(mesh))
+    base = stack_params(base, places)
     if not program.matrices:
         return base, {}
     adapters = place_params(initial_adapter_params(program.matrices, config.train.seed), mesh)
-    return stack_params(adapters, _places(mesh)), base
+    return stack_params(adapters, places), base
 
 
-def _places(mesh: Mesh | None, *, in_use: bool = False) -> Callable[[str, tuple[int, ...]], Sharding | None]:
-    return lambda path, shape: param_sharding(mesh, path, shape, in_use=in_use) if mesh is not None else None
+def _places(mesh: Mesh | None, *, in_use: bool = False) -> Shardings | None:
+    """Where weights lie on a mesh, stored as they are kept or as inference uses them; None without a mesh."""
+    return functools.partial(param_sharding, mesh, in_use=in_use) if mesh is not None else None
 
 
-def load_weights(
-    backbone: Backbone, folder: str, dtype: str, mesh: Mesh | None, *, on_host: bool = False, in_use: bool = False
-) -> Params:
-    """The weights of a folder over a mesh, on the default device without one, or in the host's memory; tells how far it is.
-
-    `in_use`: stored as inference uses them.
-    """
-    places = _places(mesh, in_use=in_use)
-    if on_host:
-        host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-        places = lambda path, shape: host  # noqa: E731
+def load_weights(backbone: Backbone, folder: str, dtype: str, places: Shardings | None) -> Params:
+    """The weights of a folder, each where `places` says or on the default device; tells how far it is."""
     progress = ByteProgress("loading weights")
     return load_params(
         backbone, backbone.architecture, folder, dtype, shardings=places, progress=progress, tell=print_progress
@@ -184,7 +180,7 @@ class ByteProgress:
     def __call__(self, done: int, total: int) -> None:
         if time.monotonic() - self.printed > self.seconds:
             self.printed = time.monotonic()
-            print(f"{self.what}: {done / 1e9:.1f} of {total / 1e9:.1f} GB", file=sys.stderr, flush=True)
+            print_progress(f"{self.what}: {done / 1e9:.1f} of {total / 1e9:.1f} GB")
 
 
 def load_chat_model(config: AnsweringConfig | PipelineSftConfig, workdir: Path) -> ChatModel:
@@ -205,8 +201,8 @@ def load_chat_model(config: AnsweringConfig | PipelineSftConfig, workdir: Path) 
         plan = plan_for(config, architecture, devices, remat="none")
     else:
         plan = inference_plan(config, architecture, devices)
-    in_use = not isinstance(config, EvaluateConfig)
-    params = load_weights(backbone, config.model.weights, config.model.dtype, plan.mesh, in_use=in_use)
+    places = _places(plan.mesh, in_use=not isinstance(config, EvaluateConfig))
+    params = load_weights(backbone, config.model.weights, config.model.dtype, places)
     if config.inference.weights == "int8":
         params = quantize_params(params)
     return ChatModel(
@@ -224,10 +220,7 @@ def _of_gguf(weights: str, path: Path) -> Tokenizer:
     """The tokenizer in a GGUF file, as the SentencePiece model that exports copy."""
     model = sentencepiece_model(open_gguf(weights))
     if not path.exists() or path.read_bytes() != model:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_bytes(model)
-        partial.replace(path)
+        write_whole(path, model)
     return Tokenizer(path)
 
 
@@ -270,10 +263,9 @@ def _named_or_stored(config: ModelStage, tokenizer: Tokenizer) -> Architecture:
     rows, pieces = architecture.vocabulary_size, tokenizer.vocabulary_size
     if is_padded(rows, pieces):
         require_no_more_tokens(Path(config.model.weights), pieces)
-        print(
+        print_progress(
             f"{config.model.weights} has {rows - pieces} more rows of embeddings than {tokenizer.path} has pieces: "
-            "they are kept, and never generated",
-            file=sys.stderr,
+            "they are kept, and never generated"
         )
         return architecture.replace(surplus_rows=rows - pieces)
     if pieces != rows:

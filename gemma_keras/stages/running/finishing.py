@@ -2,13 +2,13 @@
 
 import dataclasses
 import math
-import sys
 
 import numpy as np
 from safetensors.numpy import save_file
 
 from gemma_keras.adapters.inject import MergedParams
 from gemma_keras.config.errors import require
+from gemma_keras.data.progress import print_progress
 from gemma_keras.export.huggingface import export_hf, gathered
 from gemma_keras.models.stacking import UnstackedParams
 from gemma_keras.stages.running import processes
@@ -47,7 +47,7 @@ def finish(run: TrainingRun, state: TrainState) -> dict:
     if program.matrices:
         _save_adapter(run, state)
     params = UnstackedParams({**run.frozen, **state.trainable})
-    print("exporting the model", file=sys.stderr, flush=True)
+    print_progress("exporting the model")
     export_hf(
         MergedParams(program.matrices, params), program.backbone.architecture, run.tokenizer, workdir / "export",
         dtype=config.export.dtype, shard_megabytes=config.export.shard_megabytes,

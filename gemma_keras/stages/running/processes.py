@@ -6,14 +6,14 @@ sockets on the coordinator's port, and what is wrong can be told.
 
 import atexit
 import contextlib
-import functools
 import itertools
 import os
 import re
+import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -23,6 +23,7 @@ from jax.experimental import multihost_utils
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import ParallelConfig
+from gemma_keras.data.progress import print_progress
 
 MEETING_SECONDS = 300.0  # hosts of a cluster may start minutes apart
 LEAVING_SECONDS = 20  # that a finished process waits for the others
@@ -49,7 +50,7 @@ def join(config: ParallelConfig, seconds: float = MEETING_SECONDS) -> None:
     """
     if config.processes == 1 or jax.distributed.is_initialized():
         return
-    print(f"process {config.process} of {config.processes} waits for the others", file=sys.stderr, flush=True)
+    print_progress(f"process {config.process} of {config.processes} waits for the others")
     _meet(config, seconds)
     try:
         jax.distributed.initialize(
@@ -142,29 +143,25 @@ def _hear(connection: socket.socket, seconds: float) -> str:
     return ""
 
 
-def telling_of_lost_ones(stage: Callable[..., R]) -> Callable[..., R]:
-    """A stage that ends with a sentence, not a traceback, when another process of its run is gone.
+@contextlib.contextmanager
+def telling_of_lost_ones() -> Iterator[None]:
+    """Ends what it stands around with a sentence, not a traceback, when another process of its run is gone.
 
     After any failure this process, when its program ends, exits with status 1 and without waiting for the others.
     """
-
-    @functools.wraps(stage)
-    def wrapped(*args: Any, **kwargs: Any) -> R:
-        try:
-            return stage(*args, **kwargs)
-        except Exception as error:
-            if not jax.distributed.is_initialized():
-                raise
-            atexit.register(_leave)  # before JAX's own, which would wait for the others in vain and then abort
-            lost = isinstance(error, RuntimeError | ValueError) and any(word in str(error) for word in _LOST)
-            if isinstance(error, UserError) or not lost:
-                raise
-            raise UserError(
-                f"another process of this run has ended, so process {jax.process_index()} cannot go on; see what that one "
-                "said, and start all of them again: they go on from the last checkpoint."
-            ) from error
-
-    return wrapped
+    try:
+        yield
+    except Exception as error:
+        if not jax.distributed.is_initialized():
+            raise
+        atexit.register(_leave)  # before JAX's own, which would wait for the others in vain and then abort
+        lost = isinstance(error, RuntimeError | ValueError) and any(word in str(error) for word in _LOST)
+        if isinstance(error, UserError) or not lost:
+            raise
+        raise UserError(
+            f"another process of this run has ended, so process {jax.process_index()} cannot go on; see what that one "
+            "said, and start all of them again: they go on from the last checkpoint."
+        ) from error
 
 
 def _leave() -> None:
@@ -207,6 +204,26 @@ def writer_first(make: Callable[[], R]) -> R:
 def any_of_all(flag: bool) -> bool:
     """Whether the flag is set in any process; all of them have to ask."""
     return bool(multihost_utils.process_allgather(np.bool_(flag)).any())
+
+
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[list[int]]:
+    """The first SIGINT or SIGTERM joins the list, so that the current step finishes and is saved; the second one acts at once."""
+    came: list[int] = []
+    previous: dict[int, Any] = {}
+
+    def handle(number: int, frame) -> None:
+        came.append(number)
+        print_progress("stopping after this step; once more to stop at once")
+        signal.signal(number, previous[number])
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        previous[number] = signal.signal(number, handle)
+    try:
+        yield came
+    finally:
+        for handled, handler in previous.items():
+            signal.signal(handled, handler)
 
 
 def stopping_together(asked: Callable[[], bool]) -> Callable[[], bool]:

@@ -1,9 +1,7 @@
 """One training run in steps: data, program, optimizer steps. `stages.training` takes them in order, `finishing` the last one."""
 
-import dataclasses
 import functools
 import signal
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +37,6 @@ from gemma_keras.stages.running.assets import (
     resolve_tokenizer,
     with_spans,
 )
-from gemma_keras.stages.running.stopping import stop_on_signal
 from gemma_keras.training import hooks
 from gemma_keras.training.loop import Hook, Metrics, train
 from gemma_keras.training.optimizers import learning_rate_schedule
@@ -65,7 +62,7 @@ class TrainingRun:
         self.config, self.workdir = config, workdir
         tell = print_progress if processes.is_writer() else lambda line: None
         self.template = with_spans(resolve_template(config, tell))
-        self.data = dataclasses.replace(resolve_data(config.data), template=self.template.name)
+        self.data = resolve_data(config.data, self.template)
         self.tokenizer = processes.writer_first(lambda: resolve_tokenizer(config, workdir))
         require_expressible(self.tokenizer)  # as the export at the end of the run will
         self._compiled = _begin_compiling(config, resolve_architecture(config, self.tokenizer))
@@ -92,14 +89,12 @@ class TrainingRun:
             UserError: the step does not fit in the devices' memory, or a resumed run had read something else.
         """
         config = self.config
-        print("compiling the train step", file=sys.stderr, flush=True)
+        print_progress("compiling the train step")
         started = time.perf_counter()
         self.program, self.step = self._compiled()
         seconds, plan = time.perf_counter() - started, self.program.plan
         mesh = "x".join(map(str, plan.mesh.shape.values())) if plan.mesh is not None else "1x1"
-        print(
-            f"compiled in {seconds:.0f} s: mesh {mesh}, remat {plan.remat}, {plan.attention} attention", file=sys.stderr
-        )
+        print_progress(f"compiled in {seconds:.0f} s: mesh {mesh}, remat {plan.remat}, {plan.attention} attention")
         index, parts = row_share(plan.mesh)
         self._share: dict[str, Any] = {"process_index": index, "process_count": parts}
         self._evaluator = self.program.objective.evaluator()
@@ -150,10 +145,10 @@ class TrainingRun:
 
         log = files.RunLog(self.workdir, completed) if processes.is_writer() else None
         try:
-            with stop_on_signal() as stop:
+            with processes.stop_on_signal() as signals:
                 state = train(
                     step, state, rows, first_step=completed + 1, hooks=self._hooks(completed, checkpoints, log),
-                    stop=processes.stopping_together(stop),
+                    stop=processes.stopping_together(lambda: bool(signals)),
                 )  # fmt: skip
                 checkpoints.save(int(state.step), state)
         except hooks.NonFiniteError as error:
@@ -161,9 +156,9 @@ class TrainingRun:
         finally:
             if log:
                 log.close([matrix.name for matrix in self.program.matrices])
-        if processes.any_of_all(stop()):
-            print(f"stopped after step {int(state.step)}; the same command goes on from there", file=sys.stderr)
-            raise SystemExit(128 + (stop.signal or signal.SIGTERM))
+        if processes.any_of_all(bool(signals)):
+            print_progress(f"stopped after step {int(state.step)}; the same command goes on from there")
+            raise SystemExit(128 + (signals or [signal.SIGTERM])[0])
         return state
 
     def _hooks(self, completed: int, checkpoints: Checkpoints, log: files.RunLog | None) -> list[Hook]:
@@ -194,13 +189,11 @@ class TrainingRun:
         trained = count(self.trainable)
         shapes = f"{trained:,} of {trained + count(self.frozen):,} weights are trained"
         rows = f"{self.splits['train'].packed_count:,} packed rows of {self.config.data.sequence_length} tokens"
-        print(
-            f"{self.program.backbone.architecture.name}: {shapes}; {rows}; {runtime.device_summary()}", file=sys.stderr
-        )
+        print_progress(f"{self.program.backbone.architecture.name}: {shapes}; {rows}; {runtime.device_summary()}")
         if self.ranks:
-            print(self.ranks.describe(), file=sys.stderr)
+            print_progress(self.ranks.describe())
         if completed:
-            print(f"going on after step {completed} of {self.last_step}", file=sys.stderr)
+            print_progress(f"going on after step {completed} of {self.last_step}")
 
     def _explain(self, error: hooks.NonFiniteError, checkpoints: Checkpoints) -> UserError:
         path = self.workdir / "non_finite.json"

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from gemma_keras import runtime
 from gemma_keras.config.errors import UserError
+from gemma_keras.config.writing import write_whole
 from gemma_keras.stages.running import plots
 
 # Sections whose change makes a resumed run another run.
@@ -33,13 +33,10 @@ _LOCKS: dict[Path, FileLock] = {}
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON by way of a temporary file, so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    """Writes JSON, so that a reader never sees half of it."""
     # Half a surrogate pair, as an undecodable byte of the command line becomes one, is then spelled as JSON spells it.
     text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
-    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-    os.replace(temporary, path)
+    write_whole(path, text.encode(errors="backslashreplace"))
 
 
 def read_json(path: Path) -> Any:
@@ -92,7 +89,13 @@ def claim(workdir: Path, config: dict) -> None:
     """
     with _written(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-        _lock(workdir)
+        lock = _LOCKS.setdefault(workdir.resolve(), FileLock(workdir / ".lock", thread_local=False))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(
+                f"--workdir={workdir} is in use by another run; wait for it, or give another --workdir."
+            ) from error
         path = workdir / "config.json"
         if path.exists():
             _check_same_run(path, config)
@@ -119,16 +122,6 @@ def _written(workdir: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be written ({error.strerror}); give a folder that can.") from error
-
-
-def _lock(workdir: Path) -> None:
-    lock = _LOCKS.setdefault(workdir.resolve(), FileLock(workdir / ".lock", thread_local=False))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UserError(
-            f"--workdir={workdir} is in use by another run; wait for it, or give another --workdir."
-        ) from error
 
 
 def check_inputs(workdir: Path, inputs: dict[str, Any], resuming: bool) -> None:
@@ -201,9 +194,7 @@ class JsonLines:
 
     def write(self, rows: Iterable[dict]) -> None:
         """Puts these objects in the place of all."""
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        os.replace(temporary, self.path)
+        write_whole(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
 
 
 class RunLog:
