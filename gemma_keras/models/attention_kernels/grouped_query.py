@@ -17,8 +17,6 @@ from gemma_keras.models.attention_kernels.blockwise import MASKED, blockwise_att
 from gemma_keras.models.attention_kernels.splash import splash_attention
 from gemma_keras.models.quantization import Int8
 
-__all__ = ["KERNELS", "Source", "attention", "attention_mask", "choose_kernel", "packed_attention"]
-
 FEW_ROWS = 16  # of a product, for which its right operand should not be packed
 
 
