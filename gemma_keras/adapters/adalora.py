@@ -23,16 +23,9 @@ class AdaLora(Lora):
 
     weight_names = ("lora_A", "lora_E", "lora_B")
 
-    def __init__(self, axes: EinsumAxes, *, rank: int, init_r: int, alpha: float, **kwargs):
-        super().__init__(axes, rank=rank, alpha=alpha, name="adalora", **kwargs)
-        self.init_r = init_r
-        self.scaling = alpha / (init_r + 1e-5)
-
-    @classmethod
-    def of(cls, axes: EinsumAxes, config: AdapterConfig, dtype: str) -> "AdaLora":
-        """By a configuration."""
-        r = config.init_r
-        return cls(axes, rank=r, init_r=r, alpha=config.alpha, dropout=config.dropout, dtype=dtype)
+    def __init__(self, axes: EinsumAxes, config: AdapterConfig, dtype: str):
+        super().__init__(axes, config, dtype, name="adalora")
+        self.scaling = self.alpha / (self.rank + 1e-5)
 
     def build(self, input_shape) -> None:
         self.lora_E = self.add_weight(name="lora_E", shape=(self.rank,), dtype="float32")
@@ -49,7 +42,7 @@ class AdaLora(Lora):
 
     def peft_config(self) -> dict[str, Any]:
         return {
-            "peft_type": "ADALORA", "init_r": self.init_r, "lora_alpha": self.alpha, "lora_dropout": self.dropout_rate
+            "peft_type": "ADALORA", "init_r": self.rank, "lora_alpha": self.alpha, "lora_dropout": self.dropout_rate
         }  # fmt: skip
 
     def _kernel_delta(self, weights: dict[str, jax.Array]) -> jax.Array:

@@ -24,16 +24,10 @@ class Lora(Adapter):
 
     weight_names: tuple[str, ...] = ("lora_A", "lora_B")
 
-    def __init__(self, axes: EinsumAxes, *, rank: int, alpha: float, name: str = "lora", **kwargs):
-        super().__init__(axes, name=name, **kwargs)
-        self.rank = rank
-        self.alpha = alpha
-        self.scaling = alpha / rank
-
-    @classmethod
-    def of(cls, axes: EinsumAxes, config: AdapterConfig, dtype: str) -> "Lora":
-        """By a configuration."""
-        return cls(axes, rank=config.init_r, alpha=config.alpha, dropout=config.dropout, dtype=dtype)
+    def __init__(self, axes: EinsumAxes, config: AdapterConfig, dtype: str, name: str = "lora"):
+        super().__init__(axes, dropout=config.dropout, dtype=dtype, name=name)
+        self.rank, self.alpha = config.init_r, config.alpha
+        self.scaling = self.alpha / self.rank
 
     def build(self, input_shape) -> None:
         self.lora_A = self.add_weight(name="lora_A", shape=(self.rank, self.d_in), dtype="float32")

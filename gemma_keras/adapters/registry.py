@@ -9,4 +9,4 @@ from gemma_keras.adapters.protocol import Adapter
 from gemma_keras.config.sections import AdapterConfig
 
 # By `adapter.method`: (axes of the projection, configuration, Keras dtype policy) -> adapter
-ADAPTERS: dict[str, Callable[[EinsumAxes, AdapterConfig, str], Adapter]] = {"lora": Lora.of, "adalora": AdaLora.of}
+ADAPTERS: dict[str, Callable[[EinsumAxes, AdapterConfig, str], Adapter]] = {"lora": Lora, "adalora": AdaLora}

@@ -22,7 +22,8 @@ from gemma_keras.export.tokenizer_files import require_expressible, write_tokeni
 from gemma_keras.models.architecture import Architecture
 from gemma_keras.models.families.registry import to_hf_config
 from gemma_keras.models.hf_names import HfTensor, hf_tensors
-from gemma_keras.text.templates import DEFAULT, TEMPLATES, ChatTemplate
+from gemma_keras.text.foreign_template import ChatTemplate
+from gemma_keras.text.templates import DEFAULT, TEMPLATES
 from gemma_keras.text.tokenizer import Tokenizer
 
 INDEX = "model.safetensors.index.json"

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 from sentencepiece.sentencepiece_model_pb2 import ModelProto, TrainerSpec
 
 from gemma_keras.config.errors import UserError
+from gemma_keras.text.foreign_template import ChatTemplate
 from gemma_keras.text.jinja_templates import write_jinja
-from gemma_keras.text.templates import ChatTemplate, Template
+from gemma_keras.text.templates import Template
 from gemma_keras.text.tokenizer import Tokenizer
 
 SPACE = "\u2581"  # SentencePiece's sign for a blank

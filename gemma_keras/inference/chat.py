@@ -14,20 +14,13 @@ from gemma_keras.inference.requests import Delta, FinishedSequence, Request
 from gemma_keras.inference.text_stream import StopStrings
 from gemma_keras.models.forward import Params
 from gemma_keras.parallel.plan import ONE_DEVICE, ComputePlan
-from gemma_keras.text.templates import ChatTemplate, Message, Messages, apply_chat_template
+from gemma_keras.text.foreign_template import ChatTemplate
+from gemma_keras.text.templates import Message, Messages, apply_chat_template
 from gemma_keras.text.tokenizer import Tokenizer
 
-__all__ = ["ChatAnswer", "ChatModel", "apply_chat_template", "conversation", "generate_response"]
+__all__ = ["ChatModel", "apply_chat_template", "conversation", "generate_response"]
 
 _CLOSED_TURN, _MODEL_TURN = "<end_of_turn><eos>\n", "<start_of_turn>model\n"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ChatAnswer:
-    """A decoded answer; `ended` is False where `max_new_tokens` cut it off."""
-
-    text: str
-    ended: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,23 +66,20 @@ class ChatModel:
         """The model's answer to each conversation, generated together."""
         return [answer.text for answer in self.answer_batch(conversations, sampling)]
 
-    def answer_batch(self, conversations: Sequence[Messages], sampling: SamplingConfig) -> list[ChatAnswer]:
+    def answer_batch(self, conversations: Sequence[Messages], sampling: SamplingConfig) -> list[Reply]:
         """As `reply_batch`, with whether each answer came to its own end."""
-        requests = self.requests(conversations, sampling)
-        return [_answer(samples[0]) for samples in self.engine.generate(requests)]
+        return self._replies(self.requests(conversations, sampling))
 
-    def answer_each(self, conversations: Sequence[Messages], sampling: SamplingConfig) -> list[ChatAnswer | UserError]:
+    def answer_each(self, conversations: Sequence[Messages], sampling: SamplingConfig) -> list[Reply | UserError]:
         """As `answer_batch`, but a conversation that cannot be answered has the reason in its place; no other one suffers.
 
         The answers are those of `answer_batch` over all of them.
         """
-        try:
-            requests: list[Request | UserError] = [*self.requests(conversations, sampling)]
-        except UserError:  # only those at fault shall fail
-            requests = [self._request_or_error(messages, sampling, n) for n, messages in enumerate(conversations)]
-        answers = iter(self.engine.generate_each([request for request in requests if isinstance(request, Request)]))
-        found = [request if isinstance(request, UserError) else next(answers) for request in requests]
-        return [samples if isinstance(samples, UserError) else _answer(samples[0]) for samples in found]
+        asked = [self._request_or_error(messages, sampling, n) for n, messages in enumerate(conversations)]
+        requests = [request for request in asked if isinstance(request, Request)]
+        found = zip(requests, self.engine.generate_each(requests), strict=True)
+        answers = iter([one if isinstance(one, UserError) else _reply(request, one[0]) for request, one in found])
+        return [one if isinstance(one, UserError) else next(answers) for one in asked]
 
     def _request_or_error(self, messages: Messages, sampling: SamplingConfig, stream: int) -> Request | UserError:
         try:
@@ -108,14 +98,11 @@ class ChatModel:
             Request(prompt=ids, sampling=ask.sampling, stop_ids=self.stop_ids, constraint=ask.constraint)
             for ids, ask in zip(prompts, asks, strict=True)
         ]
-        completions = [samples[0] for samples in self.engine.generate(requests)]
-        return [
-            Reply(
-                _answer(completion).text if ask.constraint is None else completion.text or "",
-                len(request.prompt), len(completion.tokens), completion.stopped,
-            )
-            for ask, request, completion in zip(asks, requests, completions, strict=True)
-        ]  # fmt: skip
+        return self._replies(requests)
+
+    def _replies(self, requests: Sequence[Request]) -> list[Reply]:
+        answers = self.engine.generate(requests)
+        return [_reply(request, samples[0]) for request, samples in zip(requests, answers, strict=True)]
 
     def request(self, messages: Messages, sampling: SamplingConfig) -> Request:
         """What the engine is asked for the answer to a conversation; `dataclasses.replace` asks for more.
@@ -173,20 +160,16 @@ def generate_response(
     engine = model if isinstance(model, Engine) else model.engine
     stop_ids = (tokenizer.end_of_turn_id, tokenizer.eos_id)
     ((completion,),) = engine.generate([Request(prompt=ids, sampling=sampling, stop_ids=stop_ids)])
-    return _answer(completion, tokenizer).text
-
-
-def _typed_line() -> str:
-    return input("> ")
+    return tokenizer.decode(completion.tokens).strip("\n\r")
 
 
 def conversation(
     model: ChatModel,
     sampling: SamplingConfig,
-    read: Callable[[], str] = _typed_line,
+    read: Callable[[], str] = lambda: input("> "),
     system: str = "",
-    show: Callable[[str], None] | None = None,
-    refused: Callable[[str, UserError], None] | None = None,
+    show: Callable[[str], None] = lambda text: None,
+    refused: Callable[[str, UserError], None] = lambda line, error: None,
 ) -> Iterator[str]:
     """The model's answers to one line after another, the whole conversation in view; ends at EOF or Ctrl-C.
 
@@ -209,10 +192,8 @@ def conversation(
                     model, [*opening, *asked], dataclasses.replace(sampling, seed=sampling.seed + turn), show
                 )
             except UserError as error:
-                if refused is not None:
-                    refused(line, error)
-                if show is not None:
-                    show(f"[{error}]")
+                refused(line, error)
+                show(f"[{error}]")
                 yield f"[{error}]"
                 continue
             exchanges = [*asked, {"role": "model", "content": answer}]
@@ -222,12 +203,11 @@ def conversation(
         return
 
 
-def _shown(model: ChatModel, messages: Messages, sampling: SamplingConfig, show: Callable[[str], None] | None) -> str:
+def _shown(model: ChatModel, messages: Messages, sampling: SamplingConfig, show: Callable[[str], None]) -> str:
     """The answer, which `show` gets while it is generated."""
-    if show is None or sampling.num_beams > 1 or sampling.penalty_alpha:
+    if sampling.num_beams > 1 or sampling.penalty_alpha:
         answer = model.reply(messages, sampling)
-        if show is not None:
-            show(answer)
+        show(answer)
         return answer
     pieces: list[str] = []
     for delta in model.stream(messages, sampling):
@@ -245,7 +225,8 @@ def _forget_oldest(model: ChatModel, opening: Messages, exchanges: list[Message]
         del exchanges[:2]
 
 
-def _answer(completion: FinishedSequence, tokenizer: Tokenizer | None = None) -> ChatAnswer:
-    """The decoded answer without line ends around it."""
-    text = tokenizer.decode(completion.tokens) if tokenizer is not None else completion.text or ""
-    return ChatAnswer(text.strip("\n\r"), completion.stopped)
+def _reply(request: Request, completion: FinishedSequence) -> Reply:
+    """The answer, without line ends around it unless a constraint made it."""
+    text = completion.text or ""
+    text = text.strip("\n\r") if request.constraint is None else text
+    return Reply(text, len(request.prompt), len(completion.tokens), completion.stopped)

@@ -23,8 +23,8 @@ CHUNK = 32  # tokens of a row that a call of `decode` makes at most
 class Chunk(NamedTuple):
     """What a call of `decode` gives to the host.
 
-    `tokens` i32[B, C] (-1: none), `stopped` bool[B] by a stop token, `broken` bool[B] logits that are not finite, `clock` i32
-    of the state.
+    `tokens` i32[B, C] (-1: none), `stopped` bool[B] by a stop token, `broken` bool[B] logits that are not finite, `clock` i32:
+    steps so far.
     On request `log_probs` f32[B, C] of the tokens under the model itself, before any setting, and the most likely
     tokens, `top_ids` i32[B, C, n] and `top_log_probs` f32[B, C, n].
     """
@@ -33,9 +33,9 @@ class Chunk(NamedTuple):
     stopped: jax.Array
     broken: jax.Array
     clock: jax.Array
-    log_probs: jax.Array | None
-    top_ids: jax.Array | None
-    top_log_probs: jax.Array | None
+    log_probs: jax.Array | None = None
+    top_ids: jax.Array | None = None
+    top_log_probs: jax.Array | None = None
 
 
 class _DecodeLoop(NamedTuple):

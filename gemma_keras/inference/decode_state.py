@@ -25,14 +25,12 @@ from gemma_keras.inference.buckets import power_of_two
 from gemma_keras.inference.sampling import NEUTRAL, SamplingRows, Tallies
 from gemma_keras.models.kv_cache import (
     KVCache,
-    NewLayers,
     Stored,
     cache_sharding,
     held_positions,
     in_positions,
     init_cache,
 )
-from gemma_keras.parallel.mesh import DATA
 from gemma_keras.parallel.plan import ComputePlan
 
 
@@ -90,13 +88,9 @@ def empty_state(
 
 def state_shardings(state: DecodeState, mesh: Mesh) -> DecodeState:
     """Where each array of a state lies: rows over "data", heads over "model", where they divide."""
-
-    def by_row(x: jax.Array) -> NamedSharding:
-        divided = x.ndim and x.shape[0] % mesh.shape[DATA] == 0
-        return NamedSharding(mesh, PartitionSpec(DATA if divided else None))
-
+    rows = jax.tree.map(lambda x: cache_sharding(mesh, x.shape[:1]), state.rows)
     cache = jax.tree.map(lambda x: cache_sharding(mesh, x.shape), state.cache)
-    return DecodeState(jax.tree.map(by_row, state.rows), cache, NamedSharding(mesh, PartitionSpec()))
+    return DecodeState(rows, cache, NamedSharding(mesh, PartitionSpec()))
 
 
 def placed(state: DecodeState, plan: ComputePlan) -> DecodeState:
@@ -184,8 +178,3 @@ def resize(state: DecodeState, *, backbone: Backbone, rows: int, slots: int, pla
         tuple(roomier(stored, layer) for layer, stored in enumerate(state.cache.values)),
     )
     return placed(jax.tree.map(taller, state._replace(cache=cache)), plan)
-
-
-def layers(cache: KVCache) -> NewLayers:
-    """A pair of keys and values a layer."""
-    return tuple(zip(cache.keys, cache.values, strict=True))

@@ -12,7 +12,6 @@ from gemma_keras.inference.requests import Delta, FinishedSequence, Request, bro
 from gemma_keras.inference.text_stream import TextStream
 
 INTERRUPTED = "the engine was reset by another call before this answer was complete; ask again."
-Decode = Callable[[list[int]], str]
 Overruled = tuple[int, int]
 """The token that the device took, and the one in its place."""
 
@@ -24,6 +23,7 @@ class ActiveSequence:
     request: Request
     number: int  # of the request in its call, for messages
     seed: int
+    decode: Callable[[list[int]], str] | None = None  # what makes a text of its tokens; None: there is no tokenizer
     matcher: Matcher | None = None
     stream: TextStream | None = None
     tokens: list[int] = dataclasses.field(default_factory=list)
@@ -54,14 +54,14 @@ class ActiveSequence:
         if self.unread is not None:
             self.unread.append(Delta(tokens, text, self.completion))
 
-    def end(self, reason: str, decode: Decode | None) -> str:
-        """Completes the sequence; returns the text that its stream held back."""
+    def end(self, reason: str) -> str:
+        """Completes the sequence; returns the text that no piece had: what its stream held back, or without one all."""
         rest, text = "", None
         if self.stream is not None:
             rest = self.stream.finish()
             text = self.stream.text
-        elif decode is not None:
-            text = decode(self.tokens)
+        elif self.decode is not None:
+            rest = text = self.decode(self.tokens)
         asked = self.request.log_probs
         self.completion = FinishedSequence(
             tokens=self.tokens, reason=reason, text=text, log_probs=None if asked is None else self.log_probs,
@@ -70,14 +70,11 @@ class ActiveSequence:
         return rest
 
 
-def deliver(
-    sequence: ActiveSequence, chunk: Chunk, row: int, every: jax.Array | None, decode: Decode | None
-) -> Overruled | None:
+def deliver(sequence: ActiveSequence, chunk: Chunk, row: int, every: jax.Array | None = None) -> Overruled | None:
     """Adds the tokens that `chunk` has in `row` to a sequence, and ends it where they do; returns what was overruled.
 
     Args:
         every: f32[B, V], the log-probabilities of all tokens, where one may be overruled.
-        decode: what makes a text of the tokens of a sequence that is not streamed; None: there is no tokenizer.
     """
     made = [int(token) for token in chunk.tokens[row] if token >= 0]
     tokens, stopped, overruled = _constrained(sequence, made, bool(chunk.stopped[row]))
@@ -86,7 +83,7 @@ def deliver(
     if chunk.broken[row]:
         sequence.error = broken_logits(sequence.number, len(sequence.tokens))
     elif ended:
-        text += sequence.end(ended, decode)
+        text += sequence.end(ended)
     sequence.add_piece(tokens, text)
     return overruled
 

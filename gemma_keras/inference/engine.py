@@ -68,21 +68,12 @@ class Engine:
     ):
         self.backbone, self.tokenizer, self.plan = backbone, tokenizer, plan
         self.max_rows, self.cache_dtype, self.prefix_tokens = max_rows, cache_dtype, prefix_tokens
-        self.params = params
-        self._grammars: dict[tuple[int, ...], Grammars] = {}
-        self._begin()
-
-    @property
-    def params(self) -> Params:
-        """The weights, on CPUs in the form that those multiply fastest."""
-        return self._params
-
-    @params.setter
-    def params(self, params: Params) -> None:
         embeddings = params.get(EMBEDDINGS)
         on_cpu = isinstance(embeddings, jax.Array) and {d.platform for d in embeddings.devices()} == {"cpu"}
-        transposed = on_cpu and self.plan.mesh is None
-        self._params = output_major(params, halves=self.max_rows > 1) if transposed else params
+        # The weights, on CPUs in the form that those multiply fastest.
+        self.params = output_major(params, halves=max_rows > 1) if on_cpu and plan.mesh is None else params
+        self._grammars: dict[tuple[int, ...], Grammars] = {}
+        self._begin()
 
     def reset(self) -> None:
         """Drops whatever is running or kept."""
@@ -92,12 +83,11 @@ class Engine:
 
     def _begin(self) -> None:
         model = (self.backbone, self.plan)
-        decode = self.tokenizer.decode if self.tokenizer is not None else None
-        rows: dict[str, Any] = {"max_rows": self.max_rows, "decode_text": decode}
-        cached = rows | {"cache_dtype": self.cache_dtype}
+        cached: dict[str, Any] = {"max_rows": self.max_rows, "cache_dtype": self.cache_dtype}
         self._free = Scheduler(*model, **cached)
         self._constrained = Scheduler(*model, **cached, stepwise=True)
-        self._beams, self._contrastive = beam_groups(*model, **cached), contrastive_groups(*model, **rows)
+        self._beams = beam_groups(*model, **cached)
+        self._contrastive = contrastive_groups(*model, max_rows=self.max_rows)
         scorer = Scorer(*model, self.cache_dtype)
         self._scores: GroupRunner[ActiveScore] = GroupRunner(scorer, lambda request: 1, self.max_rows)
         self._runners = (self._free, self._constrained, self._beams, self._contrastive, self._scores)
@@ -242,6 +232,7 @@ class Engine:
         )
         if self.tokenizer is None:
             return sequence
+        sequence.decode = self.tokenizer.decode
         if (streamed and request.search == "sampling") or request.stop_strings is not None:
             sequence.stream = TextStream(self.tokenizer, request.stop_strings or ())
         if request.constraint is not None:

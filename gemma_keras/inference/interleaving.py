@@ -1,26 +1,15 @@
 """Requests that are answered in groups, a piece of work at a time between the steps of others: searches and scoring."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.inference.delivery import INTERRUPTED
+from gemma_keras.inference.delivery import INTERRUPTED, ActiveSequence
 from gemma_keras.inference.prefix_cache import PrefixCache
+from gemma_keras.inference.scoring import ActiveScore
 from gemma_keras.models.forward import Params
 
-
-class Active(Protocol):
-    """A request, or one sample of it, under way."""
-
-    request: Any
-    error: Exception | None
-    suspect: bool
-
-    @property
-    def done(self) -> bool: ...
-
-
-A = TypeVar("A", bound=Active)
+A = TypeVar("A", bound=ActiveSequence | ActiveScore)
 Work = Callable[[Params, PrefixCache | None, Sequence[Sequence[A]]], Iterator[None]]
 """Answers the members of a group, each as soon as it can be, and yields after every piece of work."""
 
@@ -61,7 +50,6 @@ class GroupRunner(Generic[A]):
         """Ends all that runs or waits with an error, for whoever still looks at it."""
         for active in (active for member in self._pending + self._group for active in member):
             active.error = UserError(INTERRUPTED)
-        self._pending, self._group, self._running = [], [], None
 
     def step(self, params: Params, prefixes: PrefixCache | None, steps: int) -> None:
         """One piece of work, or `steps` tokens.

@@ -19,7 +19,7 @@ import numpy as np
 from keras_hub.models import Backbone
 
 from gemma_keras.inference.buckets import power_of_two
-from gemma_keras.inference.decode_state import DecodeState, layers, placed
+from gemma_keras.inference.decode_state import DecodeState, placed
 from gemma_keras.models.kv_cache import KVCache, NewLayers, Stored, init_cache, placed_cache
 from gemma_keras.models.quantization import stored_like
 from gemma_keras.parallel.plan import ComputePlan
@@ -126,7 +126,7 @@ def _restored(
         """[n, K, 64, H] as [1, K, 64 n, H]."""
         return x[blocks].swapaxes(0, 1).reshape(1, x.shape[1], -1, x.shape[3])
 
-    new = layers(jax.tree.map(joined, pool))
+    new = jax.tree.map(joined, tuple(zip(pool.keys, pool.values, strict=True)))
     return placed(state._replace(cache=state.cache.write(new, jnp.zeros_like(count), count, row, slot_offset)), plan)
 
 
@@ -144,6 +144,4 @@ def _saved(pool: KVCache, new: NewLayers, places: jax.Array, *, plan: ComputePla
         whole = x[:, :, : places.shape[1] * BLOCK].reshape(rows, heads, -1, BLOCK, width)
         return whole.swapaxes(1, 2).reshape(-1, heads, BLOCK, width)
 
-    keys = [put(old, key) for old, (key, _) in zip(pool.keys, new, strict=True)]
-    values = [put(old, value) for old, (_, value) in zip(pool.values, new, strict=True)]
-    return placed_cache(KVCache(tuple(keys), tuple(values)), plan)
+    return placed_cache(pool.changed(put, new), plan)

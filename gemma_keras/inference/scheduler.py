@@ -4,7 +4,7 @@ Axes: B rows, P rows at work, V vocabulary.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -43,11 +43,10 @@ class Scheduler:
     """
 
     def __init__(
-        self, backbone: Backbone, plan: ComputePlan, *, max_rows: int, cache_dtype: str,
-        decode_text: Callable[[list[int]], str] | None, stepwise: bool = False,
-    ):  # fmt: skip
+        self, backbone: Backbone, plan: ComputePlan, *, max_rows: int, cache_dtype: str, stepwise: bool = False
+    ):
         self.backbone, self.plan, self.stepwise = backbone, plan, stepwise
-        self.max_rows, self.cache_dtype, self._decode_text = max_rows, cache_dtype, decode_text
+        self.max_rows, self.cache_dtype = max_rows, cache_dtype
         self.pending: deque[ActiveSequence] = deque()
         self._expected: list[ActiveSequence] = []  # waiting ones that room is being made for
         self.sequences: list[ActiveSequence | None] = []  # of each row
@@ -76,8 +75,6 @@ class Scheduler:
         """Ends all that runs or waits with an error, for whoever still looks at it."""
         for sequence in [*self.pending, *filter(None, self.sequences)]:
             sequence.error = UserError(INTERRUPTED)
-        self.pending.clear()
-        self._forget()
 
     def _forget(self) -> None:
         self._state, self.sequences, self._expected = None, [], []
@@ -170,7 +167,7 @@ class Scheduler:
     def _given(self, sequence: ActiveSequence, chunk: Chunk, row: int, every: jax.Array | None) -> Overruled | None:
         """Gives a sequence its part of the chunk; returns what it overruled. Its own mistakes are errors of its own."""
         try:
-            return deliver(sequence, chunk, row, every, self._decode_text)
+            return deliver(sequence, chunk, row, every)
         except Exception as error:
             sequence.error = error
             return None

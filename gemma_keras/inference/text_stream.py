@@ -2,10 +2,9 @@
 
 The pieces of text add up to what `Tokenizer.decode` makes of all tokens. A character that is spelled in byte pieces
 waits for its last byte, and text that may turn out to begin a stop string waits until it is clear that it does not.
-Stop strings are looked up in sorted order, so their number hardly slows a stream down.
+Stop strings and their beginnings are looked up in sets, so their number hardly slows a stream down.
 """
 
-import bisect
 import codecs
 from collections.abc import Iterable
 
@@ -26,7 +25,7 @@ _Utf8Decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class StopStrings:
-    """Strings of which each ends an answer, put in order once for many streams.
+    """Strings of which each ends an answer, made ready once for many streams.
 
     The first one that is complete counts; of several that end at the same character, the longest.
 
@@ -38,18 +37,13 @@ class StopStrings:
         self.strings = frozenset(strings)
         if not all(self.strings):
             raise UserError("an empty stop string was given, which would end every answer at once; remove it.")
-        self._sorted = sorted(self.strings)
+        self._beginnings = {text[:size] for text in self.strings for size in range(1, len(text) + 1)}
         self._sizes = sorted(set(map(len, self.strings)), reverse=True)
 
     def begun(self, text: str) -> str:
         """The longest end of `text` that begins a stop string."""
-        while text:
-            # The strings that begin with a text follow each other from where it would stand itself.
-            place = bisect.bisect_left(self._sorted, text)
-            if place < len(self._sorted) and self._sorted[place].startswith(text):
-                break
-            text = text[1:]
-        return text
+        ends = (text[start:] for start in range(len(text)))
+        return next((end for end in ends if end in self._beginnings), "")
 
     def ended(self, text: str) -> str:
         """The longest stop string that `text` ends with, or nothing."""
@@ -60,6 +54,7 @@ class TextStream:
     """Turns tokens into text as they come.
 
     Attributes:
+        text: all that was returned so far.
         stopped: a stop string came; the text ends before it.
 
     Args:
@@ -75,14 +70,8 @@ class TextStream:
         self._stops = stop_strings if isinstance(stop_strings, StopStrings) else StopStrings(stop_strings)
         self._bytes = _Utf8Decoder(_REPLACE_EACH_BYTE)
         self._held = ""  # what may turn out to begin a stop string
-        self._parts: list[str] = []
+        self.text = ""
         self.stopped = False
-
-    @property
-    def text(self) -> str:
-        """All text that was returned so far."""
-        self._parts = ["".join(self._parts)]
-        return self._parts[0]
 
     def push(self, tokens: Iterable[int]) -> str:
         """The text that is certain now and was not before; nothing once a stop string came."""
@@ -105,7 +94,7 @@ class TextStream:
         certain = self._scanned(new) if self._stops.strings else new
         if last and not self.stopped:
             certain, self._held = certain + self._held, ""
-        self._parts.append(certain)
+        self.text += certain
         return certain
 
     def _scanned(self, new: str) -> str:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from gemma_keras.models.weight_protocol import Take, take_rows
+from gemma_keras.models.weight_protocol import Take, Weight, take_rows
 from gemma_keras.models.weight_table import WeightKind, kind_of
 
 FEW_ROWS = 32  # with more of them, packing the weights costs little
@@ -28,7 +28,7 @@ MOST_PAIRED, LONG_ROW = 16, 1024  # rows up to which shorter rows of a matrix ar
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("parts",), meta_fields=("order", "outs", "shape"))
 @dataclasses.dataclass(frozen=True, slots=True)
-class OutputMajor:
+class OutputMajor(Weight):
     """A kernel of `shape` as a matrix [out, in], its axes in `order`, of which the first `outs` are out; the rows of the
     matrix lie in equal `parts`."""
 

@@ -285,7 +285,10 @@ def _decoder_block(
     with jax.named_scope("rope"):
         query, key = apply_rope(query, angles), apply_rope(key, angles)
     new_keys_values = None
-    settings = _attention_settings(backbone)
+    settings: dict[str, Any] = {
+        "scale": backbone.architecture.query_pre_attn_scalar**-0.5,
+        "logit_soft_cap": backbone.architecture.attention_logit_soft_cap,
+    }
     if context is None:
         heads = packed_attention(
             query, key, value, segment_ids, window=window, kernel=plan.attention, mesh=plan.mesh, **settings
@@ -307,14 +310,6 @@ def _decoder_block(
 def _gated_gelu(gate: jax.Array, up: jax.Array) -> jax.Array:
     """gelu(gate)·up [B, T, F]; only its arguments are kept for the backward pass."""
     return jax.nn.gelu(gate, approximate=True) * up
-
-
-def _attention_settings(backbone: Backbone) -> dict[str, Any]:
-    architecture: Architecture = backbone.architecture
-    return {
-        "scale": architecture.query_pre_attn_scalar**-0.5,
-        "logit_soft_cap": architecture.attention_logit_soft_cap,
-    }
 
 
 def logits(backbone: Backbone, params: Params, hidden: jax.Array) -> jax.Array:

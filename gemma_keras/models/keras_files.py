@@ -1,14 +1,11 @@
 """The files of a Keras preset: which h5 group holds a variable, and which file a group."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
 
-from gemma_keras.config.errors import UserError
 from gemma_keras.models.families import gemma3
-from gemma_keras.models.weight_checks import damaged, read_json
+from gemma_keras.models.weight_checks import opened, read_weight_map
 from gemma_keras.models.weight_table import kind_of
 
 KERAS_FILE, KERAS_INDEX = "model.weights.h5", "model.weights.json"
@@ -31,30 +28,16 @@ def keras_group(path: str, family: str) -> str:
 def files_of_groups(folder: Path) -> dict[str, Path]:
     """Which file holds each group; `UserError` where the index is damaged or the file missing."""
     if (folder / KERAS_INDEX).exists():
-        weight_map = read_json(folder / KERAS_INDEX).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise UserError(f"{folder / KERAS_INDEX} has no weight_map; download it again")
+        weight_map = read_weight_map(folder / KERAS_INDEX)
         # A group may be spread over several files; those of Gemma hold one array each, which the first file has.
         firsts = {group: files[0] if isinstance(files, list) else files for group, files in weight_map.items()}
         return {group.strip("/"): folder / file for group, file in firsts.items()}
-    with open_h5(folder / KERAS_FILE) as opened:
-        return {name.rpartition("/")[0]: folder / KERAS_FILE for name, _ in datasets(opened)}
+    with opened(h5py.File, folder / KERAS_FILE) as file:
+        return {name.rpartition("/")[0]: folder / KERAS_FILE for name, _ in datasets(file)}
 
 
-def datasets(opened: h5py.File) -> list[tuple[str, h5py.Dataset]]:
+def datasets(file: h5py.File) -> list[tuple[str, h5py.Dataset]]:
     """All arrays of a file by their full names."""
     found: list[tuple[str, h5py.Dataset]] = []
-    opened.visititems(lambda name, item: found.append((name, item)) if isinstance(item, h5py.Dataset) else None)
+    file.visititems(lambda name, item: found.append((name, item)) if isinstance(item, h5py.Dataset) else None)
     return found
-
-
-@contextlib.contextmanager
-def open_h5(file: Path) -> Iterator[h5py.File]:
-    """An h5 file; `UserError` where it is missing, or found to be damaged while it is read."""
-    if not file.exists():
-        raise UserError(f"{file} is missing, though the index names it; download it again")
-    try:
-        with h5py.File(file) as opened:
-            yield opened
-    except (OSError, KeyError) as error:
-        raise damaged(file, error) from error

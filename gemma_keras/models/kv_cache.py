@@ -11,7 +11,7 @@ Axes: B rows of the cache, P rows at work, S slots, T new tokens, C tokens of a 
 """
 
 import dataclasses
-import functools
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
@@ -80,20 +80,19 @@ class KVCache:
             # Whatever an earlier sequence left: nobody looks at it, but NaN times a weight of 0 is NaN.
             return jnp.where((held >= 0)[:, None, :, None], kept, 0)
 
-        keys = [written(old, new) for old, (new, _) in zip(whole.keys, layers, strict=True)]
-        values = [written(old, new) for old, (_, new) in zip(whole.values, layers, strict=True)]
-        result = KVCache(tuple(keys), tuple(values))
+        result = whole.changed(written, layers)
         if rows is None:
             return result
         return jax.tree.map(lambda old, new: old.at[rows].set(new, mode="drop"), self, result)
 
     def append(self, layers: NewLayers, slot: jax.Array) -> "KVCache":
         """The cache with the one token of `layers` in slot `slot` mod S of every row."""
+        return self.changed(lambda stored, new: put(stored, new, slot), layers)
+
+    def changed(self, change: Callable[[Stored, Stored], Stored], layers: NewLayers) -> "KVCache":
+        """The cache that `change` makes of what is stored of each layer's keys, and of its values, and what is new of them."""
         keys, values = zip(*layers, strict=True)
-        return KVCache(
-            tuple(put(stored, new, slot) for stored, new in zip(self.keys, keys, strict=True)),
-            tuple(put(stored, new, slot) for stored, new in zip(self.values, values, strict=True)),
-        )
+        return KVCache(tuple(map(change, self.keys, keys)), tuple(map(change, self.values, values)))
 
 
 def put(stored: Stored, new: Stored, slot: jax.Array) -> Stored:
@@ -162,11 +161,7 @@ def cache_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*axes))
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=("length", "cache", "slot_offset", "slot", "recent", "step"),
-    meta_fields=("alone",),
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Context:
     """What new tokens [P, T] see besides themselves.
@@ -185,7 +180,7 @@ class Context:
     slot: jax.Array | None = None
     recent: KVCache | None = None
     step: jax.Array | None = None
-    alone: bool = False
+    alone: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def sources(
         self, layer: int, key: jax.Array, value: jax.Array, positions: jax.Array, window: int | None

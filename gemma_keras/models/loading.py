@@ -9,7 +9,7 @@ Nothing is held twice: each device's shard is one copy out of the mapped file, w
 several processes, each reads the shards of its own devices only.
 """
 
-import contextlib
+import functools
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -22,22 +22,25 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from keras_hub.models import Backbone
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.models.architecture import Architecture
+from gemma_keras.models.families.gemma3 import MULTIMODAL
 from gemma_keras.models.families.keras_preset import from_keras_config
 from gemma_keras.models.families.registry import from_hf_config
 from gemma_keras.models.forward import Params, variable_shapes
 from gemma_keras.models.gguf_file import gguf_architecture, open_gguf
 from gemma_keras.models.hf_names import HfTensor, hf_tensors
-from gemma_keras.models.keras_files import KERAS_FILE, KERAS_INDEX, datasets, files_of_groups, keras_group, open_h5
-from gemma_keras.models.text_part import is_multimodal, left_out, reads_images, text_names
+from gemma_keras.models.keras_files import KERAS_FILE, KERAS_INDEX, datasets, files_of_groups, keras_group
+from gemma_keras.models.text_part import left_out, reads_images, text_names
 from gemma_keras.models.weight_checks import (
     SAFETENSORS_DTYPES,
     damaged,
+    opened,
     quantized,
     read_json,
+    read_weight_map,
     require_known_format,
     require_names,
     require_plain_numbers,
@@ -99,7 +102,7 @@ def load_params(
         UserError: a file is missing or damaged, or a tensor is missing, unknown or of another shape or kind of number.
     """
     folder = Path(folder)
-    sources: Iterator[tuple[str, _MappedTensor | _H5Tensor | _FreshTensor]]
+    sources: Iterator[tuple[str, _ArrayTensor | _H5Tensor]]
     if folder.is_file():
         sources = _gguf_sources(architecture, folder, np.dtype(dtype))
     elif (folder / HF_FILE).exists() or (folder / HF_INDEX).exists():
@@ -124,23 +127,22 @@ def load_params(
     return params
 
 
-class _MappedTensor:
-    """A tensor of a safetensors file in the Keras layout, as a view of the mapped file."""
+class _ArrayTensor:
+    """A tensor in the Keras layout, as a view of a mapped file, or of memory of its own, which then is `fresh`."""
 
-    def __init__(self, file: Path, entry: dict[str, Any], data_start: int, tensor: HfTensor):
-        self.dtype = np.dtype(SAFETENSORS_DTYPES[entry["dtype"]])
-        stored = np.memmap(
-            file, np.uint8, "r", data_start + entry["data_offsets"][0], tensor.size * self.dtype.itemsize
-        )
-        self._view = tensor.from_hf(np.asarray(stored).view(self.dtype).reshape(tensor.hf_shape))
-        self.shape = self._view.shape
+    def __init__(self, view: np.ndarray, *, fresh: bool = False):
+        self._view, self.shape, self._fresh = view, view.shape, fresh
 
     def read(self, index: Index, dtype: np.dtype) -> np.ndarray:
         """A slice as `dtype`, in memory of its own unless it is strided and needs no cast.
 
-        JAX copies a strided array while it changes the layout, faster than NumPy does; a contiguous one it might keep.
+        JAX copies a strided array while it changes the layout, faster than NumPy does; a contiguous one it might keep. All of
+        a fresh one is given away once, so that there is no second copy.
         """
         view = self._view[index]
+        if self._fresh and view.shape == self.shape:
+            self._fresh = False
+            return view
         if view.flags.c_contiguous or not view.flags.aligned:
             out = _aligned_empty(view.shape, dtype)
             out[...] = view
@@ -168,25 +170,7 @@ class _H5Tensor:
         return stored.view(self.dtype).astype(dtype, copy=False)
 
 
-class _FreshTensor:
-    """A tensor in memory of its own, in the Keras layout and the dtype that is wanted."""
-
-    def __init__(self, view: np.ndarray):
-        self._view, self.shape, self._given = view, view.shape, False
-
-    def read(self, index: Index, dtype: np.dtype) -> np.ndarray:
-        """A slice, in memory of its own; the whole one is given away once, so that there is no second copy."""
-        view = self._view[index]
-        assert view.dtype == dtype
-        if self._given or view.shape != self.shape:
-            return view.copy()
-        self._given = True
-        return view
-
-
-def _to_devices(
-    source: _MappedTensor | _H5Tensor | _FreshTensor, dtype: np.dtype, sharding: jax.sharding.Sharding | None
-) -> jax.Array:
+def _to_devices(source: _ArrayTensor | _H5Tensor, dtype: np.dtype, sharding: jax.sharding.Sharding | None) -> jax.Array:
     """The array on its devices, shard by shard: beside it, one shard at most is in host memory."""
     if sharding is None:
         whole = tuple(slice(0, size) for size in source.shape)
@@ -212,12 +196,12 @@ def _shape_of(index: Index, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _hf_sources(
     architecture: Architecture, folder: Path, tell: Callable[[str], None] | None
-) -> Iterator[tuple[str, _MappedTensor]]:
+) -> Iterator[tuple[str, _ArrayTensor]]:
     config = read_json(folder / "config.json")
     require_plain_numbers(folder, config)
     tensors = {tensor.name: tensor for tensor in hf_tensors(architecture)}
     files = _files_of_tensors(folder)
-    names = text_names(files) if is_multimodal(config) else dict(zip(files, files))
+    names = text_names(files) if config.get("model_type") == MULTIMODAL else dict(zip(files, files))
     require_names(tensors, names, folder)
     headers = {file: _read_header(file) for file in sorted(set(files.values()))}
     others = [headers[files[name]][0][name]["data_offsets"] for name in sorted(files.keys() - names.values())]
@@ -228,50 +212,43 @@ def _hf_sources(
             if files[names[name]] == file:
                 entry = entries[names[name]]
                 require_shape(names[name], entry["shape"], tensor.hf_shape, file)
-                yield tensor.path, _MappedTensor(file, entry, data_start, tensor)
+                yield tensor.path, _ArrayTensor(_mapped(file, entry, data_start, tensor))
+
+
+def _mapped(file: Path, entry: dict[str, Any], data_start: int, tensor: HfTensor) -> np.ndarray:
+    """A tensor of a safetensors file in the Keras layout, as a view of the mapped file."""
+    dtype = np.dtype(SAFETENSORS_DTYPES[entry["dtype"]])
+    stored = np.memmap(file, np.uint8, "r", data_start + entry["data_offsets"][0], tensor.size * dtype.itemsize)
+    return tensor.from_hf(np.asarray(stored).view(dtype).reshape(tensor.hf_shape))
 
 
 def _read_header(file: Path) -> tuple[dict[str, Any], int]:
     """The entries of a safetensors file that `safe_open` has checked, and the offset that theirs count from."""
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        entries = json.loads(opened.read(length))
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        entries = json.loads(stream.read(length))
     return entries, 8 + length
 
 
 def _files_of_tensors(folder: Path) -> dict[str, Path]:
     """Which file holds each tensor; every file is opened once, so that a damaged one is found before loading starts."""
     if (folder / HF_INDEX).exists():
-        weight_map = read_json(folder / HF_INDEX).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise UserError(f"{folder / HF_INDEX} has no weight_map; download it again")
-        files = {folder / file for file in weight_map.values()}
+        files = {folder / file for file in read_weight_map(folder / HF_INDEX).values()}
     else:
         files = {folder / HF_FILE}
     found: dict[str, Path] = {}
     for file in sorted(files):
-        with _open_safetensors(file) as opened:
-            found |= dict.fromkeys(opened.keys(), file)
+        with opened(functools.partial(safe_open, framework="numpy"), file) as tensors:
+            found |= dict.fromkeys(tensors.keys(), file)
     return found
 
 
-@contextlib.contextmanager
-def _open_safetensors(file: Path) -> Iterator[Any]:
-    if not file.exists():
-        raise UserError(f"{file} is missing, though the index names it; download it again")
-    try:
-        with safe_open(file, framework="numpy") as opened:
-            yield opened
-    except (SafetensorError, OSError) as error:
-        raise damaged(file, error) from error
-
-
-def _gguf_sources(architecture: Architecture, file: Path, dtype: np.dtype) -> Iterator[tuple[str, _FreshTensor]]:
-    opened = open_gguf(file)
+def _gguf_sources(architecture: Architecture, file: Path, dtype: np.dtype) -> Iterator[tuple[str, _ArrayTensor]]:
+    model = open_gguf(file)
     for tensor in hf_tensors(architecture):
         whole = _aligned_empty(tensor.hf_shape, dtype)
-        opened.fill(tensor, whole)
-        yield tensor.path, _FreshTensor(tensor.from_hf(whole))
+        model.fill(tensor, whole)
+        yield tensor.path, _ArrayTensor(tensor.from_hf(whole), fresh=True)
 
 
 def _keras_sources(
@@ -282,11 +259,11 @@ def _keras_sources(
     require_names(tensors, (group for group in groups if not reads_images(group)), folder)
     others: list[int] = []
     for file in sorted(set(groups.values())):
-        with open_h5(file) as opened:
-            others += [dataset.nbytes for name, dataset in datasets(opened) if reads_images(name)]
+        with opened(h5py.File, file) as content:
+            others += [dataset.nbytes for name, dataset in datasets(content) if reads_images(name)]
             for group, tensor in tensors.items():
                 if groups[group] == file:
-                    dataset = opened[group]["0"]
+                    dataset = content[group]["0"]
                     require_shape(group, dataset.shape, tensor.shape, file)
                     source = _H5Tensor(dataset)
                     if not jnp.issubdtype(source.dtype, jnp.floating):

@@ -6,12 +6,12 @@ element is off by at most half a scale.
 
 import dataclasses
 from collections.abc import MutableMapping
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from gemma_keras.models.weight_protocol import Take, as_weight, take_rows
+from gemma_keras.models.weight_protocol import Take, Weight, as_weight, take_rows
 from gemma_keras.models.weight_table import WeightKind, kind_of
 
 LEVELS = 127
@@ -19,10 +19,9 @@ LEVELS = 127
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, slots=True)
-class Int8:
+class Int8(Weight):
     """`values` int8[...], and `scales` float32 of the same rank, 1 long along the axes that share a scale."""
 
-    multiplies: ClassVar[bool] = False
     values: jax.Array
     scales: jax.Array
 

@@ -38,17 +38,7 @@ def is_stacked(params: Mapping[str, Any]) -> bool:
 
 def stacked_shapes(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes after `stack_params`."""
-    rows: dict[str, list[jax.ShapeDtypeStruct]] = {}
-    whole: dict[str, jax.ShapeDtypeStruct] = {}
-    for path, spec in shapes.items():
-        name, row = stack_path(path)
-        if row is None:
-            whole[name] = spec
-        else:
-            rows.setdefault(name, []).append(spec)
-    return whole | {
-        name: jax.ShapeDtypeStruct((len(specs), *specs[0].shape), specs[0].dtype) for name, specs in rows.items()
-    }
+    return jax.eval_shape(lambda params: stack_params(dict(params)), dict(shapes))
 
 
 def stack_params(

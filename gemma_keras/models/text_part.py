@@ -5,18 +5,10 @@ what `save_pretrained` writes, `model.language_model.layers...` as transformers 
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
-
-from gemma_keras.models.families.gemma3 import MULTIMODAL
+from collections.abc import Iterable
 
 _PREFIX = re.compile(r"^(?:language_model\.(?=model\.|lm_head\.)|(model\.)language_model\.)")
 _REST = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\..+|layers/gemma3_vision_encoder/.+")
-
-
-def is_multimodal(config: Mapping[str, Any]) -> bool:
-    """Whether a parsed `config.json` is that of a model which reads images, too."""
-    return config.get("model_type") == MULTIMODAL
 
 
 def text_names(names: Iterable[str]) -> dict[str, str]:

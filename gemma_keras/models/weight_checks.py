@@ -1,8 +1,10 @@
 """Checks of a folder of weights before and while it is read: each thing that cannot be loaded has a sentence of its own."""
 
+import contextlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +120,26 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{file} is no JSON object; download it again")
     return value
+
+
+def read_weight_map(index: Path) -> dict[str, Any]:
+    """What the index of a folder says about the files of its tensors; `UserError` where that is nothing."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise UserError(f"{index} has no weight_map; download it again")
+    return weight_map
+
+
+@contextlib.contextmanager
+def opened(open_file: Callable[[Path], AbstractContextManager[Any]], file: Path) -> Iterator[Any]:
+    """A file of weights; `UserError` where it is missing, or found to be damaged while it is read."""
+    if not file.exists():
+        raise UserError(f"{file} is missing, though the index names it; download it again")
+    try:
+        with open_file(file) as content:
+            yield content
+    except (SafetensorError, OSError, KeyError) as error:
+        raise damaged(file, error) from error
 
 
 def damaged(file: str | Path, error: Exception) -> UserError:

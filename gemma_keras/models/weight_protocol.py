@@ -30,7 +30,7 @@ class Weight(Protocol):
     the product.
     """
 
-    multiplies: ClassVar[bool]
+    multiplies: ClassVar[bool] = False
 
     def dense(self, dtype: Any) -> jax.Array:
         """The weight itself."""
@@ -38,7 +38,8 @@ class Weight(Protocol):
 
     def project(self, x: jax.Array, kind: WeightKind, dtype: Any = None) -> jax.Array:
         """`x` [..., in axes] times the weight: [..., out axes], summed in float32, as `dtype` or that of `x`."""
-        ...
+        product = jnp.einsum(kind.equation, x, self.dense(x.dtype), preferred_element_type=jnp.float32)
+        return product.astype(dtype or x.dtype)
 
     def lookup(self, ids: jax.Array, dtype: Any, take: Take = take_rows) -> jax.Array:
         """Rows [..., D] of a table [V, D] as `dtype`; `take` is asked for the rows of each array that holds it."""
@@ -46,20 +47,14 @@ class Weight(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Plain:
+class Plain(Weight):
     """A weight that is an array."""
 
-    multiplies: ClassVar[bool] = False
     array: jax.Array
 
     def dense(self, dtype: Any) -> jax.Array:
         """The array as `dtype`."""
         return self.array.astype(dtype)
-
-    def project(self, x: jax.Array, kind: WeightKind, dtype: Any = None) -> jax.Array:
-        """`x` [..., in axes] times the array: [..., out axes]."""
-        product = jnp.einsum(kind.equation, x, self.dense(x.dtype), preferred_element_type=jnp.float32)
-        return product.astype(dtype or x.dtype)
 
     def lookup(self, ids: jax.Array, dtype: Any, take: Take = take_rows) -> jax.Array:
         """Rows [..., D] as `dtype`."""

@@ -7,6 +7,7 @@ import jax
 from jax.sharding import Mesh
 
 from gemma_keras.config.errors import UserError
+from gemma_keras.config.sections import ParallelConfig
 from gemma_keras.config.stages import AnsweringConfig, EvaluateConfig, StepConfig
 from gemma_keras.models.architecture import Architecture
 from gemma_keras.models.attention_kernels.grouped_query import choose_kernel
@@ -24,7 +25,9 @@ def plan_for(
         UserError: the mesh does not fit the devices, the heads or the rows.
     """
     kernel = _kernel_for(config, devices[0].device_kind)
-    mesh = _mesh_for(config, architecture, devices)
+    rows = config.train.batch_rows // config.train.accumulation
+    usual = default_mesh_shape(architecture, len(devices), rows)
+    mesh = _mesh_for(config.parallel, architecture, devices, rows, usual)
     if mesh is None:
         return ComputePlan(attention=kernel, remat=remat)
     divided = mesh.shape[MODEL] > 1 and config.data.sequence_length % mesh.shape[MODEL] == 0
@@ -40,10 +43,9 @@ def inference_plan(config: AnsweringConfig | StepConfig, architecture: Architect
         UserError: the mesh does not fit the devices or the heads.
     """
     heads = math.gcd(architecture.num_key_value_heads, len(devices))
-    model = config.parallel.model or (len(devices) // config.parallel.data if config.parallel.data else heads)
-    data = config.parallel.data or max(1, len(devices) // model)
-    _check_mesh(architecture, data, data, model, len(devices))
-    return ComputePlan(mesh=make_mesh(devices, data, model) if data * model > 1 else None, attention="blockwise")
+    usual = len(devices) // heads, heads
+    mesh = _mesh_for(config.parallel, architecture, devices, 0, usual)  # as many rows as there are requests
+    return ComputePlan(mesh=mesh, attention="blockwise")
 
 
 def _kernel_for(config: StepConfig | EvaluateConfig, device_kind: str) -> str:
@@ -74,11 +76,11 @@ def default_mesh_shape(architecture: Architecture, devices: int, rows: int) -> t
     return max(fitting, key=lambda shape: (shape[0] * shape[1], shape[0]))
 
 
-def _mesh_for(config: StepConfig | EvaluateConfig, architecture: Architecture, devices: list[Any]) -> Mesh | None:
-    rows = config.train.batch_rows // config.train.accumulation
-    data, model = config.parallel.data, config.parallel.model
-    if not data and not model:
-        data, model = default_mesh_shape(architecture, len(devices), rows)
+def _mesh_for(
+    asked: ParallelConfig, architecture: Architecture, devices: list[Any], rows: int, usual: tuple[int, int]
+) -> Mesh | None:
+    """The mesh that is asked for, or the `usual` one; None: a single device."""
+    data, model = (asked.data, asked.model) if asked.data or asked.model else usual
     data = data or max(1, len(devices) // model)
     model = model or max(1, len(devices) // data)
     _check_mesh(architecture, rows, data, model, len(devices))

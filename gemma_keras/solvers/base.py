@@ -39,7 +39,7 @@ class Solver(abc.ABC):
     def fill(self, question: Question, work: Any) -> Steps:
         """The steps that fill the work."""
 
-    def solve(self, questions: Sequence[Question | str], on_done: OnDone | None = None) -> list[Trace]:
+    def solve(self, questions: Sequence[Question | str], on_done: OnDone = lambda number, trace: None) -> list[Trace]:
         """The trace of each question.
 
         Questions are solved side by side, `solver.batch_questions` of them at a time: whatever they ask at the same

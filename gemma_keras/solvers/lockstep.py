@@ -37,7 +37,7 @@ def run(
     settings: Settings,
     questions: Sequence[Question],
     begin: Begin,
-    on_done: Callable[[int, Trace], None] | None = None,
+    on_done: Callable[[int, Trace], None],
 ) -> list[Trace]:
     """The traces of all questions; as many at a time as `solver.batch_questions`, the next in place of one that is done.
 
@@ -59,8 +59,7 @@ def run(
         for one in underway:
             if one.over:
                 traces[one.number] = _finished(one)
-                if on_done:
-                    on_done(one.number, one.trace)
+                on_done(one.number, one.trace)
         underway = [one for one in underway if not one.over]
     return [traces[number] for number in range(len(questions))]
 

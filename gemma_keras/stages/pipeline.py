@@ -10,7 +10,8 @@ from gemma_keras.config.serialization import to_dict
 from gemma_keras.config.stages import PipelineConfig, PipelineSftConfig, TrainingConfig
 from gemma_keras.data.pipeline import PreparedSplit
 from gemma_keras.evaluation.tasks.perplexity import evaluate_model
-from gemma_keras.inference.chat import ChatAnswer, ChatModel
+from gemma_keras.inference.chat import ChatModel
+from gemma_keras.inference.language_model import Reply
 from gemma_keras.stages import training
 from gemma_keras.stages.running import workdir as files
 from gemma_keras.stages.running.assets import load_chat_model
@@ -65,7 +66,7 @@ def _summary(tuned: PipelineSftConfig, sft_result: dict, workdir: Path) -> dict:
     split = PreparedSplit.load(workdir / "sft" / "data" / "valid")
     conversations = [[{"role": "user", "content": question}] for question in tuned.questions]
 
-    def examined(model: ChatModel) -> tuple[dict[str, float], list[ChatAnswer | UserError]]:
+    def examined(model: ChatModel) -> tuple[dict[str, float], list[Reply | UserError]]:
         return evaluate_model(model, split, tuned.train.batch_rows), model.answer_each(conversations, tuned.sampling)
 
     before, first_answers = examined(_load_float32(tuned, tuned.model.weights, workdir))  # which is let go
@@ -86,7 +87,7 @@ def _summary(tuned: PipelineSftConfig, sft_result: dict, workdir: Path) -> dict:
     }
 
 
-def _sample(question: str, before: ChatAnswer | UserError, after: ChatAnswer | UserError) -> dict:
+def _sample(question: str, before: Reply | UserError, after: Reply | UserError) -> dict:
     """A question that could not be asked has the reason in brackets for an answer, and costs the run nothing else."""
     base, answer = (f"[{given}]" if isinstance(given, UserError) else given.text for given in (before, after))
     ended = not isinstance(after, UserError) and after.ended

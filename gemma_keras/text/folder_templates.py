@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.text.foreign_template import ForeignTemplate
+from gemma_keras.text.foreign_template import ChatTemplate, ForeignTemplate
 from gemma_keras.text.jinja_templates import compiled, render
 from gemma_keras.text.templates import GIVEN, TEMPLATES, Template
 
@@ -19,7 +19,7 @@ _TOKENS = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "un
 _BOS = "<bos>"
 
 
-def folder_template(folder: str | Path) -> Template | ForeignTemplate | None:
+def folder_template(folder: str | Path) -> ChatTemplate | None:
     """The chat template of a Hugging Face folder, its text as `source`; None where it has none, as Keras presets.
 
     It is one of ours if it writes the same. Of how Google's refuse messages, and of blanks around a system message that
@@ -38,7 +38,7 @@ def folder_template(folder: str | Path) -> Template | ForeignTemplate | None:
     return template_of(folder, _source(folder, config), tokens)
 
 
-def template_of(weights: str | Path, source: str, tokens: dict[str, str]) -> Template | ForeignTemplate | None:
+def template_of(weights: str | Path, source: str, tokens: dict[str, str]) -> ChatTemplate | None:
     """As `folder_template`, of the text that was found with `weights` and of what their tokenizer calls its tokens."""
     if not source.strip():
         return None

@@ -15,7 +15,7 @@ import jinja2
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.text.jinja_templates import compiled, render
-from gemma_keras.text.templates import Messages, checked, folded
+from gemma_keras.text.templates import Messages, Template, checked, folded
 from gemma_keras.text.tokenizer import Tokenizer
 
 Turns = list[tuple[str, str]]
@@ -32,7 +32,7 @@ _STRIPPED: tuple[Callable[[str], str], ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForeignTemplate:
-    """A `ChatTemplate` that Jinja renders; there are no spans of it to train on.
+    """A template that Jinja renders; there are no spans of it to train on.
 
     Attributes:
         name: what it is called in messages, such as "the chat template of FOLDER".
@@ -134,6 +134,10 @@ class ForeignTemplate:
                 "one of our templates with --config.data.template."
             )
         return own, contents
+
+
+ChatTemplate = Template | ForeignTemplate
+"""What inference takes: one of ours, or a folder's own. Both have a name, the `source` in their folder, prompts and stop ids."""
 
 
 def _contents(written: str, own: list[str], given: list[str]) -> list[str] | None:

@@ -16,7 +16,7 @@ conversation has the same ids in parts, in one string and in transformers.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
@@ -48,27 +48,6 @@ class Block(NamedTuple):
     before: str
     closing: str
     after: str
-
-
-class ChatTemplate(Protocol):
-    """What inference needs of a template: ours (`Template`) or a folder's own (`foreign_template.ForeignTemplate`).
-
-    Attributes:
-        name: what it is called in messages.
-        source: the Jinja text of the folder that it was found in; empty: none.
-    """
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def source(self) -> str: ...
-
-    def prompts(self, tokenizer: Tokenizer, conversations: Sequence[Messages]) -> list[list[int]]:
-        """Token ids of each conversation, from bos to the opening of the model's answer."""
-
-    def stop_ids(self, tokenizer: Tokenizer) -> tuple[int, ...]:
-        """The tokens that end an answer."""
 
 
 class Encoding(NamedTuple):

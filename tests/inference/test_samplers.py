@@ -16,7 +16,7 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import SamplingConfig
 from gemma_keras.inference.constraints.constraint import Choice, JsonSchema, Regex
 from gemma_keras.inference.keras_hub import samplers as module
-from gemma_keras.inference.keras_hub.samplers import ConstrainedSampler, PenaltySampler
+from gemma_keras.inference.keras_hub.samplers import ConstrainedSampler, PenaltySampler, SamplerCall
 from tests.inference.causal_lms import answers_of, build_causal_lm, uncached_logits
 from tests.inference.models import SMALLEST, prompts
 
@@ -211,6 +211,9 @@ def test_a_choice_is_the_most_likely_of_the_options(causal_lm, logits_of, tokeni
 
 
 def test_too_little_room_for_a_constraint_is_told():
-    guide = ConstrainedSampler(Regex("[0-9]{40}"), builtin.TOKENIZER, 40).guide(None)
+    sampler = ConstrainedSampler(Regex("[0-9]{40}"), builtin.TOKENIZER, 40)
+    call = SamplerCall(
+        next=None, prompt=jnp.zeros((2, 25), jnp.int32), mask=None, stop_token_ids=None, hidden_states=None
+    )
     with pytest.raises(Exception, match="UserError: .*at most 22 tokens"):
-        guide.begin(jnp.zeros((2, 25), jnp.int32), jnp.array([3, 6])).block_until_ready()
+        sampler.first_notes(call, jnp.array([3, 6])).block_until_ready()

@@ -6,6 +6,7 @@ constrained ones with those of the same constraint. Shapes are rounded up, so th
 Axes: B rows, T places.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,13 +14,13 @@ import numpy as np
 from keras_hub.models import GemmaCausalLM
 
 from gemma_keras.config.errors import UserError
-from gemma_keras.inference.buckets import power_of_two
+from gemma_keras.inference.buckets import bucket, power_of_two
 from gemma_keras.inference.constraints.constraint import Constraint
 from gemma_keras.inference.keras_hub.samplers import ConstrainedSampler, PenaltySampler
 from gemma_keras.inference.language_model import Ask, Reply, check_vocabulary
 from gemma_keras.inference.requests import check_length
 from gemma_keras.inference.sampling import check_sampling
-from gemma_keras.text.templates import ChatTemplate
+from gemma_keras.text.foreign_template import ChatTemplate
 from gemma_keras.text.tokenizer import Tokenizer
 
 _KEPT_SAMPLERS = 16  # with their compiled programs
@@ -59,7 +60,7 @@ class KerasChat:
         self._causal_lm, self._tokenizer, self._template = causal_lm, tokenizer, template
         self._max_position, self._batch_rows = max_position, batch_rows
         self._stop_ids = template.stop_ids(tokenizer)
-        self._compiled: dict[Form, tuple[PenaltySampler, Any]] = {}
+        self._compiled = functools.lru_cache(maxsize=_KEPT_SAMPLERS)(self._compile)
 
     def answer(self, asks: Sequence[Ask]) -> list[Reply]:
         """The reply to each call.
@@ -70,8 +71,10 @@ class KerasChat:
         prompts = self._template.prompts(self._tokenizer, [ask.messages for ask in asks])
         forms: dict[Form, list[int]] = {}
         for number, (ask, prompt) in enumerate(zip(asks, prompts)):
-            self._check(number, ask, prompt)
-            forms.setdefault(_form(ask), []).append(number)
+            check_sampling(ask.sampling)
+            check_length(number, len(prompt), ask.max_new_tokens, self._max_position)
+            form = (ask.constraint, ask.max_new_tokens) if ask.constraint is not None else None
+            forms.setdefault(form, []).append(number)
         replies: dict[int, Reply] = {}
         for form, numbers in forms.items():
             # Prompts of like lengths share a batch, whose cost is that of its longest row.
@@ -82,16 +85,12 @@ class KerasChat:
                 replies |= dict(zip(rows, answers))
         return [replies[number] for number in range(len(asks))]
 
-    def _check(self, number: int, ask: Ask, prompt: list[int]) -> None:
-        check_sampling(ask.sampling)
-        check_length(number, len(prompt), ask.max_new_tokens, self._max_position)
-
     def _generate(self, form: Form, asks: list[Ask], prompts: list[list[int]]) -> list[Reply]:
         """Replies of one batch."""
         # Copies of the last row fill the batch up to a size that is compiled once.
         rows = [*range(len(asks)), *[len(asks) - 1] * (power_of_two(len(asks)) - len(asks))]
         needed = max(len(prompt) + ask.max_new_tokens for ask, prompt in zip(asks, prompts))
-        tokens = np.full((len(rows), _places(needed)), self._tokenizer.pad_id, np.int32)
+        tokens = np.full((len(rows), bucket(needed)), self._tokenizer.pad_id, np.int32)
         mask = np.zeros(tokens.shape, bool)
         for index, row in enumerate(rows):
             tokens[index, : len(prompts[row])], mask[index, : len(prompts[row])] = prompts[row], True
@@ -115,25 +114,14 @@ class KerasChat:
         return Reply(text.strip("\n\r"), prompt_tokens, len(answer), bool(stops))
 
     def _use(self, form: Form) -> PenaltySampler:
-        """Has the model generate with the sampler of `form`, compiled once."""
-        if form in self._compiled:
-            sampler, generate = self._compiled[form]
-            self._causal_lm.sampler, self._causal_lm.generate_function = sampler, generate
-            return sampler
-        if len(self._compiled) == _KEPT_SAMPLERS:
-            self._compiled.clear()
+        """Has the model generate with the sampler of `form`."""
+        sampler, generate = self._compiled(form)
+        self._causal_lm.sampler, self._causal_lm.generate_function = sampler, generate
+        return sampler
+
+    def _compile(self, form: Form) -> tuple[PenaltySampler, Any]:
         sampler = PenaltySampler()
         if form is not None:
             sampler = ConstrainedSampler(form[0], self._tokenizer.path, max_new_tokens=form[1])
         self._causal_lm.compile(sampler=sampler)
-        self._compiled[form] = sampler, self._causal_lm.make_generate_function()
-        return sampler
-
-
-def _form(ask: Ask) -> Form:
-    return None if ask.constraint is None else (ask.constraint, ask.max_new_tokens)
-
-
-def _places(length: int) -> int:
-    """T for rows of `length`: a power of two from 64 to 512, then a multiple of 256, so that few programs are compiled."""
-    return max(64, power_of_two(length)) if length <= 512 else -(-length // 256) * 256
+        return sampler, self._causal_lm.make_generate_function()

@@ -9,7 +9,6 @@ one place a step, and lets the tokens of longer prompts stand; what is drawn at 
 Axes: B rows, T places, D model dim, V vocabulary, W = ceil(V / 32) words of 32 bits.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -91,24 +90,6 @@ class LoopSampler(Sampler):
         return state[0]
 
 
-class Guide:
-    """Has a say in tokens besides the settings. What it carries from step to step, `notes`, are arrays."""
-
-    def begin(self, prompt: jax.Array, lengths: jax.Array) -> Any:
-        """The first notes, for prompts i32[B, T] of `lengths` i32[B]."""
-        return ()
-
-    def scores(self, logits: jax.Array, notes: Any) -> jax.Array:
-        """Logits f32[B, V] of a step as the settings shall see them."""
-        return logits
-
-    def decide(
-        self, drawn: jax.Array, prompt: jax.Array, lengths: jax.Array, index: jax.Array, notes: Any
-    ) -> tuple[jax.Array, Any]:
-        """The tokens i32[B] that are taken where `drawn` i32[B] were drawn for place `index`, and the next notes."""
-        return drawn, notes
-
-
 @keras.saving.register_keras_serializable(package="gemma_keras")
 class PenaltySampler(LoopSampler):
     """Draws after penalties, temperature, top-k, top-p and min-p, as `sampling.next_tokens` does.
@@ -170,25 +151,35 @@ class PenaltySampler(LoopSampler):
         prompt, lengths = call.prompt, jnp.sum(call.mask, axis=-1, dtype=jnp.int32)
         vocabulary = jax.eval_shape(call.next, prompt, cache, index)[0].shape[-1]
         tallies = Tallies.of_prompts(prompt, call.mask, vocabulary)
-        return prompt, cache, index, tallies, self.guide(call.stop_token_ids).begin(prompt, lengths)
+        return prompt, cache, index, tallies, self.first_notes(call, lengths)
 
     def step(self, call: SamplerCall, prompt: jax.Array, cache: Any, index: jax.Array, *own: Any) -> tuple[Any, ...]:
         """
         Raises:
             UserError: `set_rows` was given another number of rows.
         """
-        (tallies, notes), guide = own, self.guide(call.stop_token_ids)
+        tallies, notes = own
         lengths, given = jnp.sum(call.mask, axis=-1, dtype=jnp.int32), call.mask[:, index]
         logits, _, cache = call.next(prompt, cache, index)
-        scores = guide.scores(logits.astype(jnp.float32), notes)
+        scores = self.scores(logits.astype(jnp.float32), notes)
         token = next_tokens(scores, tallies, self._settings_of(len(prompt)), index - lengths)
-        token, notes = guide.decide(token, prompt, lengths, index, notes)
+        token, notes = self.decide(call, token, prompt, lengths, index)
         token = jnp.where(given, prompt[:, index], token.astype(prompt.dtype))
         return prompt.at[:, index].set(token), cache, index + 1, tallies.counted(token, ~given), notes
 
-    def guide(self, stop_token_ids: Sequence[int] | None) -> Guide:
-        """What else decides on tokens; nothing here."""
-        return Guide()
+    def first_notes(self, call: SamplerCall, lengths: jax.Array) -> Any:
+        """What `scores` is told at the first step, for prompts of `lengths` i32[B]: arrays; nothing here."""
+        return ()
+
+    def scores(self, logits: jax.Array, notes: Any) -> jax.Array:
+        """Logits f32[B, V] of a step as the settings shall see them."""
+        return logits
+
+    def decide(
+        self, call: SamplerCall, drawn: jax.Array, prompt: jax.Array, lengths: jax.Array, index: jax.Array
+    ) -> tuple[jax.Array, Any]:
+        """The tokens i32[B] that are taken where `drawn` i32[B] were drawn for place `index`, and the next notes."""
+        return drawn, ()
 
     def _settings_of(self, batch: int) -> SamplingRows:
         rows = SamplingRows(*(keras.ops.convert_to_tensor(variable) for variable in self._rows))
@@ -215,7 +206,8 @@ def _variables(rows: SamplingRows) -> SamplingRows:
 class ConstrainedSampler(PenaltySampler):
     """Answers that match `constraint` whatever the model would say, each ended by a stop token where there is room for it.
 
-    At each step the host is call which tokens may come next. Stop tokens are those of `generate`, eos where it has none.
+    At each step the host is asked which tokens may come next: notes are u32[B, W]. Stop tokens are those of `generate`, eos
+    where it has none.
 
     Args:
         constraint: a `Choice`, `Regex` or `JsonSchema`, or one as `constraint_config` writes it: `{"regex": "[0-9]+"}`.
@@ -234,8 +226,8 @@ class ConstrainedSampler(PenaltySampler):
         self.constraint = constraint_of(constraint) if isinstance(constraint, dict) else constraint
         self.max_new_tokens = max_new_tokens
         self._tokenizer = Tokenizer(tokenizer)
-        self._grammars: dict[tuple[int, ...], Grammars] = {}
-        self.guide(None).grammars.matcher(self.constraint, max_new_tokens)
+        self._grammars = functools.cache(functools.partial(Grammars, self._tokenizer))
+        self._grammars_for(None).matcher(self.constraint, max_new_tokens)
 
     def get_config(self) -> dict[str, Any]:
         own = dict(
@@ -245,49 +237,35 @@ class ConstrainedSampler(PenaltySampler):
         )
         return own | super().get_config()
 
-    def guide(self, stop_token_ids: Sequence[int] | None) -> "GrammarGuide":
-        """Masks by the grammar."""
-        stops = (self._tokenizer.eos_id,) if stop_token_ids is None else tuple(stop_token_ids)
-        if stops not in self._grammars:
-            self._grammars[stops] = Grammars(self._tokenizer, stops)
-        words = -(-self._tokenizer.vocabulary_size // 32)
-        return GrammarGuide(self._grammars[stops], self.constraint, self.max_new_tokens, words)
+    def _grammars_for(self, stop_token_ids: Sequence[int] | None) -> Grammars:
+        return self._grammars((self._tokenizer.eos_id,) if stop_token_ids is None else tuple(stop_token_ids))
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class GrammarGuide(Guide):
-    """Notes are u32[B, W]: the tokens that `constraint` allows next."""
-
-    grammars: Grammars
-    constraint: Constraint
-    max_new_tokens: int
-    words: int
-
-    def begin(self, prompt: jax.Array, lengths: jax.Array) -> jax.Array:
-        return self.decide(jnp.zeros_like(lengths), prompt, lengths, jnp.int32(-1), None)[1]
+    def first_notes(self, call: SamplerCall, lengths: jax.Array) -> jax.Array:
+        return self.decide(call, jnp.zeros_like(lengths), call.prompt, lengths, jnp.int32(-1))[1]
 
     def scores(self, logits: jax.Array, notes: jax.Array) -> jax.Array:
         return masked(logits, notes)
 
     def decide(
-        self, drawn: jax.Array, prompt: jax.Array, lengths: jax.Array, index: jax.Array, notes: Any
+        self, call: SamplerCall, drawn: jax.Array, prompt: jax.Array, lengths: jax.Array, index: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        shapes = (
-            jax.ShapeDtypeStruct(drawn.shape, jnp.int32),
-            jax.ShapeDtypeStruct((len(prompt), self.words), jnp.uint32),
-        )
-        return jax.pure_callback(self._on_host, shapes, drawn, prompt, lengths, index)
+        words = -(-self._tokenizer.vocabulary_size // 32)
+        shapes = jax.ShapeDtypeStruct(drawn.shape, jnp.int32), jax.ShapeDtypeStruct((len(prompt), words), jnp.uint32)
+        on_host = functools.partial(self._on_host, self._grammars_for(call.stop_token_ids), words)
+        return jax.pure_callback(on_host, shapes, drawn, prompt, lengths, index)
 
-    def _on_host(self, drawn: Any, prompt: Any, lengths: Any, index: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _on_host(
+        self, grammars: Grammars, words: int, drawn: Any, prompt: Any, lengths: Any, index: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
         drawn, prompt, lengths, index = (np.asarray(array) for array in (drawn, prompt, lengths, index))
-        tokens, bits = np.array(drawn), np.empty((len(prompt), self.words), np.uint32)
+        tokens, bits = np.array(drawn), np.empty((len(prompt), words), np.uint32)
         for row, length in enumerate(lengths.tolist()):
             most = min(self.max_new_tokens, prompt.shape[1] - length)
             answer = prompt[row, length : max(index, length)].tolist()
             if index >= length:
-                tokens[row] = taken(self.grammars, self.constraint, answer, most, int(drawn[row]))
+                tokens[row] = taken(grammars, self.constraint, answer, most, int(drawn[row]))
                 answer.append(int(tokens[row]))
-            bits[row] = allowed(self.grammars, self.constraint, answer, most)
+            bits[row] = allowed(grammars, self.constraint, answer, most)
         return tokens, bits
 
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from keras_hub.models import Backbone
 
+from gemma_keras.inference.decode import Chunk
 from gemma_keras.inference.requests import Request
 from gemma_keras.inference.sampling import SamplingRows, Tallies, penalize
 from gemma_keras.models.forward import Params, forward, logits, only_pieces
@@ -27,14 +28,6 @@ from gemma_keras.models.kv_cache import Context, KVCache, init_cache
 from gemma_keras.parallel.plan import ComputePlan
 
 STEPS = 16  # new tokens of a row between two looks of the host
-
-
-class FoundTokens(NamedTuple):
-    """`tokens` i32[P, C] (-1: none), `stopped` bool[P] by a stop token, `broken` bool[P] logits that are not finite."""
-
-    tokens: jax.Array
-    stopped: jax.Array
-    broken: jax.Array
 
 
 class _Prompts(NamedTuple):
@@ -52,7 +45,8 @@ class _Prompts(NamedTuple):
 
 
 class _ContrastiveLoop(NamedTuple):
-    """`states` f32[P, S + C, D]: hidden states of length 1, by position; `scores` f32[P, V]: logits of the next token."""
+    """`states` f32[P, S + C, D]: hidden states of length 1, by position; `scores` f32[P, V]: logits of the next token;
+    `found`: the whole answers so far."""
 
     index: jax.Array
     recent: KVCache
@@ -60,7 +54,7 @@ class _ContrastiveLoop(NamedTuple):
     scores: jax.Array
     counts: jax.Array
     running: jax.Array
-    found: FoundTokens
+    found: Chunk
 
 
 def candidate_scores(
@@ -81,7 +75,7 @@ def unit(x: jax.Array) -> jax.Array:
 
 def contrastive_search(
     backbone: Backbone, plan: ComputePlan, params: Params, requests: Sequence[Request], slots: int, rows: int
-) -> Iterator[FoundTokens]:
+) -> Iterator[Chunk]:
     """What is found of the answers of `requests`, padded to `rows`, after every `STEPS` tokens; the last is the whole.
 
     `slots` is the length that their prompts are padded to.
@@ -109,7 +103,7 @@ def contrastive_search(
         yield found
 
 
-def is_over(request: Request, found: FoundTokens, row: int) -> bool:
+def is_over(request: Request, found: Chunk, row: int) -> bool:
     """Whether nothing more comes of a request, whose answer is in `row`."""
     whole = np.sum(found.tokens[row] >= 0) >= request.sampling.max_new_tokens
     return bool(whole or found.stopped[row] or found.broken[row])
@@ -140,7 +134,7 @@ def _begin(
         scores=logits(backbone, params, hidden[jnp.arange(rows), count - 1]),
         counts=jnp.zeros(prompts.prompt.shape, jnp.int32),
         running=prompts.limit > 0,
-        found=FoundTokens(jnp.full((rows, new), -1, jnp.int32), none, none),
+        found=Chunk(jnp.full((rows, new), -1, jnp.int32), none, none, clock=jnp.zeros((), jnp.int32)),
     )
 
 
@@ -177,10 +171,11 @@ def _advance(
             scores=logits(backbone, params, own),
             counts=state.counts.at[each, token].add(taken.astype(jnp.int32)),
             running=taken & (state.index + 1 < prompts.limit),
-            found=FoundTokens(
+            found=Chunk(
                 found.tokens.at[:, state.index].set(jnp.where(taken, token, -1)),
                 found.stopped | stop,
                 found.broken | (state.running & ~finite),
+                clock=state.index + 1,
             ),
         )
 

@@ -17,10 +17,7 @@ from gemma_keras.models.attention_kernels.blockwise import MASKED, blockwise_att
 from gemma_keras.models.attention_kernels.splash import splash_attention
 from gemma_keras.models.quantization import Int8
 
-__all__ = ["KERNELS", "Source", "attention", "attention_mask", "choose_kernel", "packed_attention"]
-
 FEW_ROWS = 16  # of a product, for which its right operand should not be packed
-KERNELS = ("reference", "blockwise", "splash")
 
 
 def choose_kernel(device_kind: str) -> str:
@@ -60,13 +57,8 @@ def packed_attention(
     """
     if kernel not in KERNELS:
         raise UserError(f"{kernel!r} is not an attention kernel; choose one of {', '.join(KERNELS)}.")
-    kernels: dict[str, Callable[..., jax.Array]] = {
-        "reference": _reference,
-        "blockwise": blockwise_attention,
-        "splash": splash_attention,
-    }
     compute: Callable[..., jax.Array] = functools.partial(
-        kernels[kernel], scale=scale, logit_soft_cap=logit_soft_cap, window=window
+        KERNELS[kernel], scale=scale, logit_soft_cap=logit_soft_cap, window=window
     )
     if mesh is not None:
         compute = _over_mesh(compute, mesh, query.shape, key.shape[2])
@@ -121,6 +113,9 @@ def _reference(
     return jnp.where((segment_ids != 0)[:, :, None, None], output, 0)
 
 
+KERNELS = {"reference": _reference, "blockwise": blockwise_attention, "splash": splash_attention}
+
+
 def attention_mask(segment_ids: jax.Array, window: int | None) -> jax.Array:
     """bool[B, T, T]: may slot t of a packed row see slot s?"""
     slots = jnp.arange(segment_ids.shape[1])
@@ -137,21 +132,16 @@ class Source(NamedTuple):
     mask: jax.Array
 
 
+@jax.named_scope("attention")
 def attention(query: jax.Array, sources: Sequence[Source], *, scale: float, logit_soft_cap: float | None) -> jax.Array:
     """Attention output [B, T, N, H] in the dtype of `query` [B, T, N, H], to keys and values that lie in several places.
 
     Head n reads KV head n // G, as in transformers' eager attention for Gemma 2; logits and softmax are float32, the soft cap
     comes before the mask. A query that sees nothing gets a finite, meaningless output.
-    """
-    with jax.named_scope("attention"):
-        return _attend(query, sources, scale, logit_soft_cap)
 
-
-def _attend(query: jax.Array, sources: Sequence[Source], scale: float, logit_soft_cap: float | None) -> jax.Array:
-    """Logits of all sources side by side, one softmax over them.
-
-    Heads come before time, and the G heads of a KV head are rows of one matrix product. Dividing by the softmax's
-    denominator after the product with the values touches H numbers a row in place of S.
+    Logits of all sources lie side by side, with one softmax over them. Heads come before time, and the G heads of a KV head
+    are rows of one matrix product. Dividing by the softmax's denominator after the product with the values touches H numbers
+    a row in place of S.
     """
     batch, query_time, query_heads, head_dim = query.shape
     key_heads = sources[0].keys.shape[1]

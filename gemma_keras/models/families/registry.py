@@ -1,36 +1,21 @@
 """The families by name: their shapes, and their form in `config.json`.
 
-A new family is a module like `gemma2.py` and its entry in `FAMILIES`; weights that it alone has are rows of
-`models/weight_table.py`.
+A new family is a module like `gemma2.py` and its entry in `_MODULES`; weights that it alone has are rows of
+`models/weight_table.py`. A module has `FAMILY`, its name, which is Hugging Face's `model_type`; `HF_CLASS`, transformers' class;
+`SHAPES`, the named ones; `own_config`, what `config.json` says beyond what all families write; and `from_hf_config`, the way
+back.
 """
 
-from typing import Any, Protocol
+from typing import Any
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.models.architecture import Architecture
 from gemma_keras.models.families import gemma, gemma2, gemma3
 from gemma_keras.models.families.config_json import common_config
 
-
-class Family(Protocol):
-    """What the module of a family has: its name, which is Hugging Face's `model_type`, and
-
-    `HF_CLASS`, transformers' class; `SHAPES`, the named ones; `own_config`, what `config.json` says beyond what all families
-    write; and `from_hf_config`, the way back.
-    """
-
-    FAMILY: str
-    HF_CLASS: str
-    SHAPES: tuple[Architecture, ...]
-
-    def own_config(self, architecture: Architecture) -> dict[str, Any]: ...
-
-    def from_hf_config(self, config: dict[str, Any], name: str) -> Architecture: ...
-
-
-_MODULES: tuple[Family, ...] = (gemma2, gemma3, gemma)
+_MODULES = (gemma2, gemma3, gemma)
 FAMILIES = {module.FAMILY: module for module in _MODULES}
-ARCHITECTURES = {shape.name: shape for module in _MODULES for shape in module.SHAPES}
+ARCHITECTURES: dict[str, Architecture] = {shape.name: shape for module in _MODULES for shape in module.SHAPES}
 
 
 def get_architecture(name: str) -> Architecture:
