@@ -1,10 +1,8 @@
 """Generation against transformers, and its own invariants."""
 
 import dataclasses
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +20,7 @@ from gemma_keras.inference.requests import Request
 from gemma_keras.inference.scheduler import Scheduler
 from gemma_keras.models.forward import EMBEDDINGS, build_backbone
 from gemma_keras.models.quantization import Int8, quantize_params
+from tests.cpu_devices import environment_of
 from tests.inference.models import (
     DRAWN,
     GREEDY,
@@ -246,12 +245,11 @@ print("all meshes answer alike")
 @pytest.mark.parametrize("amount", ["short", "all"])
 def test_meshes_answer_as_one_device(amount):
     """In another process, because the number of devices is fixed when JAX starts."""
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
     done = subprocess.run(
-        [sys.executable, "-c", MESHES, amount], env=environment, capture_output=True, text=True, timeout=600
+        [sys.executable, "-c", MESHES, amount],
+        env=environment_of(devices=8),
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     assert "all meshes answer alike" in done.stdout, done.stdout + done.stderr

@@ -1,10 +1,8 @@
 """Attention against its definition and torch, and every kernel against the reference, on one device and on meshes."""
 
-import os
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +16,7 @@ from gemma_keras.models.attention_kernels.blockwise import LOOP_FROM
 from gemma_keras.models.attention_kernels.grouped_query import Source, attention, choose_kernel, packed_attention
 from gemma_keras.models.quantization import quantized
 from gemma_keras.parallel.plan import RESIDUALS
+from tests.cpu_devices import environment_of
 
 
 def plain_attention(q, k, v, query_positions, key_positions, query_segments, key_segments, scale, cap, window):
@@ -275,10 +274,7 @@ print("all meshes are equal")
 
 def test_meshes_equal_one_device():
     """Also where 4 KV heads meet 8 devices. In another process, because the number of devices is fixed when JAX starts."""
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
-    done = subprocess.run([sys.executable, "-c", MESHES], env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", MESHES], env=environment_of(devices=8), capture_output=True, text=True, timeout=300
+    )
     assert "all meshes are equal" in done.stdout, done.stdout + done.stderr

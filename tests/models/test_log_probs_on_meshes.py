@@ -1,7 +1,6 @@
 """Chunked log-probabilities on meshes of 8 devices against one device, in a process of their own."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 
 from gemma_keras.config.errors import UserError
 from gemma_keras.models.log_probs import token_scores
+from tests.cpu_devices import environment_of
 from tests.models.test_log_probs import close, gradients
 
 MESHES = ["1x8", "2x4", "8x1", "4x2"]
@@ -92,9 +92,7 @@ def child(folder: Path):
 @pytest.fixture(scope="module")
 def sharded_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sharded")
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    subprocess.run([sys.executable, __file__, str(folder)], check=True, env=environment, timeout=300)
+    subprocess.run([sys.executable, __file__, str(folder)], check=True, env=environment_of(devices=8), timeout=300)
     return folder
 
 

@@ -3,10 +3,8 @@
 import dataclasses
 import json
 import math
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +23,7 @@ from gemma_keras.models.weight_sharding import param_sharding, variable_axes
 from gemma_keras.parallel.mesh import axis_size, make_mesh
 from gemma_keras.parallel.plan import ComputePlan
 from gemma_keras.parallel.sharding import vocabulary_lookup
+from tests.cpu_devices import environment_of
 
 MESHES = ((1, 8), (2, 4), (4, 2), (8, 1))
 
@@ -125,9 +124,9 @@ def child() -> None:
 
 @pytest.fixture(scope="module")
 def differences() -> dict[str, list[float]]:
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, __file__], env=environment_of(devices=8), capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

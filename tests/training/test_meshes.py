@@ -2,13 +2,14 @@
 
 import functools
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.cpu_devices import environment_of
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-5  # relative, float32
@@ -27,15 +28,10 @@ CASES = [
 @functools.cache
 def runs(group: str) -> dict[str, dict]:
     """What `mesh_runs` finds, by run; the first one is on one device."""
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "KERAS_BACKEND": "jax",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "PYTHONPATH": str(ROOT),
-    }
     program = ROOT / "tests" / "training" / "mesh_runs.py"
-    done = subprocess.run([sys.executable, program, group], cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, program, group], cwd=ROOT, env=environment_of(devices=8), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     found = [json.loads(line) for line in done.stdout.splitlines()]
     return {run["name"]: run for run in found}
