@@ -24,7 +24,8 @@ from gemma_keras.config.errors import UserError
 from gemma_keras.models.weight_protocol import plain
 from gemma_keras.parallel.mesh import ALL, DATA, MODEL
 
-MIN_CHUNK = 192  # with fewer rows, reading the embeddings again for each chunk takes longer than multiplying with them
+# With fewer tokens at a time, reading the embeddings again for each chunk takes longer than multiplying with them.
+MIN_CHUNK = {"cpu": 192, "other": 1024}
 LOGITS_BYTES = {"cpu": 1 << 21, "other": 1 << 27}  # float32 logits held at once: a CPU's cache, an accelerator's memory
 
 _WHOLE = PartitionSpec()
@@ -56,8 +57,9 @@ def default_chunk(vocabulary_size: int, platform: str) -> tuple[int, int]:
     >>> default_chunk(4000, "cpu"), default_chunk(262_144, "cpu"), default_chunk(32_000, "tpu")
     ((192, 1), (192, 64), (1048, 1))
     """
-    budget = LOGITS_BYTES["cpu" if platform == "cpu" else "other"] // 4
-    chunk = max(MIN_CHUNK, budget // vocabulary_size)
+    kind = "cpu" if platform == "cpu" else "other"
+    budget = LOGITS_BYTES[kind] // 4
+    chunk = max(MIN_CHUNK[kind], budget // vocabulary_size)
     most = max(1, chunk * vocabulary_size // budget)
     return chunk, max(parts for parts in range(1, most + 1) if vocabulary_size % parts == 0)
 
