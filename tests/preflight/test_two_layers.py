@@ -27,10 +27,8 @@ def test_the_matmul_policy_runs_no_kernel_twice(preflight, data, model):
     )
 
 
-@pytest.mark.parametrize(
-    ("layers", "data", "model"),
-    [(2, 1, 8), pytest.param(2, 8, 1, marks=pytest.mark.long), pytest.param(7, 2, 4, marks=pytest.mark.long)],
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("layers", "data", "model"), [(2, 1, 8), (2, 8, 1), (7, 2, 4)])
 def test_layers_with_a_window_visit_fewer_blocks(preflight, layers, data, model):
     """Gemma 3 4b, narrower: a layer with a window and one without, or five and one and the one that is left over."""
     mesh = (f"--config.parallel.data={data}", f"--config.parallel.model={model}")

@@ -59,6 +59,7 @@ def test_pipeline_from_data_to_verified_export(tmp_path, capsys):
     assert pipeline.run(config, tmp_path / "run") == result  # which is not run again
 
 
+@pytest.mark.long
 def test_a_pipeline_with_a_base_model_pretrains_none(base, tmp_path):
     tuned = short(quickstart.get_config().sft, 4, log_every=2)
     tuned = change(tuned, model={"weights": str(base)}, sampling={"max_new_tokens": 4})
