@@ -43,7 +43,7 @@ class _Setting(NamedTuple):
 
 class _Sums(NamedTuple):
     """Of the logits of C tokens so far, f32: maximum, sum of exponentials, logit of the target, and [C, D] the sum of rows of
-    the embeddings by exponential and slope of the soft cap."""
+    the embeddings but the target's, by exponential and slope of the soft cap."""
 
     peaks: jax.Array
     totals: jax.Array
@@ -280,8 +280,9 @@ def _scores_of(
         kept, exponentials = jnp.exp(sums.peaks - peaks), jnp.exp(logits - peaks[:, None])
         weighted = sums.weighted
         if weighted is not None:
-            slopes = (exponentials * _slope(setting, logits)).astype(hidden.dtype)
-            weighted = weighted * kept[:, None] + _product("cv,vd->cd", slopes, rows)
+            # Without the target, whose two shares nearly cancel out where it is likely: rounded ones would not.
+            slopes = jnp.where(_is_target(targets - start, size), 0.0, exponentials * _slope(setting, logits))
+            weighted = weighted * kept[:, None] + _product("cv,vd->cd", slopes.astype(hidden.dtype), rows)
         # One element of each row is read by index, which costs less than a pass over the logits; no gradient goes this way.
         own = jnp.take_along_axis(logits, jnp.clip(targets - start, 0, size - 1)[:, None], axis=1)[:, 0]
         is_here = (targets >= start) & (targets < start + size)
@@ -301,7 +302,8 @@ def _scores_of(
     if sums.weighted is None:
         return results
     is_own = (targets >= 0) & (targets < vocabulary)
-    slopes = jnp.where(is_own, _slope(setting, target_logits), 0.0)
+    missing = 1.0 - jnp.exp(target_logits - peaks) / totals
+    slopes = jnp.where(is_own, missing * _slope(setting, target_logits), 0.0)
     of_target = slopes[:, None] * embeddings[jnp.clip(targets, 0, vocabulary - 1)]
     expected = sums.weighted * (jnp.exp(sums.peaks - peaks) / totals)[:, None]
     return *results, (of_target - expected).astype(hidden.dtype)
@@ -309,9 +311,13 @@ def _scores_of(
 
 def _d_logits(setting: _Setting, logits: jax.Array, targets: jax.Array, probabilities: jax.Array) -> jax.Array:
     """d log-probability / d logit before the soft cap, f32[C, V]."""
-    # A comparison in place of an index: it is part of the same pass over the chunk, where an index is a slow scatter.
-    is_target = jnp.arange(logits.shape[1]) == targets[:, None]
+    is_target = _is_target(targets, logits.shape[1])
     return (is_target.astype(jnp.float32) - probabilities) * _slope(setting, logits)
+
+
+def _is_target(targets: jax.Array, size: int) -> jax.Array:
+    """bool[C, size]: a comparison, which is part of the same pass over the logits, where an index is a slow scatter."""
+    return jnp.arange(size) == targets[:, None]
 
 
 def _slope(setting: _Setting, logits: jax.Array) -> Any:

@@ -5,6 +5,7 @@ from pathlib import Path
 from gemma_keras.config.errors import require
 from gemma_keras.config.serialization import to_dict
 from gemma_keras.config.stages import DescribeDataConfig
+from gemma_keras.config.writing import write_whole
 from gemma_keras.data.audit import audit, page, unread
 from gemma_keras.data.progress import print_progress
 from gemma_keras.stages.running import workdir as files
@@ -16,7 +17,7 @@ def run(config: DescribeDataConfig, workdir: Path) -> dict:
     files.begin(workdir, to_dict(config))
     root = Path(config.data.root)
     audits = list(audit(config.data.corpora, root, print_progress))
-    (workdir / "data.md").write_text(page(audits, unread(audits, root)), encoding="utf-8")
+    write_whole(workdir / "data.md", page(audits, unread(audits, root)).encode())
     result = {
         "readings": len(audits),
         "rows": sum(entry.rows_in for entry in audits),

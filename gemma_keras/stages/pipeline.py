@@ -8,6 +8,7 @@ from typing import TypeVar
 from gemma_keras.config.errors import UserError, require
 from gemma_keras.config.serialization import to_dict
 from gemma_keras.config.stages import PipelineConfig, PipelineSftConfig, TrainingConfig
+from gemma_keras.config.writing import write_whole
 from gemma_keras.data.pipeline import PreparedSplit
 from gemma_keras.evaluation.tasks.perplexity import evaluate_model
 from gemma_keras.inference.chat import ChatModel
@@ -45,7 +46,7 @@ def run(config: PipelineConfig, workdir: Path) -> dict:
             tuned = dataclasses.replace(tuned, model=dataclasses.replace(tuned.model, weights=pretrained["export_dir"]))
         result = _summary(tuned, training.run(tuned, workdir / "sft"), workdir)
         result["seconds"] = time.perf_counter() - started
-        (workdir / "answers.md").write_text(_answers(result["samples"]), encoding="utf-8", newline="")
+        write_whole(workdir / "answers.md", _answers(result["samples"]).encode())
         files.write_json(workdir / "result.json", result)
     _print_table(result)
     require(

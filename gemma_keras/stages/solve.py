@@ -13,6 +13,7 @@ import pydantic
 from gemma_keras.config.errors import UserError, require
 from gemma_keras.config.serialization import from_json, to_dict
 from gemma_keras.config.stages import SolveConfig
+from gemma_keras.config.writing import write_whole
 from gemma_keras.data.progress import print_progress
 from gemma_keras.inference.language_model import Ask, LanguageModel, Reply
 from gemma_keras.models.loading import weight_files
@@ -50,7 +51,7 @@ def run(config: SolveConfig, workdir: Path) -> dict:
     ledger = _Ledger(workdir, asked, config.solver.language)
     files.check_inputs(workdir, _inputs(config, settings), resuming=bool(ledger.traces))
     files.record(workdir, to_dict(config))  # after all checks: a refused command leaves that of the run in place
-    (workdir / "prompts.json").write_text(prompts.to_json() + "\n", encoding="utf-8")
+    write_whole(workdir / "prompts.json", (prompts.to_json() + "\n").encode())
     left = [number for number in range(len(asked)) if number not in ledger.traces]
     if len(left) < len(asked):
         print_progress(f"{len(asked) - len(left)} of {len(asked)} questions are answered in {workdir} already")
@@ -206,7 +207,7 @@ class _Ledger:
         self.rewrite()
         traces = [self.traces[number] for number in sorted(self.traces)]
         page = "\n".join(render(trace, self._language) for trace in traces)
-        (self._workdir / "traces.md").write_text(page, encoding="utf-8")
+        write_whole(self._workdir / "traces.md", page.encode())
         return traces
 
     def rewrite(self) -> None:
