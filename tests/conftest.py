@@ -19,8 +19,8 @@ REPOSITORY = Path(__file__).parents[1]
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPOSITORY / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(1 << 30))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-# What is compiled here runs a few times on tiny models: LLVM's optimisations take longer than they save.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# What is compiled here runs a few times on tiny models: LLVM's optimisations take longer than they save. Not with real weights.
+os.environ.setdefault("XLA_FLAGS", "" if "GEMMA_KERAS_ASSETS" in os.environ else "--xla_backend_optimization_level=0")
 
 
 @pytest.fixture(scope="session")
