@@ -47,16 +47,16 @@ class Checkpoints:
         """The state of `step`, with the structure, shapes and placement of `like`.
 
         Raises:
-            UserError: the checkpoint does not fit this configuration.
+            UserError: the checkpoint does not fit this configuration, or is one of another version of this package.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         try:
             return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"Checkpoint {self._manager.directory}/{step} is damaged or does not fit this configuration "
-                f"({str(error).splitlines()[0]}); give the configuration that wrote it, or delete this folder to go on "
-                "from the checkpoint before it."
+                f"Checkpoint {self._manager.directory}/{step} is damaged or does not fit this configuration or this version "
+                f"of the package ({str(error).splitlines()[0]}); give the configuration that wrote it, delete this folder to "
+                "go on from the checkpoint before it, or begin anew in another --workdir."
             ) from error
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
-"""Periodic work of the training loop: guard, throughput, evaluation, log, progress line, checkpoints.
+"""Periodic work of the training loop: guard, means, throughput, evaluation, log, progress line, checkpoints.
 
-Their order matters: the guard first, whatever adds metrics next, then what reads them, checkpoints last.
+Their order matters: the guard first, which looks at the step's own loss, whatever changes metrics next, then what reads
+them, checkpoints last.
 """
 
 import datetime
@@ -41,6 +42,13 @@ class NonFiniteGuard:
             raise NonFiniteError(step, rows[rows >= 0].tolist(), loss, grad_norm)
 
 
+class Means:
+    """Puts the means over all steps since the last logged line in the place of this step's own loss and metrics."""
+
+    def after_step(self, step: int, state: TrainState, metrics: Metrics, batch: Batch) -> None:
+        metrics |= metrics.pop("means")
+
+
 class Throughput:
     """Adds the learning rate, the share of tokens that are not padding, and tokens per second since the last log."""
 
@@ -74,7 +82,7 @@ class Evaluation:
 
 
 class Log:
-    """Gives `write` one dictionary of plain numbers a logged step; `ranks` is a list, summed up beside it.
+    """Gives `write` one dictionary of plain numbers a step that is `logged`; `ranks` is a list, summed up beside it.
 
     `complete` may change the metrics of such a step before.
     """
@@ -82,15 +90,13 @@ class Log:
     def __init__(
         self,
         write: Callable[[dict], None],
-        every: int,
-        last_step: int,
+        logged: Callable[[int], bool],
         complete: Callable[[Metrics], None] = lambda metrics: None,
     ):
-        self.write, self.every, self.last_step, self.complete = write, every, last_step, complete
+        self.write, self.logged, self.complete = write, logged, complete
 
     def after_step(self, step: int, state: TrainState, metrics: Metrics, batch: Batch) -> None:
-        evaluated = any(name.startswith("valid_") for name in metrics)
-        if not (evaluated or step == 1 or due(step, self.every, self.last_step)):
+        if not self.logged(step):
             return
         self.complete(metrics)
         line: dict = {"step": step}

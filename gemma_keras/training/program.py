@@ -86,14 +86,14 @@ def train_program(config: StepConfig, architecture: Architecture, plan: ComputeP
     if matrices:
         adapters = stacked_shapes(jax.eval_shape(lambda: initial_adapter_params(matrices, 0)))
         trained = {path: stored[path] for path in adapters}
-    begin = _placed_initial_state(optimizer, allocator, trained, plan.mesh)
+    objective = OBJECTIVES[config.train.loss](config, backbone, stacks, plan)
+    begin = _placed_initial_state(optimizer, allocator, objective.metrics, trained, plan.mesh)
     state = jax.eval_shape(begin, trained)
     shardings = None
     if plan.mesh is not None:
         shardings = _state_shardings(state, plan.mesh)
         state = jax.tree.map(lambda s, to: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=to), state, shardings)
 
-    objective = OBJECTIVES[config.train.loss](config, backbone, stacks, plan)
     step = make_train_step(
         objective.sums, optimizer, allocator=allocator, accumulation=config.train.accumulation, clip_norm=config.optim.clip_norm,
         seed=config.train.seed, shardings=shardings,
@@ -113,11 +113,11 @@ def _placed_shapes(
         yield path, jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=to)
 
 
-def _placed_initial_state(optimizer, allocator, trained, mesh: Mesh | None) -> Callable[[Any], TrainState]:
+def _placed_initial_state(optimizer, allocator, metrics, trained, mesh: Mesh | None) -> Callable[[Any], TrainState]:
     """A function from weights to the state before the first step, every part of which is made where it belongs."""
 
     def begin(trainable):
-        return initial_state(trainable, optimizer, allocator)
+        return initial_state(trainable, optimizer, allocator, metrics)
 
     if mesh is None:
         return begin
@@ -144,7 +144,7 @@ def _batch_specs(config: StepConfig, objective: Objective, mesh: Mesh | None) ->
 def _settings_specs(allocator: RankAllocator | None) -> StepSettings:
     flag, number = jax.ShapeDtypeStruct((), jnp.bool_), jax.ShapeDtypeStruct((), jnp.int32)
     phase = Phase(flag, flag, flag, flag, number) if allocator else None
-    return StepSettings(jax.ShapeDtypeStruct((), jnp.float32), phase)
+    return StepSettings(jax.ShapeDtypeStruct((), jnp.float32), phase, flag)
 
 
 def total_steps(config: StepConfig, packed_rows: int) -> int:
@@ -162,7 +162,19 @@ def total_steps(config: StepConfig, packed_rows: int) -> int:
     return steps
 
 
-def step_settings(config: StepConfig, total_steps: int, ranks: RankSchedule | None) -> Callable[[int], StepSettings]:
-    """From the number of a step, counted from 1, to its settings, computed on the host."""
+def step_settings(
+    config: StepConfig,
+    total_steps: int,
+    ranks: RankSchedule | None,
+    logged: Callable[[int], bool] = lambda step: True,
+) -> Callable[[int], StepSettings]:
+    """From the number of a step, counted from 1, to its settings, computed on the host.
+
+    Args:
+        config: has the learning rate.
+        total_steps: of the run.
+        ranks: the schedule of AdaLoRA's ranks, None without it.
+        logged: whether a line is logged after a step.
+    """
     rates = np.asarray(jax.vmap(learning_rate_schedule(config.optim, total_steps))(jnp.arange(total_steps)), np.float32)
-    return lambda step: StepSettings(rates[step - 1], ranks.phase(step) if ranks else None)
+    return lambda step: StepSettings(rates[step - 1], ranks.phase(step) if ranks else None, np.bool_(logged(step)))

@@ -23,10 +23,14 @@ _DROPOUT_STREAM = 0x5EED
 
 
 class StepSettings(NamedTuple):
-    """What changes from step to step, as scalars from the host; `phase` is None without a rank allocator."""
+    """What changes from step to step, as scalars from the host.
+
+    `phase` is None without a rank allocator; `logged` says whether a line is logged after the step.
+    """
 
     learning_rate: Any
     phase: Phase | None
+    logged: Any = True
 
 
 def make_train_step(
@@ -38,11 +42,12 @@ def make_train_step(
     clip_norm: float = 0.0,
     seed: int = 0,
     shardings: Any = None,
-) -> Callable[[TrainState, Params, DeviceBatch, StepSettings], tuple[TrainState, dict[str, jax.Array]]]:
+) -> Callable[[TrainState, Params, DeviceBatch, StepSettings], tuple[TrainState, dict[str, Any]]]:
     """Builds `step(state, frozen, batch, settings) -> (state, metrics)`; `state` is donated.
 
     The loss is one mean over the global batch however many microbatches it comes in. A step whose loss or gradient is
     not finite changes nothing but the count of steps; the caller sees it in `metrics["loss"]` or `metrics["grad_norm"]`.
+    `metrics["means"]` has the loss and the objective's metrics once more, as means over all steps since the last logged line.
     `shardings`, of the structure of a state, says where the new state and so the gradients lie; None: JAX decides.
     """
 
@@ -54,7 +59,8 @@ def make_train_step(
             grads = jax.lax.with_sharding_constraint(grads, shardings.trainable)
         weight = jnp.maximum(sums.weight, 1.0)
         grads = jax.tree.map(lambda g: g / weight, grads)
-        metrics = {name: total / weight for name, total in {"loss": sums.loss, **sums.metrics}.items()}
+        unlogged = jax.tree.map(jnp.add, state.unlogged, sums)
+        metrics: dict[str, Any] = {**sums.means(), "means": unlogged.means()}
         active = None
         if allocator and state.allocator and settings.phase:
             active = allocator.active(state.allocator, settings.phase)
@@ -63,6 +69,7 @@ def make_train_step(
         with jax.named_scope("optimizer"):
             grads, metrics["grad_norm"] = clip_by_global_norm(grads, clip_norm)
             updated = _update(state, grads, optimizer, allocator, active, settings)
+        updated = updated._replace(unlogged=jax.tree.map(lambda s: jnp.where(settings.logged, 0.0, s), unlogged))
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
         kept = state._replace(step=state.step + 1)
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, kept)
@@ -122,7 +129,8 @@ def _update(
     updates = jax.tree.map(lambda u: -settings.learning_rate * u, updates)
     completed = state.step + 1
     if allocator is None or state.allocator is None or settings.phase is None:
-        return TrainState(completed, optax.apply_updates(state.trainable, updates), optimizer_state, None)
+        trainable = optax.apply_updates(state.trainable, updates)
+        return state._replace(step=completed, trainable=trainable, optimizer=optimizer_state)
     masks = allocator.weight_masks(active)
     updates = {path: u * masks[path] for path, u in updates.items()}
     optimizer_state = optax.tree_utils.tree_map_params(
@@ -131,4 +139,4 @@ def _update(
     trainable = optax.apply_updates(state.trainable, updates)
     with jax.named_scope("allocator"):
         allocation, trainable = allocator.update(state.allocator, trainable, grads, settings.phase)
-    return TrainState(completed, trainable, optimizer_state, allocation)
+    return state._replace(step=completed, trainable=trainable, optimizer=optimizer_state, allocator=allocation)

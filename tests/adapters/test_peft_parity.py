@@ -16,7 +16,7 @@ from gemma_keras.models.families.registry import to_hf_config
 from gemma_keras.models.forward import build_backbone, forward, logits
 from gemma_keras.models.hf_names import hf_tensors
 from gemma_keras.models.stacking import UnstackedParams, stack_params
-from gemma_keras.training.objectives.supervised import supervised_sums
+from gemma_keras.training.objectives.supervised import Supervised, supervised_sums
 from gemma_keras.training.optimizers import make_optimizer
 from gemma_keras.training.state import initial_state
 from gemma_keras.training.step import StepSettings, make_train_step
@@ -120,7 +120,7 @@ class Ours:
 
         self._step = make_train_step(loss, transform, allocator=self.allocator)
         adapters = stack_params({k: jnp.asarray(v) for k, v in self.initial.items()})
-        self.state = initial_state(adapters, transform, self.allocator)
+        self.state = initial_state(adapters, transform, self.allocator, Supervised.metrics)
 
     def params(self) -> dict:
         """All weights, by path."""

@@ -17,6 +17,7 @@ from gemma_keras.training.hooks import TIMING_FIELDS
 
 ROOT = Path(__file__).parents[2]
 STEPS = 24
+LOGGED = [1, 4, 8, 10, 12, 16, 20, 24]  # by the flags below; a checkpoint is never of one of these steps but the last
 
 
 def command(base: Path, workdir: Path) -> list[str]:
@@ -26,7 +27,7 @@ def command(base: Path, workdir: Path) -> list[str]:
         "--config.data.rows=600", "--config.data.validation_rows=80", "--config.adapter.init_r=4",
         "--config.adapter.target_r=2", "--config.adapter.delta_t=2", "--config.adapter.dropout=0.1",
         f"--config.train.steps={STEPS}", "--config.train.batch_rows=4", "--config.train.accumulation=2",
-        "--config.train.save_every=5", "--config.train.log_every=1", "--config.train.eval_every=10",
+        "--config.train.save_every=7", "--config.train.log_every=4", "--config.train.eval_every=10",
         "--config.optim.learning_rate=1e-3", "--config.optim.warmup=0.1", "--config.data.system_prompts.none=1",
         "--config.data.system_prompts.fixed=0", "--config.data.system_prompts.dynamic=0",
     ]  # fmt: skip
@@ -41,7 +42,7 @@ def environment(cache: Path) -> dict[str, str]:
 
 
 def run_until(lines: int, arguments: list[str], workdir: Path, number: int, env: dict[str, str]) -> int:
-    """Starts a run, sends the signal once that many steps are logged, returns the exit status."""
+    """Starts a run, sends the signal once that many lines are logged, returns the exit status."""
     process = subprocess.Popen(
         arguments, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -83,15 +84,15 @@ def uninterrupted(tmp_path_factory, base, cache):
 )
 def test_a_run_stopped_by_a_signal_ends_as_if_it_had_not_been(number, tmp_path, base, uninterrupted, cache):
     workdir, env = tmp_path / "run", environment(cache)
-    step = random.Random(number).randint(1, STEPS - 4)
-    status = run_until(step, command(base, workdir), workdir, number, env)
+    lines = random.Random(number).randint(LOGGED.index(8) + 1, LOGGED.index(16) + 1)
+    status = run_until(lines, command(base, workdir), workdir, number, env)
     assert status == (-number if number == signal.SIGKILL else 128 + number)
     again = subprocess.run(command(base, workdir), cwd=ROOT, env=env, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    lines, adapter = outcome(workdir)
+    logged, adapter = outcome(workdir)
     expected_lines, expected_adapter = uninterrupted
-    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
-    assert lines == expected_lines
+    assert [line["step"] for line in logged] == LOGGED
+    assert logged == expected_lines
     assert adapter.keys() == expected_adapter.keys()
     for path, value in adapter.items():
         np.testing.assert_array_equal(value, expected_adapter[path], err_msg=path)
@@ -100,7 +101,7 @@ def test_a_run_stopped_by_a_signal_ends_as_if_it_had_not_been(number, tmp_path, 
 @pytest.mark.long
 def test_another_configuration_does_not_resume_the_run(tmp_path, base, cache):
     arguments = command(base, tmp_path / "run")
-    assert run_until(6, arguments, tmp_path / "run", signal.SIGKILL, environment(cache)) == -signal.SIGKILL
+    assert run_until(3, arguments, tmp_path / "run", signal.SIGKILL, environment(cache)) == -signal.SIGKILL
     other = subprocess.run(
         [*arguments, "--config.optim.learning_rate=1"], cwd=ROOT, env=environment(cache), capture_output=True, text=True
     )

@@ -36,13 +36,27 @@ def test_one_log_line_a_step_with_all_fields():
     hook_list = [
         hooks.Throughput(lambda step: 0.1 * step, 2),
         hooks.Evaluation(lambda state: {"loss": 7.0}, 3, 7),
-        hooks.Log(lines.append, 2, 7),
+        hooks.Log(lines.append, lambda step: step in (1, 2, 3, 4, 6, 7)),
     ]
     run([1.0] * 7, hook_list)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 6, 7]
     assert [line["step"] for line in lines if "valid_loss" in line] == [3, 6, 7]
     assert lines[1]["learning_rate"] == pytest.approx(0.1) and lines[0]["useful_token_share"] == 0.75
     assert all(isinstance(line["loss"], float) for line in lines)
+
+
+def test_what_is_logged_is_the_mean_and_what_is_guarded_the_step():
+    lines, losses = [], [1.0, 2.0, float("inf")]
+
+    def step(number, state, batch):
+        own = {"loss": np.float32(losses[number - 1]), "grad_norm": np.float32(1.0)}
+        return state, {**own, "means": {"loss": np.float32(0.5)}}
+
+    listed = [hooks.NonFiniteGuard(), hooks.Means(), hooks.Log(lines.append, lambda step: True)]
+    with pytest.raises(hooks.NonFiniteError) as caught:
+        train(step, 0, [batch()] * 3, first_step=1, hooks=listed)
+    assert caught.value.step == 3
+    assert lines == [{"step": step, "loss": 0.5, "grad_norm": 1.0} for step in (1, 2)]
 
 
 def test_a_stop_ends_the_run_after_the_step():

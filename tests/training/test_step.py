@@ -14,7 +14,7 @@ from gemma_keras.config.sections import AdapterConfig, OptimConfig
 from gemma_keras.models.forward import build_backbone
 from gemma_keras.models.stacking import stack_params
 from gemma_keras.training.objectives.base import LossSums
-from gemma_keras.training.objectives.supervised import supervised_sums
+from gemma_keras.training.objectives.supervised import Supervised, supervised_sums
 from gemma_keras.training.optimizers import clip_by_global_norm, learning_rate_schedule, make_optimizer
 from gemma_keras.training.state import initial_state
 from gemma_keras.training.step import StepSettings, make_train_step
@@ -64,7 +64,8 @@ def adapter_step(seed=0, accumulation=1, dropout=0.0):
         t = int(state.step) + 1
         return jitted(state, frozen, batch, StepSettings(np.float32(rate(t - 1)), schedule.phase(t)))
 
-    return step, initial_state(stack_params(initial_adapter_params(matrices, 0)), optimizer, allocator)
+    params = stack_params(initial_adapter_params(matrices, 0))
+    return step, initial_state(params, optimizer, allocator, Supervised.metrics)
 
 
 def cosine(learning_rate, steps):
@@ -95,6 +96,25 @@ def test_loss_is_a_mean_over_weights():
     state, metrics = step(initial_state({WEIGHT: jnp.ones(2)}, optimizer, None), {}, batch)
     assert metrics["loss"] == pytest.approx(0.5 * (1 + 3 * 4) / 4)
     np.testing.assert_allclose(state.trainable[WEIGHT], [1 - 0.1 * 1 / 4, 1 - 0.1 * 3 * 4 / 4], rtol=1e-6)
+
+
+def test_means_are_over_the_steps_since_the_last_line():
+    optimizer = make_optimizer(OptimConfig(name="sgd"))
+    jitted = make_train_step(quadratic, optimizer)
+    state, losses, means = initial_state({WEIGHT: jnp.ones(2)}, optimizer, None), [], []
+    weights = [1.0, 3.0, 2.0, 5.0, 4.0]
+    for weight, logged in zip(weights, (True, False, True, False, False), strict=True):
+        batch = {"x": np.full((1, 2), weight, np.float32), "w": np.full(1, weight, np.float32)}
+        state, metrics = jitted(state, {}, batch, StepSettings(np.float32(1e-3), None, np.bool_(logged)))
+        losses.append(float(metrics["loss"]))
+        means.append(float(metrics["means"]["loss"]))
+
+    def mean(steps):
+        return pytest.approx(np.average(losses[steps], weights=weights[steps]), rel=1e-6)
+
+    assert len(set(losses)) == 5
+    assert means == [losses[0], losses[1], mean(slice(1, 3)), losses[3], mean(slice(3, 5))]
+    assert float(state.unlogged.weight) == 9.0  # what a checkpoint takes along
 
 
 def test_a_step_that_is_not_finite_changes_nothing():

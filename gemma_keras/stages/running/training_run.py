@@ -133,7 +133,7 @@ class TrainingRun:
 
     def _take_steps(self, state: TrainState, completed: int, checkpoints: Checkpoints) -> TrainState:
         config = self.config
-        settings = step_settings(config, self.last_step, self.ranks)
+        settings = step_settings(config, self.last_step, self.ranks, self._is_logged)
         rows = batches(
             self.splits["train"], start_step=completed, steps=self.last_step - completed,
             batch_rows=config.train.batch_rows, seed=config.train.seed, loss_on=config.data.loss_on,
@@ -165,18 +165,23 @@ class TrainingRun:
         settings, last_step = self.config.train, self.last_step
         listed: list[Hook] = [
             hooks.NonFiniteGuard(),
+            hooks.Means(),
             hooks.Throughput(learning_rate_schedule(self.config.optim, last_step), settings.log_every),
         ]
         if len(self.splits["valid"]):
             listed.append(
                 hooks.Evaluation(lambda state: self.evaluate(state.trainable), settings.eval_every, last_step)
             )
-        listed.append(
-            hooks.Log(log.append if log else lambda line: None, settings.log_every, last_step, self._sum_over_processes)
-        )
+        listed.append(hooks.Log(log.append if log else lambda line: None, self._is_logged, self._sum_over_processes))
         if log:
             listed.append(hooks.ProgressLine(settings.log_every, completed + 1, last_step, len(self.program.matrices)))
         return [*listed, hooks.Checkpoint(checkpoints.save, settings.save_every, last_step)]
+
+    def _is_logged(self, step: int) -> bool:
+        """Whether a line is logged after this step: the first one, those of `log_every`, and where validation falls."""
+        settings = self.config.train
+        every = [settings.log_every] + [settings.eval_every] * (len(self.splits["valid"]) > 0)
+        return step == 1 or any(hooks.due(step, period, self.last_step) for period in every)
 
     def _sum_over_processes(self, metrics: Metrics) -> None:
         """Turns what `hooks.Throughput` says of this process's part of the rows into figures of all rows."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 from keras_hub.models import Backbone
 
 from gemma_keras.batch_arrays import Batch
@@ -35,16 +36,23 @@ class LossSums(NamedTuple):
     weight: jax.Array
     metrics: dict[str, jax.Array]
 
+    def means(self) -> dict[str, jax.Array]:
+        """The loss and the metrics; 0 where nothing had weight."""
+        weight = jnp.maximum(self.weight, 1.0)
+        return {name: total / weight for name, total in {"loss": self.loss, **self.metrics}.items()}
+
 
 class Objective(Protocol):
     """What a training run minimises; `registry.OBJECTIVES` makes one from a configuration.
 
     Attributes:
         arrays: names of the batch's arrays (`batch_arrays`) that `sums` reads.
+        metrics: names of the metrics in these sums.
         pairs: whether these have a leading axis of 2, the sides of preference pairs.
     """
 
     arrays: ClassVar[tuple[str, ...]]
+    metrics: ClassVar[tuple[str, ...]]
     pairs: ClassVar[bool]
 
     def sums(self, trainable: Params, frozen: Params, batch: DeviceBatch, key: jax.Array) -> LossSums:

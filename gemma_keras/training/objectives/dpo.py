@@ -30,6 +30,7 @@ class Preference:
     """Prefers chosen answers to rejected ones, held by `beta` to a reference: the same model without its adapters."""
 
     arrays: ClassVar[tuple[str, ...]] = SCORED_ARRAYS
+    metrics: ClassVar[tuple[str, ...]] = ("rewards/accuracies",)
     pairs: ClassVar[bool] = True
 
     backbone: Backbone

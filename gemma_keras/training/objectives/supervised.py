@@ -25,6 +25,7 @@ class Supervised:
     """Learns the targets that carry loss; `loss_on` (`data.loss_on`) says which of the evaluation's losses is the same."""
 
     arrays: ClassVar[tuple[str, ...]] = SCORED_ARRAYS
+    metrics: ClassVar[tuple[str, ...]] = ("token_accuracy",)
     pairs: ClassVar[bool] = False
 
     backbone: Backbone
