@@ -20,7 +20,7 @@ import numpy as np
 from gemma_keras.adapters.inject import AdapterStack
 from gemma_keras.adapters.low_rank_base import exact_product
 from gemma_keras.config.errors import UserError
-from gemma_keras.config.sections import AdapterConfig
+from gemma_keras.config.sections import AdapterConfig, in_steps
 from gemma_keras.models.forward import Params
 
 Masks = dict[str, jax.Array]
@@ -98,9 +98,7 @@ def resolve_schedule(config: AdapterConfig, total_steps: int, matrices: int) -> 
     Raises:
         UserError: the phases do not leave a step for budgeting or for a score before it, or target_r is above init_r.
     """
-    tinit, tfinal = (
-        int(value * total_steps) if 0 < value < 1 else int(value) for value in (config.tinit, config.tfinal)
-    )
+    tinit, tfinal, delta_t = (in_steps(value, total_steps) for value in (config.tinit, config.tfinal, config.delta_t))
     if tinit + tfinal >= total_steps:
         raise UserError(
             f"adapter.tinit={config.tinit} and adapter.tfinal={config.tfinal} take {tinit} + {tfinal} of {total_steps} "
@@ -114,7 +112,7 @@ def resolve_schedule(config: AdapterConfig, total_steps: int, matrices: int) -> 
             "was scored, so that the first blocks would keep all; lower it, or train for longer."
         )
     budgets = (config.init_r * matrices, config.target_r * matrices)
-    return RankSchedule(total_steps, tinit, tfinal, config.delta_t, *budgets)
+    return RankSchedule(total_steps, tinit, tfinal, max(1, delta_t), *budgets)
 
 
 class AllocatorState(NamedTuple):

@@ -28,6 +28,15 @@ from gemma_keras.config.fields import (
 DTYPES = ("bfloat16", "float32")
 
 
+def in_steps(value: float, total_steps: int) -> int:
+    """What such a value is in steps of a run: below 1 it is a fraction of all of them.
+
+    >>> in_steps(0.05, 3000), in_steps(40, 3000)
+    (150, 40)
+    """
+    return int(value * total_steps) if value < 1 else int(value)
+
+
 def _check_steps_or_fraction(config: Any, path: str, *names: str) -> None:
     """Values below 1 are fractions of all steps; from 1 on they are steps and so must be whole."""
     for name in names:
@@ -150,6 +159,7 @@ class DataConfig:
     editions: int = field(1, "times that requests with random wording are drawn; epoch e trains on drawing e modulo this", within=Interval(ge=1, le=100))
     max_prompt_tokens: int = field(0, "preference pairs with a longer prompt are removed; 0: no limit", within=NOT_NEGATIVE)
     sequence_length: int = field(512, "tokens in a packed row (T)", within=Interval(ge=8))
+    packing: bool = field(True, "several conversations in a row of T tokens; else each has a row of its own, filled up with padding")
     seed: int = field(0, "draws, order and packing", within=NOT_NEGATIVE)
 
     def check(self, path: str) -> None:
@@ -179,14 +189,14 @@ class AdapterConfig:
     dropout: float = field(0.05, "dropout on the adapter's input", within=BELOW_ONE)
     beta1: float = field(0.85, "decay of the average importance", within=DECAY)
     beta2: float = field(0.85, "decay of the average uncertainty", within=DECAY)
-    delta_t: int = field(10, "steps between allocations", within=COUNT)
+    delta_t: float = field(10, "steps between allocations; below 1: a fraction of all steps", within=POSITIVE)
     tinit: float = field(0.05, "steps before budgeting; below 1: a fraction of all steps", within=NOT_NEGATIVE)
     tfinal: float = field(0.2, "steps after budgeting, a duration; below 1: a fraction of all steps; one step or more before budgeting ends must be scored", within=NOT_NEGATIVE)
     orth_reg_weight: float = field(0.5, "weight of the orthogonality penalty", within=NOT_NEGATIVE)
     peft_compatible: bool = field(False, "keep PEFT's final phase: pruned triplets stay in the penalty and are zeroed every step")
 
     def check(self, path: str) -> None:
-        _check_steps_or_fraction(self, path, "tinit", "tfinal")
+        _check_steps_or_fraction(self, path, "tinit", "tfinal", "delta_t")
         if self.method == "none":
             return
         require(bool(self.targets), f"{path}.targets is empty, but {self.method} needs some: name projections")
@@ -227,16 +237,17 @@ class OptimConfig:
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class TrainConfig:
-    steps: int = field(0, "optimizer steps; 0: as many as train.epochs makes", within=NOT_NEGATIVE)
-    epochs: float = field(1.0, "passes over the packed rows when train.steps is 0", within=POSITIVE)
+    steps: int = field(0, "optimizer steps; 0: as many as train.tokens or train.epochs makes", within=NOT_NEGATIVE)
+    tokens: int = field(0, "length of the run in tokens, the padding of packed rows among them, when train.steps is 0; 0: as many as train.epochs makes", within=NOT_NEGATIVE)
+    epochs: float = field(1.0, "passes over the packed rows when train.steps and train.tokens are 0", within=POSITIVE)
     batch_rows: int = field(8, "packed rows in an optimizer step, all microbatches together, or in a batch of evaluation (B)", within=COUNT)
     accumulation: int = field(1, "microbatches in an optimizer step", within=COUNT)
     loss: str = field("supervised", "supervised, or preference (DPO on the pairs of data.corpora)", within=("supervised", "preference"))
     preference_beta: float = field(0.1, "of DPO: how strongly the policy is held to the model that it starts from", within=POSITIVE)
     remat: str = field("auto", "what the backward pass computes again: none, matmul, attention or full; auto: the first of these that fits in memory", within=("auto", "none", "matmul", "attention", "full"))
-    log_every: int = field(10, "steps between lines of metrics.jsonl", within=COUNT)
-    eval_every: int = field(0, "steps between evaluations of the validation rows; 0: at the end only", within=NOT_NEGATIVE)
-    save_every: int = field(100, "steps between checkpoints", within=COUNT)
+    log_every: float = field(10, "steps between lines of metrics.jsonl, each of them the mean since the one before; below 1: a fraction of all steps", within=POSITIVE)
+    eval_every: float = field(0.1, "steps between evaluations of the validation rows, or of a fixed part of them where all would take over 5 % of the time; below 1: a fraction of all steps; 0: at the end only", within=NOT_NEGATIVE)
+    save_every: float = field(100, "steps between checkpoints; below 1: a fraction of all steps", within=POSITIVE)
     keep_checkpoints: int = field(2, "newest checkpoints kept", within=COUNT)
     seed: int = field(0, "initial weights, dropout and the order of packed rows", within=NOT_NEGATIVE)
 
@@ -246,6 +257,7 @@ class TrainConfig:
             f"{path}.batch_rows is {self.batch_rows}, which {path}.accumulation ({self.accumulation}) does not divide: "
             "make it a multiple",
         )
+        _check_steps_or_fraction(self, path, "log_every", "eval_every", "save_every")
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)

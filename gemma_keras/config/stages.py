@@ -16,6 +16,7 @@ from gemma_keras.config.sections import (
     SolverConfig,
     TokenizerConfig,
     TrainConfig,
+    in_steps,
 )
 
 # What reading a corpus, without preparing it for training, takes of `CorpusConfig`.
@@ -55,15 +56,21 @@ class StepConfig(StageConfig):
     train: TrainConfig = section(TrainConfig)
     parallel: ParallelConfig = section(ParallelConfig)
 
+    def given_steps(self) -> int:
+        """Optimizer steps of the run; 0 where only the data says how many."""
+        if self.train.steps or not self.train.tokens:
+            return self.train.steps
+        return max(1, round(self.train.tokens / (self.train.batch_rows * self.data.sequence_length)))
+
     def check(self, path: str) -> None:
         """With a given number of steps, warm-up and the phases of AdaLoRA must leave some in between."""
-        steps = self.train.steps
+        steps = self.given_steps()
         if steps == 0:
             return
-        warmup, only = _in_steps(self.optim.warmup, steps), f"but {path}.train.steps is only {steps}"
+        warmup, only = in_steps(self.optim.warmup, steps), f"but the run has only {steps} steps"
         require(warmup < steps, f"{path}.optim.warmup is {warmup} steps, {only}: lower the warm-up")
         if self.adapter.method == "adalora":
-            tinit, tfinal = (_in_steps(value, steps) for value in (self.adapter.tinit, self.adapter.tfinal))
+            tinit, tfinal = (in_steps(value, steps) for value in (self.adapter.tinit, self.adapter.tfinal))
             require(
                 tinit + tfinal < steps,
                 f"{path}.adapter.tinit and {path}.adapter.tfinal make {tinit + tfinal} steps, {only}: lower them "
@@ -200,7 +207,3 @@ STAGES: dict[str, type[StageConfig]] = {
 RENAMED: dict[type[StageConfig], dict[str, str]] = {LetterPairsConfig: {"train.batch_rows": "inference.max_rows"}}
 # Those that load a model with its tokenizer and template.
 ModelStage = PrepareConfig | TrainingConfig | AnsweringConfig | ExportStageConfig
-
-
-def _in_steps(value: float, steps: int) -> int:
-    return int(value * steps) if value < 1 else int(value)

@@ -190,15 +190,17 @@ def evaluation_batches(
     split: PreparedSplit,
     *,
     batch_rows: int,
+    rows: np.ndarray | None = None,
     loss_on: str = "response",
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
-    """Every packed row once, in order; the last batch is filled up with rows of padding."""
+    """Every packed row (or those of `rows`) once, in order; the last batch is filled up with rows of padding."""
     mine = _share(batch_rows, process_index, process_count)
-    for start in range(0, split.packed_count, batch_rows):
-        rows = np.arange(start, start + batch_rows)
-        packed = np.where(rows < split.packed_count, rows, -1)[mine]
+    rows = np.arange(split.packed_count) if rows is None else rows
+    for start in range(0, len(rows), batch_rows):
+        batch = rows[start : start + batch_rows]
+        packed = np.pad(batch, (0, batch_rows - len(batch)), constant_values=-1)[mine]
         yield _build(split, np.stack([np.zeros_like(packed), packed], axis=1), loss_on)
 
 

@@ -165,6 +165,8 @@ def _fingerprint(config: DataConfig, tokenizer: Tokenizer, origins: Origins) -> 
     """Hash of everything that tokens, plans and order follow from; files count by their content, not by where they lie."""
     settings = dataclasses.asdict(config) | {"template": get_template(config.template).name}
     settings |= {"root": "", "earlier": (), "missing": "", "loss_on": ""}
+    if config.packing:
+        del settings["packing"]  # which earlier versions did not know, and did
     endpoint = config.system_prompts.endpoint
     # Of the endpoint only what decides its answers, not how they are had.
     answers = [endpoint.model, endpoint.temperature, endpoint.max_tokens] if config.system_prompts.dynamic else []

@@ -117,8 +117,8 @@ def _architecture(config: PreflightConfig, program: str) -> Architecture:
 
 def _steps(config: PreflightConfig, workdir: Path) -> int | None:
     """Optimizer steps of the run: configured, or from the data that is already prepared in its workdir."""
-    if config.train.steps:
-        return config.train.steps
+    if given := config.given_steps():
+        return given
     train = workdir / "data" / "train"
     if not train.is_dir():
         return None

@@ -8,10 +8,12 @@ import datetime
 import sys
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from gemma_keras.batch_arrays import Batch
+from gemma_keras.config.sections import TrainConfig, in_steps
 from gemma_keras.training.loop import Metrics
 from gemma_keras.training.state import TrainState
 
@@ -25,6 +27,20 @@ class NonFiniteError(RuntimeError):
     def __init__(self, step: int, row_index: list[int], loss: float, grad_norm: float):
         super().__init__(f"loss {loss} and gradient norm {grad_norm} at step {step}")
         self.step, self.row_index, self.loss, self.grad_norm = step, row_index, loss, grad_norm
+
+
+class Periods(NamedTuple):
+    """Steps between lines, evaluations and checkpoints; 0: at the end only."""
+
+    log: int
+    evaluate: int
+    save: int
+
+    @classmethod
+    def of(cls, config: TrainConfig, last_step: int) -> "Periods":
+        """By a configuration, whose fractions of all steps make one step at least."""
+        given = (config.log_every, config.eval_every, config.save_every)
+        return cls(*(max(1, in_steps(value, last_step)) if value else 0 for value in given))
 
 
 def due(step: int, every: int, last_step: int) -> bool:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gemma_keras.config.sections import OptimConfig
+from gemma_keras.config.sections import OptimConfig, in_steps
 from gemma_keras.models.weight_table import kind_of
 
 
@@ -13,7 +13,7 @@ def learning_rate_schedule(config: OptimConfig, total_steps: int) -> optax.Sched
 
     As transformers' `get_cosine_schedule_with_warmup`: the first step of a warm-up has rate 0.
     """
-    warmup = int(config.warmup * total_steps) if 0 < config.warmup < 1 else int(config.warmup)
+    warmup = in_steps(config.warmup, total_steps)
     decay_steps = max(total_steps - warmup, 1)
     after = (
         optax.cosine_decay_schedule(config.learning_rate, decay_steps)

@@ -148,9 +148,9 @@ def _settings_specs(allocator: RankAllocator | None) -> StepSettings:
 
 
 def total_steps(config: StepConfig, packed_rows: int) -> int:
-    """Optimizer steps of the run: `train.steps`, or what `train.epochs` makes of the packed rows."""
-    if config.train.steps:
-        return config.train.steps  # against which `validate` has checked the warm-up
+    """Optimizer steps of the run: those given, or what `train.epochs` makes of the packed rows."""
+    if given := config.given_steps():
+        return given  # against which `validate` has checked the warm-up
     steps = round(config.train.epochs * packed_rows / config.train.batch_rows)
     if steps < 1:
         raise UserError(

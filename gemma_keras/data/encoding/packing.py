@@ -14,6 +14,11 @@ import numpy as np
 _space = itemgetter(0)
 
 
+def one_each(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The plan, as of `pack`, by which each of `count` rows is a packed row of its own, filled up with padding."""
+    return np.arange(count + 1, dtype=np.int64), np.arange(count, dtype=np.int32)
+
+
 def pack(lengths: Sequence[int] | np.ndarray, sequence_length: int, block: int = 1000) -> tuple[np.ndarray, np.ndarray]:
     """The packing plan of rows with these `lengths` in tokens.
 

@@ -99,7 +99,9 @@ class Renderer:
         pace.finish(len(mixture))
         for pool in pools:
             pool.fates.settle(pool.fates.undecided(), NOT_DRAWN)
-        rendered.lengths, rendered.packed_rows = writer.close(fingerprint, mixture.split, self._config.sequence_length)
+        rendered.lengths, rendered.packed_rows = writer.close(
+            fingerprint, mixture.split, self._config.sequence_length, self._config.packing
+        )
         return rendered
 
     def _fill(self, mixture: Mixture, slots: list[_Slot]) -> None:

@@ -23,7 +23,7 @@ import orjson
 import pyarrow as pa
 
 from gemma_keras.data.encoding.encode import EVERY_AUGMENTATION, EncodedRow
-from gemma_keras.data.encoding.packing import pack
+from gemma_keras.data.encoding.packing import one_each, pack
 from gemma_keras.data.prepared import ROWS_FILE
 from gemma_keras.data.records import SIDES, ChatRecord, PreferenceRecord, Record
 
@@ -88,7 +88,7 @@ class SplitWriter:
         self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
         self._batch = []
 
-    def close(self, fingerprint: str, split: str, sequence_length: int) -> tuple[np.ndarray, list[int]]:
+    def close(self, fingerprint: str, split: str, sequence_length: int, packing: bool) -> tuple[np.ndarray, list[int]]:
         """Completes the split; returns the lengths in tokens of augmentation 0's rows, i32, and all numbers of packed rows."""
         self._flush()
         self._writer.close()
@@ -100,7 +100,7 @@ class SplitWriter:
         packed_counts = []
         for augmentation in range(int(augmentations[augmentations != EVERY_AUGMENTATION].max(initial=0)) + 1):
             chosen = np.flatnonzero((kept == EVERY_AUGMENTATION) | (kept == augmentation)).astype(np.int32)
-            offsets, rows = pack(packed[chosen], sequence_length)
+            offsets, rows = pack(packed[chosen], sequence_length) if packing else one_each(len(chosen))
             np.save(self._folder / f"plan_{augmentation}_offsets.npy", offsets)
             np.save(self._folder / f"plan_{augmentation}_rows.npy", chosen[rows])
             packed_counts.append(len(offsets) - 1)

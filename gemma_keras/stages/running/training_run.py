@@ -1,6 +1,7 @@
 """One training run in steps: data, program, optimizer steps. `stages.training` takes them in order, `finishing` the last one."""
 
 import functools
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from gemma_keras import runtime
 from gemma_keras.adapters.rank_allocator import RankSchedule, resolve_schedule
@@ -37,6 +39,7 @@ from gemma_keras.stages.running.assets import (
     resolve_tokenizer,
     with_spans,
 )
+from gemma_keras.stages.running.validation import COST_BESIDE_ADAPTER, COST_BESIDE_ALL, SHARE, rows_on_the_way
 from gemma_keras.training import hooks
 from gemma_keras.training.loop import Hook, Metrics, train
 from gemma_keras.training.optimizers import learning_rate_schedule
@@ -48,7 +51,7 @@ class TrainingRun:
     """What the steps of a run share; each step sets what the ones after it need.
 
     Attributes:
-        report, splits, last_step: of the prepared data, by `prepare`.
+        report, splits, last_step, periods: of the prepared data, by `prepare`.
         program, step, ranks: the program, its compiled step and the schedule of ranks, by `compile`.
         trainable, frozen: the weights as the run begins, stacked over the blocks, by `compile`.
     """
@@ -81,6 +84,8 @@ class TrainingRun:
             "data.corpora hold preference pairs; give conversations or texts to this stage.",
         )
         self.last_step = total_steps(self.config, self.splits["train"].packed_count)
+        periods = hooks.Periods.of(self.config.train, self.last_step)
+        self.periods = periods if len(self.splits["valid"]) else periods._replace(evaluate=0)
 
     def compile(self) -> None:
         """Waits for the compiled step, then loads the weights where it wants them.
@@ -125,11 +130,25 @@ class TrainingRun:
         checkpoints.close()
         return state
 
-    def evaluate(self, trainable: Params) -> dict[str, float]:
-        """The figures of the validation rows, as many at once as a microbatch has, for which the plan has room."""
-        batch_rows = self.config.train.batch_rows // self.config.train.accumulation
-        rows = evaluation_batches(self.splits["valid"], batch_rows=batch_rows, **self._share)
-        return self._evaluator({**self.frozen, **trainable}, rows)
+    def evaluate(self, trainable: Params, rows: np.ndarray | None = None) -> dict[str, float]:
+        """The figures of the validation rows, or of these packed ones, as many at once as the plan has room for."""
+        batches = evaluation_batches(self.splits["valid"], batch_rows=self._evaluated_at_once, rows=rows, **self._share)
+        return self._evaluator({**self.frozen, **trainable}, batches)
+
+    @property
+    def _evaluated_at_once(self) -> int:
+        """Rows of a batch of evaluation: those of a microbatch."""
+        return self.config.train.batch_rows // self.config.train.accumulation
+
+    def _evaluated_on_the_way(self) -> np.ndarray:
+        """Packed validation rows by which a run is followed; see `validation`."""
+        return rows_on_the_way(
+            self.splits["valid"].packed_count,
+            batch_rows=self._evaluated_at_once,
+            times=math.ceil(self.last_step / (self.periods.evaluate or self.last_step)),
+            trained_rows=self.last_step * self.config.train.batch_rows,
+            cost=COST_BESIDE_ADAPTER if self.frozen else COST_BESIDE_ALL,
+        )
 
     def _take_steps(self, state: TrainState, completed: int, checkpoints: Checkpoints) -> TrainState:
         config = self.config
@@ -162,26 +181,26 @@ class TrainingRun:
         return state
 
     def _hooks(self, completed: int, checkpoints: Checkpoints, log: files.RunLog | None) -> list[Hook]:
-        settings, last_step = self.config.train, self.last_step
+        periods, last_step = self.periods, self.last_step
         listed: list[Hook] = [
             hooks.NonFiniteGuard(),
             hooks.Means(),
-            hooks.Throughput(learning_rate_schedule(self.config.optim, last_step), settings.log_every),
+            hooks.Throughput(learning_rate_schedule(self.config.optim, last_step), periods.log),
         ]
         if len(self.splits["valid"]):
+            rows = self._evaluated_on_the_way()
             listed.append(
-                hooks.Evaluation(lambda state: self.evaluate(state.trainable), settings.eval_every, last_step)
+                hooks.Evaluation(lambda state: self.evaluate(state.trainable, rows), periods.evaluate, last_step)
             )
         listed.append(hooks.Log(log.append if log else lambda line: None, self._is_logged, self._sum_over_processes))
         if log:
-            listed.append(hooks.ProgressLine(settings.log_every, completed + 1, last_step, len(self.program.matrices)))
-        return [*listed, hooks.Checkpoint(checkpoints.save, settings.save_every, last_step)]
+            listed.append(hooks.ProgressLine(periods.log, completed + 1, last_step, len(self.program.matrices)))
+        return [*listed, hooks.Checkpoint(checkpoints.save, periods.save, last_step)]
 
     def _is_logged(self, step: int) -> bool:
         """Whether a line is logged after this step: the first one, those of `log_every`, and where validation falls."""
-        settings = self.config.train
-        every = [settings.log_every] + [settings.eval_every] * (len(self.splits["valid"]) > 0)
-        return step == 1 or any(hooks.due(step, period, self.last_step) for period in every)
+        periods = (self.periods.log, self.periods.evaluate)
+        return step == 1 or any(hooks.due(step, period, self.last_step) for period in periods)
 
     def _sum_over_processes(self, metrics: Metrics) -> None:
         """Turns what `hooks.Throughput` says of this process's part of the rows into figures of all rows."""
@@ -193,10 +212,19 @@ class TrainingRun:
     def _announce(self, completed: int) -> None:
         trained = count(self.trainable)
         shapes = f"{trained:,} of {trained + count(self.frozen):,} weights are trained"
-        rows = f"{self.splits['train'].packed_count:,} packed rows of {self.config.data.sequence_length} tokens"
-        print_progress(f"{self.program.backbone.architecture.name}: {shapes}; {rows}; {runtime.device_summary()}")
+        print_progress(f"{self.program.backbone.architecture.name}: {shapes}; {runtime.device_summary()}")
+        packed, in_step = self.splits["train"].packed_count, self.config.train.batch_rows
+        print_progress(
+            f"{self.last_step:,} steps of {in_step} x {self.config.data.sequence_length:,} tokens: "
+            f"{self.last_step * in_step / packed:.3g} passes over {packed:,} packed rows"
+        )
         if self.ranks:
             print_progress(self.ranks.describe())
+        if every := self.periods.evaluate:
+            part, there = len(self._evaluated_on_the_way()), self.splits["valid"].packed_count
+            those = f"all {there:,}" if part == there else f"the same {part:,} of {there:,}"
+            limit = "" if part == there else f", which takes about {SHARE:.0%} of the time; on all of them at the end"
+            print_progress(f"validation every {every:,} steps on {those} packed rows{limit}")
         if completed:
             print_progress(f"going on after step {completed} of {self.last_step}")
 
