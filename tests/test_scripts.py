@@ -38,7 +38,10 @@ def test_default_configuration_is_there_and_valid(name, monkeypatch):
     parse([name, "--workdir=runs/none"], default_config(name), STAGES[name], NAMES)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("[!_]*.py")), ids=lambda path: path.stem)
+CONFIGS = sorted((ROOT / "configs").rglob("[!_]*.py"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "configs")))
 def test_every_configuration_is_valid_and_tells_its_command(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     text = path.read_text(encoding="utf-8")
