@@ -25,6 +25,6 @@ def get_config() -> PretrainConfig:
             sequence_length=512,
         ),
         optim=OptimConfig(learning_rate=1e-3, warmup=0.02, weight_decay=0.1, beta2=0.95),
-        train=TrainConfig(epochs=1, batch_rows=16, log_every=20, eval_every=500, save_every=500),
+        train=TrainConfig(epochs=1, batch_rows=16, log_every=20, save_every=500),
         export=ExportConfig(dtype="float32"),
     )

@@ -27,5 +27,5 @@ def get_config() -> SftConfig:
         ),
         adapter=AdapterConfig(method="lora", targets=("query", "key", "value"), init_r=16, alpha=32.0, dropout=0.05),
         optim=OptimConfig(learning_rate=2e-4),
-        train=TrainConfig(epochs=3, batch_rows=32, log_every=20, eval_every=500, save_every=500),
+        train=TrainConfig(epochs=3, batch_rows=32, log_every=20, save_every=500),
     )

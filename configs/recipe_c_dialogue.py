@@ -22,5 +22,5 @@ def get_config() -> SftConfig:
             sequence_length=1024,
         ),
         optim=OptimConfig(learning_rate=3e-4),
-        train=TrainConfig(epochs=2, batch_rows=64, log_every=20, eval_every=1_000, save_every=1_000),
+        train=TrainConfig(epochs=2, batch_rows=64, log_every=20, save_every=1_000),
     )

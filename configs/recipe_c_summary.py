@@ -23,5 +23,5 @@ def get_config() -> SftConfig:
             sequence_length=1024,
         ),
         optim=OptimConfig(learning_rate=1e-4),
-        train=TrainConfig(epochs=10, batch_rows=64, log_every=20, eval_every=500, save_every=500),
+        train=TrainConfig(epochs=10, batch_rows=64, log_every=20, save_every=500),
     )

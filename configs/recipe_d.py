@@ -33,5 +33,5 @@ def get_config() -> SftConfig:
         ),
         adapter=AdapterConfig(method="adalora", init_r=32, target_r=16, alpha=32.0),
         optim=OptimConfig(learning_rate=5e-5),
-        train=TrainConfig(epochs=2, batch_rows=16, log_every=20, eval_every=500, save_every=500),
+        train=TrainConfig(epochs=2, batch_rows=16, log_every=20, save_every=500),
     )

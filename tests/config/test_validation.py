@@ -94,6 +94,9 @@ def test_lists_of_text_are_flags_too():
         ({"adapter__targets": ("query", "q_proj")}, "config.adapter.targets.1 is 'q_proj': Input should be 'query'"),
         ({"adapter__targets": ("query", "query")}, "repeats a name"),
         ({"optim__warmup": 10.0, "train__steps": 10}, "config.optim.warmup is 10 steps"),
+        ({"optim__warmup": 10.0, "train__tokens": 40_960}, "config.optim.warmup is 10 steps, but the run has only 10"),
+        ({"train__log_every": 2.5}, "config.train.log_every is 2.5, but from 1 on it counts steps"),
+        ({"adapter__delta_t": 0.0}, "config.adapter.delta_t is 0.0: Input should be greater than 0"),
         ({"sampling__top_p": 0.0}, "config.sampling.top_p is 0.0"),
         (
             {"sampling__presence_penalty": 2.5},

@@ -139,6 +139,23 @@ def test_evaluation_covers_every_row_once(split):
     assert sorted(seen) == list(range(len(split))) and len(split) == 140
 
 
+def test_evaluation_of_a_part_takes_these_rows_alone(split):
+    chosen = np.array([0, 3, 5])
+    first, last = evaluation_batches(split, batch_rows=2, rows=chosen)
+    for index, row in zip(chosen, [*first["row_index"], last["row_index"][0]], strict=True):
+        assert set(row[row >= 0]) == set(split.packed_row(index))
+    assert (last["row_index"][1] < 0).all()
+
+
+def test_rows_that_are_not_packed_are_alone_and_the_same(prepared):
+    rows = [{"instruction": f"问题{i}", "input": "", "output": f"答{i}" * (i % 7 + 1)} for i in range(20)]
+    packed, alone = prepared("belle", rows), prepared("belle", rows, packing=False)
+    assert packed.packed_count < 20 == alone.packed_count
+    assert [alone.packed_row(i).tolist() for i in range(20)] == [[i] for i in range(20)]
+    assert [alone.tokens[i].tolist() for i in range(20)] == [packed.tokens[i].tolist() for i in range(20)]
+    assert (batch_at(alone, 0, batch_rows=8, seed=0)["segment_ids"] <= 1).all()
+
+
 def test_four_processes_share_a_whole_run(split):
     steps = 3 * split.packed_count // 8
 

@@ -22,7 +22,7 @@ from gemma_keras.parallel.plan import REMAT_POLICIES, ComputePlan
 from gemma_keras.planning.memory import policies_to_try, saved_bytes
 from gemma_keras.planning.plans import default_mesh_shape, plan_for
 from gemma_keras.stages.running.assets import load_trainable_params
-from gemma_keras.training.program import step_settings, train_program
+from gemma_keras.training.program import step_settings, total_steps, train_program
 from tests.models.conftest import small
 
 STEPS = 10
@@ -126,6 +126,21 @@ def test_settings_follow_the_schedules():
     assert settings(1).learning_rate == 0 and settings(3).learning_rate == np.float32(1e-2)
     assert [bool(settings(t).phase.fixed) for t in (7, 8)] == [False, True]
     assert step_settings(CONFIG, STEPS, None)(3).phase is None
+
+
+def test_the_length_of_a_run_is_given_in_steps_tokens_or_passes():
+    def length(**train):
+        return total_steps(change(train={"steps": 0, **train}), packed_rows=100)
+
+    assert length(tokens=6_400) == length(tokens=6_400, batch_rows=2) // 2 == 100  # rows of 16 tokens
+    assert length(tokens=6_400, steps=7) == 7
+    assert length(epochs=3.0) == 75 and length(tokens=1) == 1
+
+
+def test_allocations_may_be_a_share_of_the_run():
+    schedule = resolve_schedule(dataclasses.replace(ADALORA, delta_t=0.02, tinit=0.1, tfinal=0.2), 500, 8)
+    assert schedule.delta_t == 10
+    assert resolve_schedule(dataclasses.replace(ADALORA, delta_t=0.001), STEPS, 8).delta_t == 1
 
 
 def test_policies_worth_compiling():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from gemma_keras.config.sections import TrainConfig
 from gemma_keras.training import hooks
 from gemma_keras.training.loop import train
 
@@ -57,6 +58,25 @@ def test_what_is_logged_is_the_mean_and_what_is_guarded_the_step():
         train(step, 0, [batch()] * 3, first_step=1, hooks=listed)
     assert caught.value.step == 3
     assert lines == [{"step": step, "loss": 0.5, "grad_norm": 1.0} for step in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("values", "steps", "expected"),
+    [
+        ({}, 400, (10, 40, 100)),
+        ({"log_every": 0.005, "eval_every": 0.25, "save_every": 0.5}, 1000, (5, 250, 500)),
+        ({"log_every": 0.005, "save_every": 0.05}, 8, (1, 1, 1)),
+        ({"eval_every": 0, "save_every": 7}, 20, (10, 0, 7)),
+    ],
+)
+def test_periods_are_steps_or_shares_of_the_run(values, steps, expected):
+    assert hooks.Periods.of(TrainConfig(**values), steps) == expected
+
+
+def test_ten_validations_a_run_by_default():
+    for steps in (*range(10, 400), 4089):
+        every = hooks.Periods.of(TrainConfig(), steps).evaluate
+        assert sum(hooks.due(step, every, steps) for step in range(1, steps + 1)) >= 10, steps
 
 
 def test_a_stop_ends_the_run_after_the_step():
