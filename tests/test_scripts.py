@@ -50,6 +50,23 @@ def test_every_configuration_is_valid_and_tells_its_command(path, monkeypatch):
     assert "python -m scripts." in text or "bash scripts/" in text
 
 
+@pytest.mark.parametrize(
+    "name", ["stage1", "stage2", "stage3", "published/stage1", "published/stage2", "published/stage3"]
+)
+def test_preflight_needs_no_flags_for_a_stage(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = load_config(f"configs/{name}.py", STAGES["preflight"])
+    assert config.model.architecture == "gemma2_9b" and config.given_steps() > 0  # so that it can tell hours
+    rows = config.train.batch_rows
+    config.train.batch_rows = 2 * rows
+    if "published" in name:
+        assert rows * config.data.sequence_length == 4_096 and config.adapter.tinit > 1
+    else:  # half as many steps, of which budgeting takes the same share
+        assert rows * config.data.sequence_length == 16_384 and config.adapter.tinit < 1
+        before = load_config(f"configs/{name}.py", STAGES["preflight"]).given_steps()
+        assert config.given_steps() == pytest.approx(before / 2, abs=1)
+
+
 def test_help_tells_purpose_and_fields_without_loading_jax():
     code = (
         "import runpy, sys\n"

@@ -124,16 +124,16 @@ class Log:
 
 
 class ProgressLine:
-    """A line for people: step, loss, tokens/s, time left, adapter rank."""
+    """A line for people, of each step that is `logged`: step, loss, tokens/s, time left, adapter rank."""
 
-    def __init__(self, every: int, first_step: int, last_step: int, matrices: int = 0):
-        self.every, self.first_step, self.last_step, self.matrices = every, first_step, last_step, matrices
+    def __init__(self, logged: Callable[[int], bool], first_step: int, last_step: int, matrices: int = 0):
+        self.logged, self.first_step, self.last_step, self.matrices = logged, first_step, last_step, matrices
         self.started = 0.0
 
     def after_step(self, step: int, state: TrainState, metrics: Metrics, batch: Batch) -> None:
         if step == self.first_step:
             self.started = time.perf_counter()  # after it: the first step compiles
-        elif not due(step, self.every, self.last_step):
+        elif not self.logged(step):
             return
         parts = [f"step {step}/{self.last_step}", f"loss {float(metrics['loss']):.4f}"]
         if step > self.first_step:

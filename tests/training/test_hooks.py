@@ -91,6 +91,6 @@ def test_a_stop_ends_the_run_after_the_step():
 
 
 def test_progress_shows_step_speed_time_left_and_rank(capsys):
-    run([1.5] * 2, [hooks.Throughput(lambda step: 0.0, 1), hooks.ProgressLine(1, 1, 2)])
+    run([1.5] * 2, [hooks.Throughput(lambda step: 0.0, 1), hooks.ProgressLine(lambda step: True, 1, 2)])
     text = capsys.readouterr().err
     assert "step 2/2" in text and "loss 1.5000" in text and "tokens/s" in text and "ETA 0:00:00" in text

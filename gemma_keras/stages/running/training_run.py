@@ -194,7 +194,7 @@ class TrainingRun:
             )
         listed.append(hooks.Log(log.append if log else lambda line: None, self._is_logged, self._sum_over_processes))
         if log:
-            listed.append(hooks.ProgressLine(periods.log, completed + 1, last_step, len(self.program.matrices)))
+            listed.append(hooks.ProgressLine(self._is_logged, completed + 1, last_step, len(self.program.matrices)))
         return [*listed, hooks.Checkpoint(checkpoints.save, periods.save, last_step)]
 
     def _is_logged(self, step: int) -> bool:
