@@ -25,6 +25,7 @@ class AdaLora(Lora):
 
     def __init__(self, axes: EinsumAxes, config: AdapterConfig, dtype: str):
         super().__init__(axes, config, dtype, name="adalora")
+        self.start = config.start
         self.scaling = self.alpha / (self.rank + 1e-5)
 
     def build(self, input_shape) -> None:
@@ -32,13 +33,20 @@ class AdaLora(Lora):
         super().build(input_shape)
 
     def initial_values(self, key: jax.Array) -> dict[str, jax.Array]:
-        """lora_A and lora_B normal with deviation 0.02, lora_E zero."""
+        """By `adapter.start`. noise, as PEFT: lora_A and lora_B normal with deviation 0.02, lora_E zero. zero_B: as LoRA, with
+        lora_E one."""
+        if self.start == "zero_B":
+            return super().initial_values(key) | {"lora_E": jnp.ones((self.rank,))}
         key_A, key_B = jax.random.split(key)
         return {
             "lora_A": 0.02 * jax.random.normal(key_A, (self.rank, self.d_in), jnp.float32),
             "lora_E": jnp.zeros((self.rank,)),
             "lora_B": 0.02 * jax.random.normal(key_B, (self.d_out, self.rank), jnp.float32),
         }
+
+    def reach(self, rates: float) -> float:
+        """From noise, lora_E grows from 0 by the rate a step, between rows and columns that are held near norm 1."""
+        return self.scaling * rates if self.start == "noise" else super().reach(rates)
 
     def peft_config(self) -> dict[str, Any]:
         return {

@@ -60,6 +60,10 @@ class Lora(Adapter):
     def disabled(self, weights: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return {**weights, "lora_B": jnp.zeros_like(weights["lora_B"])}
 
+    def reach(self, rates: float) -> float:
+        """Columns of lora_B grow from 0 by the rate times sqrt(d_out) a step, rows of lora_A begin with norm 1/sqrt(3)."""
+        return self.scaling * rates * math.sqrt(self.d_out / 3)
+
     def peft_config(self) -> dict[str, Any]:
         return {"peft_type": "LORA", "r": self.rank, "lora_alpha": self.alpha, "lora_dropout": self.dropout_rate}
 

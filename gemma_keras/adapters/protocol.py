@@ -61,6 +61,11 @@ class Adapter(keras.layers.Layer):
         """Weights with which the projection is as it would be without the adapter; `weights` may be stacks [L, ...]."""
         raise NotImplementedError
 
+    def reach(self, rates: float) -> float:
+        """About the most that a singular value of the change to the projection's matrix can come to, once Adam has moved every
+        weight by `rates`, the sum of the learning rates of all steps, in one direction."""
+        raise NotImplementedError
+
     def peft_config(self) -> dict[str, Any]:
         """The fields of PEFT's `adapter_config.json` that the adapter fixes: its type and what its scaling follows from.
 

@@ -187,6 +187,7 @@ class AdapterConfig:
     target_r: int = field(32, "average rank of a matrix at the end", within=COUNT)
     alpha: float = field(32.0, "the delta is scaled by alpha / init_r", within=POSITIVE)
     dropout: float = field(0.05, "dropout on the adapter's input", within=BELOW_ONE)
+    start: str = field("noise", "adalora: noise (lora_E zero, as PEFT) or zero_B (lora_B zero and lora_E one, as LoRA starts)", within=("noise", "zero_B"))
     beta1: float = field(0.85, "decay of the average importance", within=DECAY)
     beta2: float = field(0.85, "decay of the average uncertainty", within=DECAY)
     delta_t: float = field(10, "steps between allocations; below 1: a fraction of all steps", within=POSITIVE)

@@ -87,7 +87,6 @@ class StepConfig(StageConfig):
 class PreflightConfig(StepConfig):
     data: DataConfig = section(DataConfig, "corpora.name", "loss_on", "sequence_length")
     adapter: AdapterConfig = section(AdapterConfig, but=("delta_t",))
-    optim: OptimConfig = section(OptimConfig, but=("learning_rate", "schedule"))
     train: TrainConfig = section(TrainConfig, but=("log_every", "eval_every", "save_every", "keep_checkpoints"))
     parallel: ParallelConfig = section(ParallelConfig, "data", "model", "shard_sequence")
     sampling: SamplingConfig = section(SamplingConfig, "max_new_tokens")

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from gemma_keras.config.stages import PreflightConfig
 from gemma_keras.preflight.hardware import Hardware
+from gemma_keras.training.program import describe_reach
 
 
 class Roofline(NamedTuple):
@@ -87,6 +88,7 @@ def describe(figures: dict[str, Any]) -> str:
         *_flops_lines(report),
         *_collective_lines(report),
         *_time_lines(report),
+        *([f"  adapters       {describe_reach(report.adapter_reach)}"] if report.adapter_reach is not None else []),
         f"  compiled in {report.compile_seconds:.0f} s by libtpu {report.versions.get('libtpu', '')}",
     ]
     if not report.fits:

@@ -32,7 +32,7 @@ from gemma_keras.preflight.hardware import GIB, Hardware, hardware_of
 from gemma_keras.preflight.report import Roofline, advice, decoding_advice, describe
 from gemma_keras.preflight.topologies import topology_devices
 from gemma_keras.stages.running.workdir import write_json
-from gemma_keras.training.program import total_steps, train_program
+from gemma_keras.training.program import adapter_reach, build_model, total_steps, train_program
 
 UNITS = {"": 1 / GIB, "K": 1 / 1024**2, "M": 1 / 1024, "G": 1.0, "T": 1024.0}
 LARGEST = 40  # arrays that the report lists
@@ -146,6 +146,7 @@ def examine(
         kernel_visits: executions of attention kernels on one device in a step, by the (query, key) blocks of a head that each
             of them visits: few in layers with a window.
         kernels, collectives: a line each by name and by reason; counts and bytes are of one device and one step.
+        adapter_reach: of training with a known number of steps, how far its adapters can move (`training.program.adapter_reach`).
         hbm_bytes_over_least: of decoding, bytes moved against those of weights and cache.
         largest_arrays: the shapes of the largest arrays on one device.
         largest_shapes: of the largest arrays in the traced program, all devices together.
@@ -183,6 +184,7 @@ def examine(
         "loops_of_unknown_length": flops.unknown_loops, "largest_shapes": largest_shapes(trace.jaxpr, LARGEST),
         "utilisation": utilisation, "steps": steps, "compile_seconds": seconds, "versions": versions, **NOT_COMPILED,
         "advice": [] if fits else ideas,
+        "adapter_reach": adapter_reach(build_model(config, architecture)[1], config.optim, steps) if training and steps else None,
     }  # fmt: skip
     if compiled is not None:
         report |= _compiled_figures(compiled, hardware, least, report)

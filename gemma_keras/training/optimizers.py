@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from gemma_keras.config.sections import OptimConfig, in_steps
@@ -23,6 +24,11 @@ def learning_rate_schedule(config: OptimConfig, total_steps: int) -> optax.Sched
     if warmup == 0:
         return after
     return optax.join_schedules([optax.linear_schedule(0.0, config.learning_rate, warmup), after], [warmup])
+
+
+def learning_rates(config: OptimConfig, total_steps: int) -> np.ndarray:
+    """The rate of every step of a run, f32[total_steps]."""
+    return np.asarray(jax.vmap(learning_rate_schedule(config, total_steps))(jnp.arange(total_steps)), np.float32)
 
 
 def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:

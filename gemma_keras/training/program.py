@@ -26,6 +26,7 @@ from gemma_keras.adapters.inject import (
 from gemma_keras.adapters.rank_allocator import Phase, RankAllocator, RankSchedule
 from gemma_keras.batch_arrays import DTYPES, Batch, batch_shape
 from gemma_keras.config.errors import UserError
+from gemma_keras.config.sections import OptimConfig
 from gemma_keras.config.stages import StepConfig
 from gemma_keras.models.architecture import Architecture
 from gemma_keras.models.forward import build_backbone, variable_shapes
@@ -35,9 +36,11 @@ from gemma_keras.parallel.mesh import batch_sharding, place_batch, replicated
 from gemma_keras.parallel.plan import ComputePlan
 from gemma_keras.training.objectives.base import Objective
 from gemma_keras.training.objectives.registry import OBJECTIVES
-from gemma_keras.training.optimizers import learning_rate_schedule, make_optimizer
+from gemma_keras.training.optimizers import learning_rates, make_optimizer
 from gemma_keras.training.state import TrainState, initial_state
 from gemma_keras.training.step import StepSettings, make_train_step
+
+LEAST_REACH = 0.3  # by benchmarks/adapter_quality.py (docs/experiments.md, "How much adapters learn")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,6 +69,28 @@ class TrainProgram:
     def place(self, batch: Batch) -> dict[str, jax.Array]:
         """This process's rows of a batch as arrays over all devices."""
         return place_batch(self.plan.mesh, batch, list(self.batch))
+
+
+def adapter_reach(matrices: list[AdaptedMatrix], optim: OptimConfig, total_steps: int) -> float | None:
+    """About the most that a singular value of an adapted matrix's change can come to in a run, of the matrix where that is least.
+
+    None without adapters, and where the optimizer is not Adam, whose steps alone do not depend on the gradient's size.
+    """
+    if not matrices or optim.name != "adamw":
+        return None
+    rates = float(learning_rates(optim, total_steps).sum())
+    return min(matrix.adapter.reach(rates) for matrix in matrices)
+
+
+def describe_reach(reach: float) -> str:
+    """What to tell of an `adapter_reach`, with what to change where it is too little."""
+    told = f"singular values of an adapter's change to its matrix can come to about {reach:.2g} in this run"
+    if reach >= LEAST_REACH:
+        return told
+    return (
+        f"{told}, which is too little: below {LEAST_REACH:g} AdaLoRA learnt less than a tenth of what it can "
+        "(docs/experiments.md); raise adapter.alpha or optim.learning_rate, or train for more steps"
+    )
 
 
 def build_model(config: StepConfig, architecture: Architecture) -> tuple[Backbone, list[AdaptedMatrix]]:
@@ -176,5 +201,5 @@ def step_settings(
         ranks: the schedule of AdaLoRA's ranks, None without it.
         logged: whether a line is logged after a step.
     """
-    rates = np.asarray(jax.vmap(learning_rate_schedule(config.optim, total_steps))(jnp.arange(total_steps)), np.float32)
+    rates = learning_rates(config.optim, total_steps)
     return lambda step: StepSettings(rates[step - 1], ranks.phase(step) if ranks else None, np.bool_(logged(step)))

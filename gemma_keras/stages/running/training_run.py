@@ -43,7 +43,7 @@ from gemma_keras.stages.running.validation import COST_BESIDE_ADAPTER, COST_BESI
 from gemma_keras.training import hooks
 from gemma_keras.training.loop import Hook, Metrics, train
 from gemma_keras.training.optimizers import learning_rate_schedule
-from gemma_keras.training.program import TrainProgram, step_settings, total_steps
+from gemma_keras.training.program import TrainProgram, adapter_reach, describe_reach, step_settings, total_steps
 from gemma_keras.training.state import TrainState
 
 
@@ -220,6 +220,8 @@ class TrainingRun:
         )
         if self.ranks:
             print_progress(self.ranks.describe())
+        if reach := adapter_reach(self.program.matrices, self.config.optim, self.last_step):
+            print_progress(describe_reach(reach))
         if every := self.periods.evaluate:
             part, there = len(self._evaluated_on_the_way()), self.splits["valid"].packed_count
             those = f"all {there:,}" if part == there else f"the same {part:,} of {there:,}"
