@@ -62,8 +62,8 @@ class Adapter(keras.layers.Layer):
         raise NotImplementedError
 
     def reach(self, rates: float) -> float:
-        """About the most that a singular value of the change to the projection's matrix can come to, once Adam has moved every
-        weight by `rates`, the sum of the learning rates of all steps, in one direction."""
+        """About the most that one triplet's part of the change to the projection's matrix can come to, as a spectral norm, once
+        Adam has moved every weight by `rates`, the sum of the learning rates of all steps, in one direction."""
         raise NotImplementedError
 
     def peft_config(self) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class TrainProgram:
 
 
 def adapter_reach(matrices: list[AdaptedMatrix], optim: OptimConfig, total_steps: int) -> float | None:
-    """About the most that a singular value of an adapted matrix's change can come to in a run, of the matrix where that is least.
+    """How far a run can move an adapter (`Adapter.reach`), of the matrix where that is least.
 
     None without adapters, and where the optimizer is not Adam, whose steps alone do not depend on the gradient's size.
     """
@@ -84,7 +84,7 @@ def adapter_reach(matrices: list[AdaptedMatrix], optim: OptimConfig, total_steps
 
 def describe_reach(reach: float) -> str:
     """What to tell of an `adapter_reach`, with what to change where it is too little."""
-    told = f"singular values of an adapter's change to its matrix can come to about {reach:.2g} in this run"
+    told = f"an adapter's triplets can move their matrix by about {reach:.2g} each in this run (spectral norm)"
     if reach >= LEAST_REACH:
         return told
     return (

@@ -36,6 +36,11 @@ SHAPES: tuple[Architecture, ...] = (
         num_key_value_heads=2, head_dim=32, query_pre_attn_scalar=32, vocabulary_size=2560, sliding_window=256,
         max_position=2048,
     ),
+    shape(  # 9,969,920 weights
+        name="gemma2_10m", num_layers=8, hidden_dim=256, intermediate_dim=1024, num_query_heads=4,
+        num_key_value_heads=2, head_dim=64, query_pre_attn_scalar=64, vocabulary_size=8192, sliding_window=256,
+        max_position=2048,
+    ),
     shape(  # 43,213,312 weights
         name="gemma2_43m", num_layers=12, hidden_dim=512, intermediate_dim=1376, num_query_heads=8,
         num_key_value_heads=4, head_dim=64, query_pre_attn_scalar=64, vocabulary_size=16_384, sliding_window=512,
