@@ -39,7 +39,7 @@ from gemma_keras.stages.running.assets import (
     resolve_tokenizer,
     with_spans,
 )
-from gemma_keras.stages.running.validation import COST_BESIDE_ADAPTER, COST_BESIDE_ALL, SHARE, rows_on_the_way
+from gemma_keras.stages.running.validation import COST_BESIDE_ADAPTER, COST_BESIDE_ALL, rows_on_the_way
 from gemma_keras.training import hooks
 from gemma_keras.training.loop import Hook, Metrics, train
 from gemma_keras.training.optimizers import learning_rate_schedule
@@ -225,8 +225,8 @@ class TrainingRun:
         if every := self.periods.evaluate:
             part, there = len(self._evaluated_on_the_way()), self.splits["valid"].packed_count
             those = f"all {there:,}" if part == there else f"the same {part:,} of {there:,}"
-            limit = "" if part == there else f", which takes about {SHARE:.0%} of the time; on all of them at the end"
-            print_progress(f"validation every {every:,} steps on {those} packed rows{limit}")
+            at_end = "" if part == there else "; on all of them at the end"
+            print_progress(f"validation every {every:,} steps on {those} packed rows{at_end}")
         if completed:
             print_progress(f"going on after step {completed} of {self.last_step}")
 
