@@ -211,6 +211,11 @@ class AdapterConfig:
             f"{path}.target_r is {self.target_r}, more than {path}.init_r ({self.init_r}), but ranks only shrink: "
             "lower target_r or raise init_r",
         )
+        require(
+            self.start == "noise" or self.orth_reg_weight == 0,
+            f"{path}.orth_reg_weight is {self.orth_reg_weight:g} with {path}.start={self.start}, but the penalty would drive lora_B "
+            "from 0 to norm 1 whatever the loss says: make it 0, or start from noise",
+        )
         if self.tinit < 1 and self.tfinal < 1:
             total = self.tinit + self.tfinal
             require(

@@ -64,8 +64,11 @@ def make_train_step(
         active = None
         if allocator and state.allocator and settings.phase:
             active = allocator.active(state.allocator, settings.phase)
-            with jax.named_scope("penalty"):
-                grads, metrics["penalty"] = _add_penalty(allocator, state.trainable, grads, active)
+            masks = allocator.weight_masks(active)
+            if allocator.config.orth_reg_weight > 0:
+                with jax.named_scope("penalty"):
+                    grads, metrics["penalty"] = _add_penalty(allocator, state.trainable, grads, active)
+            grads = {path: g * masks[path] for path, g in grads.items()}  # inactive triplets get no gradient at all
         with jax.named_scope("optimizer"):
             grads, metrics["grad_norm"] = clip_by_global_norm(grads, clip_norm)
             updated = _update(state, grads, optimizer, allocator, active, settings)
@@ -115,11 +118,10 @@ def _microbatches(array: jax.Array, count: int) -> jax.Array:
 
 
 def _add_penalty(allocator: RankAllocator, trainable: Params, grads: Params, active):
-    """Adds the gradient of the weighted orthogonality penalty; inactive triplets get no gradient at all."""
+    """Adds the gradient of the weighted orthogonality penalty, whose value comes with the sum."""
     weight = allocator.config.orth_reg_weight
     penalty, penalty_grads = jax.value_and_grad(lambda p: weight * allocator.penalty(p, active))(trainable)
-    masks = allocator.weight_masks(active)
-    return {path: (g + penalty_grads[path]) * masks[path] for path, g in grads.items()}, penalty
+    return jax.tree.map(jnp.add, grads, penalty_grads), penalty
 
 
 def _update(
