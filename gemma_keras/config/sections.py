@@ -233,7 +233,7 @@ class TrainConfig:
     accumulation: int = field(1, "microbatches in an optimizer step", within=COUNT)
     loss: str = field("supervised", "supervised, or preference (DPO on the pairs of data.corpora)", within=("supervised", "preference"))
     preference_beta: float = field(0.1, "of DPO: how strongly the policy is held to the model that it starts from", within=POSITIVE)
-    remat: str = field("auto", "what the backward pass computes again: none, matmul, attention or full; auto: the first of these that fits in memory", within=("auto", "none", "matmul", "attention", "full"))
+    remat: str = field("auto", "what the backward pass computes again: none, projections, matmul, attention or full; auto: the first of these that fits in memory", within=("auto", "none", "projections", "matmul", "attention", "full"))
     log_every: int = field(10, "steps between lines of metrics.jsonl", within=COUNT)
     eval_every: int = field(0, "steps between evaluations of the validation rows; 0: at the end only", within=NOT_NEGATIVE)
     save_every: int = field(100, "steps between checkpoints", within=COUNT)
