@@ -131,6 +131,8 @@ def _parameter(body: Computation, place: int) -> int:
 def _used(body: Computation, array: int, module: Module) -> int:
     """Bytes that a fusion's body reads of one of its arrays, by its id; `size` of it at most."""
     whole, used = size(body.by_id[array]), 0
+    if array == body.root.id:
+        return whole
     for user in body.instructions:
         places = [place for place, operand in enumerate(user.operand_ids) if operand == array]
         if not places or user.opcode == "tuple" or (user.opcode == "dynamic-update-slice" and places == [0]):
@@ -141,7 +143,10 @@ def _used(body: Computation, array: int, module: Module) -> int:
             used += size(user)
         elif user.opcode == "fusion":
             (inner,) = module.called(user)
-            used += sum(_used(inner, _parameter(inner, place), module) for place in places)
+            if _without_bitcasts(inner, inner.root).opcode == "parameter":  # another name for it
+                used += _used(body, user.id, module)
+            else:
+                used += sum(_used(inner, _parameter(inner, place), module) for place in places)
         else:
             return whole
     return min(used, whole)
@@ -149,11 +154,16 @@ def _used(body: Computation, array: int, module: Module) -> int:
 
 def _written(body: Computation, root: Instruction, module: Module) -> int:
     """Bytes that a fusion writes for one of its results."""
-    while root.opcode == "bitcast":
-        root = body.operands(root)[0]
+    root = _without_bitcasts(body, root)
     if root.opcode == "dynamic-update-slice":
         return size(body.operands(root)[1])
     if root.opcode == "fusion":
         (inner,) = module.called(root)
         return _written(inner, inner.root, module)
     return size(root)
+
+
+def _without_bitcasts(body: Computation, instruction: Instruction) -> Instruction:
+    while instruction.opcode == "bitcast":
+        instruction = body.operands(instruction)[0]
+    return instruction
