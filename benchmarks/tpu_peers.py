@@ -4,7 +4,7 @@ Both take 16 rows of 1,024 tokens on v5e:2x4, divided eight ways along the rows,
 key, value and output. No TPU takes part, and nothing runs: figures are those of `gemma_keras.preflight`. Without --maxtext, ours
 alone.
 
-    python -m benchmarks.tpu_peers [--maxtext=CHECKOUT] [--python=PYTHON] [--remat=minimal_with_context] [--json=FILE]
+    python -m benchmarks.tpu_peers [--maxtext=CHECKOUT] [--python=PYTHON] [--theirs=remat_policy=full] [--json=FILE]
 
 CHECKOUT is MaxText's repository, PYTHON an interpreter that has what it requires (its requirements for TPU), with the jax and
 the libtpu of this one, lest compilers are compared.
@@ -34,7 +34,7 @@ from gemma_keras.preflight.topologies import prepare_environment
 
 MAXTEXT = flags.DEFINE_string("maxtext", "", "folder of a checkout of MaxText; empty: ours alone")
 PYTHON = flags.DEFINE_string("python", sys.executable, "interpreter that has what MaxText requires")
-REMAT = flags.DEFINE_string("remat", "minimal_with_context", "MaxText's remat_policy")
+THEIRS = flags.DEFINE_multi_string("theirs", [], "more settings of MaxText, such as remat_policy=full")
 OURS = flags.DEFINE_multi_string("ours", [], "more flags of our preflight, such as --config.train.remat=matmul")
 JSON = flags.DEFINE_string("json", "", "file for all figures")
 COMPILE_INTO = flags.DEFINE_string("compile_into", "", "of the process that compiles MaxText's step: where it goes")
@@ -47,14 +47,13 @@ MEMORY = [f"{part}_size_in_bytes" for part in ("argument", "output", "alias", "t
 
 def ours(folder: Path) -> dict[str, Any]:
     """The figures of our step, by `scripts.preflight`."""
-    subprocess.run(
-        [
-            sys.executable, "-m", "scripts.preflight", "--config=configs/stage1.py", f"--workdir={folder}",
-            f"--topology={TOPOLOGY}", "--config.model.architecture=gemma2_9b", f"--config.train.batch_rows={ROWS}",
-            f"--config.adapter.init_r={RANK}", f"--config.data.sequence_length={LENGTH}", "--program=train", *OURS.value,
-        ],
-        check=True, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    settings = {
+        "model.architecture": "gemma2_9b", "adapter.init_r": RANK, "adapter.targets": "query,key,value,attention_output",
+        "train.batch_rows": ROWS, "data.sequence_length": LENGTH,
+    }  # fmt: skip
+    command = [sys.executable, "-m", "scripts.preflight", "--config=configs/stage1.py", f"--topology={TOPOLOGY}"]
+    command += [f"--workdir={folder}", *(f"--config.{name}={value}" for name, value in settings.items()), *OURS.value]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     report = json.loads((folder / "preflight.json").read_text())
     return {
         "matmuls_over_n": report["matmul_flops_per_token_over_n"],
@@ -74,8 +73,9 @@ def maxtext(folder: Path) -> dict[str, Any]:
 
     here = Path(__file__).parents[1]
     paths = os.pathsep.join([str(here), str(Path(MAXTEXT.value) / "src")])
-    command = [PYTHON.value, "-m", "benchmarks.tpu_peers", f"--maxtext={MAXTEXT.value}", f"--remat={REMAT.value}"]
-    subprocess.run([*command, f"--compile_into={folder}"], check=True, cwd=here, env=os.environ | {"PYTHONPATH": paths})
+    command = [PYTHON.value, "-m", "benchmarks.tpu_peers", f"--maxtext={MAXTEXT.value}", f"--compile_into={folder}"]
+    command += [f"--theirs={setting}" for setting in THEIRS.value]
+    subprocess.run(command, check=True, cwd=here, env=os.environ | {"PYTHONPATH": paths})
     told = json.loads((folder / "told.json").read_text())
     module = hlo.Module((folder / "program").read_bytes())
     found = collectives.find_collectives(module, DEVICES)
@@ -87,7 +87,7 @@ def maxtext(folder: Path) -> dict[str, Any]:
         "synchronous": sum(item.sent for item in found if item.synchronous),
         "hbm": kernels.hbm_bytes(module),
         "seconds": told["seconds"],
-        "what": f"LoRA, {REMAT.value}",
+        "what": f"LoRA, {told['remat']}",
     }
 
 
@@ -103,7 +103,8 @@ def compile_maxtext(folder: Path) -> None:
     from gemma_keras.preflight.flops import matmul_flops
 
     base = Path(MAXTEXT.value) / "src" / "maxtext" / "configs" / "base.yml"
-    config = pyconfig.initialize(["", str(base)], **_settings())
+    more = dict(setting.split("=", 1) for setting in THEIRS.value)
+    config = pyconfig.initialize(["", str(base)], **_settings() | more)
     mesh = train_compile.get_topology_mesh(config)
     abstract_model = model_creation_utils.create_nnx_abstract_model
     model_creation_utils.create_nnx_abstract_model = lambda *a, **k: _with_lora(abstract_model(*a, **k), config, mesh)
@@ -121,9 +122,12 @@ def compile_maxtext(folder: Path) -> None:
         compiled = trace.lower().compile()
     memory = compiled.memory_analysis()
     told = {
-        "flops": flops.total, "attention": flops.attention, "parts": flops.parts, "visits": flops.visits,
-        "seconds": time.perf_counter() - started, "memory": {name: getattr(memory, name) for name in MEMORY},
-    }  # fmt: skip
+        "flops": flops.total,
+        "attention": flops.attention,
+        "remat": config.remat_policy,
+        "seconds": time.perf_counter() - started,
+        "memory": {name: getattr(memory, name) for name in MEMORY},
+    }
     (folder / "program").write_bytes(hlo.message_of(compiled))
     (folder / "told.json").write_text(json.dumps(told))
 
@@ -133,7 +137,7 @@ def _settings() -> dict[str, Any]:
     return {
         "run_name": "peer", "model_name": "gemma2-9b", "compile_topology": "v5e-8", "compile_topology_num_slices": 1,
         "per_device_batch_size": ROWS // DEVICES, "max_target_length": LENGTH, "ici_fsdp_parallelism": DEVICES,
-        "dtype": "bfloat16", "weight_dtype": "bfloat16", "attention": "flash", "remat_policy": REMAT.value,
+        "dtype": "bfloat16", "weight_dtype": "bfloat16", "attention": "flash", "remat_policy": "minimal_with_context",
         "enable_checkpointing": False, "dataset_type": "synthetic", "skip_jax_distributed_system": True,
         "lora": {"enable_lora": True, "lora_rank": RANK, "lora_alpha": ALPHA, "lora_module_path": ATTENTION},
     }  # fmt: skip
@@ -141,7 +145,6 @@ def _settings() -> dict[str, Any]:
 
 def _with_lora(made: tuple[Any, Any], config: Any, mesh: Any) -> tuple[Any, Any]:
     """What `create_nnx_abstract_model` gives, the maker of models and a model, with adapters on both."""
-    import jax
     import qwix
     from flax import nnx
     from maxtext.utils import lora_utils
@@ -157,7 +160,7 @@ def _with_lora(made: tuple[Any, Any], config: Any, mesh: Any) -> tuple[Any, Any]
         )  # fmt: skip
         for _, variable in nnx.iter_graph(model):
             if isinstance(variable, nnx.LoRAParam):
-                variable.set_metadata(sharding=jax.sharding.PartitionSpec(), out_sharding=None, sharding_names=None)
+                variable.set_metadata(out_sharding=None)
         return model
 
     return make_with_lora, nnx.eval_shape(make_with_lora)
