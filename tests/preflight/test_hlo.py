@@ -173,8 +173,9 @@ def test_collectives_with_nothing_beside_them_are_told_apart():
     assert sums["bytes_sent"] == 2 * sums["synchronous_bytes_sent"] == 2 * 512 * 512 * 2 * 7 // 8
 
 
-def test_forms_that_only_tpu_programs_have():
-    text = Path(__file__).with_name("tpu_program.hlo").read_text()
+@pytest.mark.parametrize("counter", ["s32", "u32"])
+def test_forms_that_only_tpu_programs_have(counter):
+    text = Path(__file__).with_name("tpu_program.hlo").read_text().replace("s32", counter)
     found = find_collectives(parse(text), 8)
     whole = 2 * 512 * 1024 * 2
     assert [(item.kind, item.times, item.bytes, item.group, item.why) for item in found] == [
