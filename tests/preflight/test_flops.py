@@ -10,6 +10,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 
 from gemma_keras.config.sections import AdapterConfig, DataConfig, TrainConfig
 from gemma_keras.config.stages import StepConfig
+from gemma_keras.models.architecture import LayerSpec
 from gemma_keras.models.families.registry import get_architecture
 from gemma_keras.models.weight_table import PROJECTIONS
 from gemma_keras.parallel.plan import ComputePlan
@@ -107,7 +108,7 @@ def test_of_a_frozen_base_the_policy_projections_runs_no_projection_twice(name):
     config = StepConfig(
         data=DataConfig(sequence_length=128), adapter=AdapterConfig(method="lora"), train=TrainConfig(batch_rows=2)
     )
-    architecture = get_architecture(name)
+    architecture = get_architecture(name).replace(num_layers=2, pattern=(LayerSpec(window=64),))
     sizes = {kind.name: architecture.num_layers * math.prod(kind.shape(architecture)) for kind in PROJECTIONS}
     expected = {"projections": 4 * sum(sizes.values())}
     expected["matmul"] = expected["projections"] + 2 * sum(sizes[name] for name in ("query", "key", "value"))
