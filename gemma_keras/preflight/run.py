@@ -148,8 +148,7 @@ def examine(
         kernels, collectives: a line each by name and by reason; counts and bytes are of one device and one step.
         bytes_sent_per_step: by one device, all collectives together; of these, those that nothing hides are synchronous.
         hbm_bytes_over_least: of decoding, bytes moved against those of weights and cache.
-        largest_arrays: the shapes of the largest arrays on one device.
-        largest_shapes: of the largest arrays in the traced program, all devices together.
+        largest_arrays, largest_shapes: of the largest arrays on one device; in the traced program, all devices together.
     """
     hardware = hardware_of(devices[0].device_kind)
     jax.config.update("jax_enable_compilation_cache", False)  # so that `compile_seconds` is what it says
