@@ -103,9 +103,9 @@ def test_libtpu_is_not_heard_without_a_tpu_but_where_it_is_asked_for():
     code = "from gemma_keras import runtime\nruntime.configure()\nprint(runtime.device_summary())"
     environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
     command = [sys.executable, "-c", code]
-    with tpu.compiler():  # libtpu serves one process
-        quiet = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
-        wanted = run_python(code, JAX_PLATFORMS="tpu")
+    tpu.require_compiler()
+    quiet = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    wanted = run_python(code, JAX_PLATFORMS="tpu")
     assert quiet.returncode == 0 and quiet.stderr == "" and "(cpu)" in quiet.stdout, quiet.stderr
     assert wanted.returncode != 0 and "Unable to initialize backend 'tpu'" in wanted.stderr
 

@@ -27,7 +27,7 @@ from gemma_keras.models.stacking import STACKS, is_stacked
 from gemma_keras.models.weight_protocol import as_weight, plain, row
 from gemma_keras.models.weight_sharding import variable_axes
 from gemma_keras.models.weight_table import EMBEDDINGS, Role, kind_of
-from gemma_keras.parallel.plan import ATTENDED, DOWN, GATE, ONE_DEVICE, UP, ComputePlan
+from gemma_keras.parallel.plan import ATTENDED, DOWN, GATE, ONE_DEVICE, PROJECTED, UP, ComputePlan
 from gemma_keras.parallel.sharding import all_gathered, vocabulary_lookup
 
 Params = dict[str, jax.Array]
@@ -277,9 +277,10 @@ def _decoder_block(
     block = backbone.transformer_layers[layer]
     post_norms, window = backbone.architecture.post_norms, backbone.architecture.layers[layer].window
     normed = block.pre_attention_norm(x)
-    query = plan.features(project(block.attention.query_dense, normed))
-    key = plan.features(project(block.attention.key_dense, normed))
-    value = plan.features(project(block.attention.value_dense, normed))
+    # Named before norms and RoPE, for the norms' backward pass needs what they are given; RoPE's needs nothing.
+    query = checkpoint_name(plan.features(project(block.attention.query_dense, normed)), PROJECTED)
+    key = checkpoint_name(plan.features(project(block.attention.key_dense, normed)), PROJECTED)
+    value = checkpoint_name(plan.features(project(block.attention.value_dense, normed)), PROJECTED)
     if backbone.architecture.qk_norms:
         query, key = block.attention.query_norm(query), block.attention.key_norm(key)
     with jax.named_scope("rope"):

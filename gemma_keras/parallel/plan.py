@@ -12,13 +12,24 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gemma_keras.parallel.mesh import DATA, MODEL
 
-REMAT_POLICIES = ("none", "matmul", "attention", "full")  # from the fewest operations to the least memory
+REMAT_POLICIES = (
+    "none",
+    "projections",
+    "matmul",
+    "attention",
+    "full",
+)  # from the fewest operations to the least memory
 
-# Names by which a policy saves what a block computes; `RESIDUALS` are attention's output and log-sum-exp, `ALL_GATHERED`
-# weights brought together from the data axis.
-GATE, UP, DOWN, ATTENDED = "ffw_gate", "ffw_up", "ffw_down", "attention_output"
+# Names by which a policy saves what a block computes; `PROJECTED` are query, key and value, `RESIDUALS` attention's output and
+# log-sum-exp, `ALL_GATHERED` weights brought together from the data axis.
+GATE, UP, DOWN, ATTENDED, PROJECTED = "ffw_gate", "ffw_up", "ffw_down", "attention_output", "query_key_value"
 RESIDUALS, ALL_GATHERED = "attention_residuals", "gathered_weight"
-_SAVED = {"matmul": (RESIDUALS, GATE, UP, DOWN, ATTENDED), "attention": (RESIDUALS, ATTENDED), "full": ()}
+_SAVED = {
+    "projections": (RESIDUALS, GATE, UP, DOWN, ATTENDED, PROJECTED),
+    "matmul": (RESIDUALS, GATE, UP, DOWN, ATTENDED),
+    "attention": (RESIDUALS, ATTENDED),
+    "full": (),
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +41,8 @@ class ComputePlan:
         shard_sequence: whether the residual stream [B, T, D] is divided over T along "model" between projections.
         attention: kernel for packed rows: reference, blockwise or splash.
         remat: what the backward pass computes again, a block at a time. none: the product of gate and up only.
-            matmul: the cheap parts, and query, key and value; kept are the outputs of the other projections and what
-            attention's own backward pass needs.
+            projections: the cheap parts; kept are the outputs of all projections and of attention, so that no large product
+            runs twice. matmul: query, key and value besides.
             attention: all but attention and its output projection. full: everything.
     """
 

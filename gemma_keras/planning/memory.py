@@ -26,11 +26,13 @@ def saved_bytes(config: StepConfig, architecture: Architecture, plan: ComputePla
     stream = a.hidden_dim / (model if plan.shard_sequence else 1)
     attention = heads / model + stream
     matmul = attention + 2 * a.intermediate_dim / model + stream
+    projections = matmul + (heads + keys) / model
     saved = {
         "full": 0.0,
         "attention": attention,
         "matmul": matmul,
-        "none": matmul + 2 * (heads + keys + a.intermediate_dim) / model + 12 * stream,  # norms in float32
+        "projections": projections,
+        "none": projections + (heads + keys + 2 * a.intermediate_dim) / model + 12 * stream,  # norms in float32
     }[plan.remat]
     tokens = config.train.batch_rows // config.train.accumulation * config.data.sequence_length
     return math.ceil(tokens / data * a.num_layers * (stream + saved) * width)

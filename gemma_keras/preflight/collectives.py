@@ -25,6 +25,7 @@ class Collective(NamedTuple):
         bytes: of the larger of operand and result on one device, for one execution.
         group: devices that take part together.
         why: `<phase>: <part>`, from where in the traced program it comes.
+        synchronous: whether nothing else runs while it does, where the compiler found no product to hide it behind.
     """
 
     kind: str
@@ -32,6 +33,7 @@ class Collective(NamedTuple):
     bytes: int
     group: int
     why: str
+    synchronous: bool
 
     @property
     def sent(self) -> float:
@@ -46,7 +48,10 @@ class Collective(NamedTuple):
 def find_collectives(module: Module, devices: int) -> list[Collective]:
     """All collectives in the order of the program; groups of one device, which move nothing, are left out."""
     found = []
-    for execution in module.executions():
+    executions = module.executions()
+    starts = [execution.instruction for execution in executions if execution.instruction.opcode == "async-start"]
+    beside_others = {body.name for start in starts for body in module.called(start)}
+    for execution in executions:
         instruction = execution.instruction
         kind, is_start = instruction.opcode.removesuffix("-start"), instruction.opcode.endswith("-start")
         if kind not in KINDS or _continues_another(execution):
@@ -57,8 +62,9 @@ def find_collectives(module: Module, devices: int) -> list[Collective]:
             moved *= 1 if is_start else group
         elif kind == "all-reduce" and execution.computation.name.startswith("all-reduce-scatter"):
             kind = "reduce-scatter"  # a fusion of an all-reduce and the slice that each device keeps
+        hidden = is_start or _in_parts(instruction) or execution.computation.name in beside_others
         if group > 1:
-            found.append(Collective(kind, execution.times, moved, group, reason(_origin(execution))))
+            found.append(Collective(kind, execution.times, moved, group, reason(_origin(execution)), not hidden))
     return found
 
 
@@ -79,9 +85,14 @@ def _origin(execution: Execution) -> str:
     return next((name for name in names if "/" in name), next(filter(None, names), ""))
 
 
+def _in_parts(instruction: Instruction) -> bool:
+    """Whether it is a part of a collective that the compiler spread over several fusions, beside their own work."""
+    return b"async_collective_fusion_config" in instruction.backend_config
+
+
 def _continues_another(execution: Execution) -> bool:
-    """Whether this is the middle or the end of a collective that the compiler spread over several fusions."""
-    if b"async_collective_fusion_config" not in execution.instruction.backend_config:
+    """Whether this is the middle or the end of such a collective."""
+    if not _in_parts(execution.instruction):
         return False
     targets = [i.custom_call_target for i in execution.computation.instructions]
     return "AsyncCollectiveStart" not in targets
@@ -150,7 +161,8 @@ def reason(op_name: str) -> str:
 
 
 def summed(collectives: list[Collective]) -> list[dict[str, Any]]:
-    """One line a kind and reason: executions, bytes and bytes sent in a step on each device; most sent first."""
+    """One line a kind and reason: executions, bytes and bytes sent in a step on each device (synchronously, too); most sent
+    first."""
     lines: dict[tuple[str, str], dict[str, Any]] = {}
     for item in collectives:
         _add(lines.setdefault((item.kind, item.why), {"kind": item.kind, "why": item.why, "group": item.group}), item)
@@ -166,7 +178,11 @@ def by_kind(collectives: list[Collective]) -> dict[str, dict[str, int]]:
 
 
 def _add(sums: dict[str, Any], item: Collective) -> None:
-    added = {"count": item.times, "bytes": item.times * item.bytes, "bytes_sent": round(item.sent)}
+    sent = round(item.sent)
+    added = {
+        "count": item.times, "bytes": item.times * item.bytes, "bytes_sent": sent,
+        "synchronous_bytes_sent": sent * item.synchronous,
+    }  # fmt: skip
     sums.update((name, sums.get(name, 0) + value) for name, value in added.items())
 
 

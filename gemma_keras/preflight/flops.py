@@ -66,7 +66,7 @@ def matmul_flops(closed: core.ClosedJaxpr) -> MatmulFlops:
             again for them is, too.
     """
     alive, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)
-    return _walk(alive, _constants(alive.constvars, closed.consts), "")
+    return _walk(alive, _constants(alive.constvars, closed.consts), "")[0]
 
 
 def largest_shapes(closed: core.ClosedJaxpr, count: int) -> list[tuple[int, ...]]:
@@ -93,29 +93,35 @@ def _inner(equation: Any) -> list[tuple[core.Jaxpr, Sequence[Any]]]:
     return found
 
 
-def _walk(jaxpr: core.Jaxpr, known: Known, names: str) -> MatmulFlops:
-    """Counts what stands below these names."""
-    counts = MatmulFlops()
+def _walk(jaxpr: core.Jaxpr, known: Known, names: str) -> tuple[MatmulFlops, list[np.ndarray | None]]:
+    """Counts what stands below these names; and the results, as far as they are constants."""
+    counts, values = MatmulFlops(), dict(known)
     for equation in jaxpr.eqns:
-        name = equation.primitive.name
+        name, results = equation.primitive.name, []
         inside = f"{names}/{equation.source_info.name_stack}"
         if name in ("dot_general", "ragged_dot_general"):
             counts.add(MatmulFlops({_part(inside, PARTS): _dot_flops(equation)}))
         elif name in _RULES:
-            counts.add(*_RULES[name](equation, known, inside))
+            counts.add(*_RULES[name](equation, values, inside))
+        elif name in _HANDING_ON:
+            results = [_value(argument, values) for argument in equation.invars]
         else:
             for inner, consts in _inner(equation):  # calls of every kind run their body once
-                counts.add(_enter(inner, consts, equation.invars, known, inside))
-    return counts
+                found, results = _enter(inner, consts, equation.invars, values, inside)
+                counts.add(found)
+        values |= {v: x for v, x in zip(equation.outvars, results) if x is not None and x.shape == v.aval.shape}
+    return counts, [_value(variable, values) for variable in jaxpr.outvars]
 
 
-def _enter(inner: core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Any], known: Known, names: str) -> MatmulFlops:
-    """Walks a called jaxpr; constants that are handed to it stay known."""
+def _enter(
+    inner: core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Any], known: Known, names: str
+) -> tuple[MatmulFlops, list[np.ndarray | None]]:
+    """Walks a called jaxpr; constants that are handed to it, or by it to its caller, stay known."""
     values = dict(_constants(inner.constvars, consts))
     if len(arguments) == len(inner.invars):
         for variable, argument in zip(inner.invars, arguments, strict=True):
             value = _value(argument, known)
-            if value is not None:
+            if value is not None and value.shape == variable.aval.shape:  # a shard has no constant's whole
                 values[variable] = value
     return _walk(inner, values, names)
 
@@ -157,19 +163,19 @@ def _scan(equation: Any, known: Known, names: str) -> _Counted:
     body = equation.params["jaxpr"]
     constants = equation.params["num_consts"]
     arguments = [*equation.invars[:constants], *(None for _ in equation.invars[constants:])]
-    return _enter(body.jaxpr, body.consts, arguments, known, names), equation.params["length"]
+    return _enter(body.jaxpr, body.consts, arguments, known, names)[0], equation.params["length"]
 
 
 def _while(equation: Any, known: Known, names: str) -> _Counted:
     once = MatmulFlops(unknown_loops=1)
     for inner, consts in _inner(equation):  # the condition and the body
-        once.add(_enter(inner, consts, (), known, names))
+        once.add(_enter(inner, consts, (), known, names)[0])
     return once, 1
 
 
 def _cond(equation: Any, known: Known, names: str) -> _Counted:
     """Only the branch with the most FLOPs counts."""
-    counted = [_enter(inner, consts, equation.invars[1:], known, names) for inner, consts in _inner(equation)]
+    counted = [_enter(inner, consts, equation.invars[1:], known, names)[0] for inner, consts in _inner(equation)]
     return max(counted, key=lambda branch: branch.total), 1
 
 
@@ -177,7 +183,7 @@ def _shard_map(equation: Any, known: Known, names: str) -> _Counted:
     """The body is one shard's: every device along the mapped axes does its FLOPs."""
     mesh, manual = equation.params["mesh"], equation.params["newly_manual_axes"]
     ((inner, consts),) = _inner(equation)
-    return _enter(inner, consts, equation.invars, known, names), math.prod(mesh.shape[axis] for axis in manual)
+    return _enter(inner, consts, equation.invars, known, names)[0], math.prod(mesh.shape[axis] for axis in manual)
 
 
 def _pallas_call(equation: Any, known: Known, names: str) -> _Counted:
@@ -192,7 +198,7 @@ def _pallas_call(equation: Any, known: Known, names: str) -> _Counted:
     if mask is not None:
         share = np.count_nonzero(mask) / mask.size
         counts.visits[int(np.count_nonzero(mask)) // len(mask)] = 1
-    counts.add(_walk(equation.params["jaxpr"], {}, part), points * share)
+    counts.add(_walk(equation.params["jaxpr"], {}, part)[0], points * share)
     return counts, 1
 
 
@@ -201,8 +207,10 @@ def _block_mask(equation: Any, known: Known) -> np.ndarray | None:
     prefetched = equation.invars[: equation.params["grid_mapping"].num_index_operands]
     masks = [value for value in (_value(argument, known) for argument in prefetched) if value is not None]
     # Splash hands over which block to fetch next, then the block mask: 0 skipped, 1 partly, 2 wholly visible.
-    masks = [mask for mask in masks if mask.dtype == np.int8 and mask.ndim == 3]
+    masks = [mask for mask in masks if np.issubdtype(mask.dtype, np.integer) and mask.ndim == 3]
     return masks[1] if len(masks) >= 2 else None
 
 
+# What gives its operands on as they are; kernels that are made in a jitted function come with their masks through these.
+_HANDING_ON = ("sharding_constraint", "copy", "copy_p", "device_put", "optimization_barrier", "name", "pvary")
 _RULES = {"scan": _scan, "while": _while, "cond": _cond, "shard_map": _shard_map, "pallas_call": _pallas_call}

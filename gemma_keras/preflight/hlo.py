@@ -129,9 +129,10 @@ class Module:
 
 
 def _constant(instruction: Instruction) -> int | None:
-    """The number that a constant stands for."""
-    is_number = instruction.opcode == "constant" and not instruction.shape.dimensions and instruction.literal.s32s
-    return instruction.literal.s32s[0] if is_number else None
+    """The number that a constant stands for; rings of products have counters without a sign."""
+    if instruction.opcode != "constant" or instruction.shape.dimensions:
+        return None
+    return next(iter((*instruction.literal.s32s, *instruction.literal.u32s)), None)
 
 
 def _element(computation: Computation, source: Instruction, index: int) -> Instruction:

@@ -68,7 +68,8 @@ def summed_kernels(kernels: list[Kernel]) -> list[dict[str, Any]]:
 def hbm_bytes(module: Module) -> int:
     """Bytes that a step reads from and writes to HBM on one device, what stays inside a fusion or on chip left out.
 
-    Of an array that a fusion slices only the slice counts.
+    Of an array that a fusion slices, or updates in place, only the slice counts; of one that it hands on as it is, such as the
+    buffers of a collective that goes on beside it, nothing.
     """
     total = 0
     for execution in module.executions():
@@ -85,13 +86,14 @@ def _moved(instruction: Instruction, computation: Computation, module: Module) -
     made = arrays(instruction)
     if instruction.opcode == "copy-start":  # (to, from, context)
         return _in_hbm(made[:2])
+    if instruction.opcode == "slice-start":  # ((from), to, context)
+        return made[1].bytes * (not made[0].in_vmem) + _in_hbm(made[1:2])
+    if instruction.opcode == "fusion":
+        return _moved_by_fusion(instruction, computation, module)
     read = [_in_hbm(arrays(operand)) for operand in computation.operands(instruction)]
     written = _in_hbm(made)
-    if instruction.opcode == "fusion":
-        (body,) = module.called(instruction)
-        read = [min(whole, _used(body, place, whole)) for place, whole in enumerate(read)]
-        if body.root.opcode == "dynamic-update-slice":
-            written = min(written, size(body.operands(body.root)[1]))
+    if instruction.opcode in ("all-gather-start", "collective-permute-start"):  # (from, to)
+        written -= sum(read)
     elif instruction.opcode in _SLICING:
         # One that is a computation of its own runs beside others, mostly into on-chip memory.
         read[:1] = [min(read[0], size(instruction) if instruction is computation.root else written)]
@@ -100,12 +102,68 @@ def _moved(instruction: Instruction, computation: Computation, module: Module) -
     return sum(read) + written
 
 
-def _used(body: Computation, place: int, whole: int) -> int:
-    """Bytes of a fusion's operand that its body reads."""
-    parameter = next(i.id for i in body.instructions if i.opcode == "parameter" and i.parameter_number == place)
-    users = [i for i in body.instructions if parameter in i.operand_ids]
-    if users and all(user.opcode in _SLICING for user in users):
-        return sum(size(user) for user in users)
-    if users and all(user.opcode == "dynamic-update-slice" and user.operand_ids[0] == parameter for user in users):
-        return 0
-    return whole
+def _moved_by_fusion(instruction: Instruction, computation: Computation, module: Module) -> int:
+    (body,) = module.called(instruction)
+    handed_on = {alias.operand_index for alias in instruction.output_operand_aliasing}
+    read = [
+        min(whole, _used(body, _parameter(body, place), module))
+        for place, operand in enumerate(computation.operands(instruction))
+        if place not in handed_on and (whole := _in_hbm(arrays(operand)))
+    ]
+    taken_over = {tuple(alias.output_shape_index) for alias in instruction.output_operand_aliasing}
+    is_tuple = body.root.opcode == "tuple"
+    roots = body.operands(body.root) if is_tuple else [body.root]
+    made = arrays(instruction)
+    if len(roots) != len(made):  # such as the beginning of a collective: (its operand, its result, flags)
+        return sum(read) + _in_hbm([array for at, array in enumerate(made) if (at,) not in taken_over])
+    written = [
+        min(array.bytes, _written(body, root, module))
+        for at, (array, root) in enumerate(zip(made, roots, strict=True))
+        if not array.in_vmem and ((at,) if is_tuple else ()) not in taken_over
+    ]
+    return sum(read) + sum(written)
+
+
+def _parameter(body: Computation, place: int) -> int:
+    return next(i.id for i in body.instructions if i.opcode == "parameter" and i.parameter_number == place)
+
+
+def _used(body: Computation, array: int, module: Module) -> int:
+    """Bytes that a fusion's body reads of one of its arrays, by its id; `size` of it at most."""
+    whole, used = size(body.by_id[array]), 0
+    if array == body.root.id:
+        return whole
+    for user in body.instructions:
+        places = [place for place, operand in enumerate(user.operand_ids) if operand == array]
+        if not places or user.opcode == "tuple" or (user.opcode == "dynamic-update-slice" and places == [0]):
+            continue
+        if user.opcode == "bitcast":
+            used += _used(body, user.id, module)
+        elif user.opcode in _SLICING and places == [0]:
+            used += size(user)
+        elif user.opcode == "fusion":
+            (inner,) = module.called(user)
+            if _without_bitcasts(inner, inner.root).opcode == "parameter":  # another name for it
+                used += _used(body, user.id, module)
+            else:
+                used += sum(_used(inner, _parameter(inner, place), module) for place in places)
+        else:
+            return whole
+    return min(used, whole)
+
+
+def _written(body: Computation, root: Instruction, module: Module) -> int:
+    """Bytes that a fusion writes for one of its results."""
+    root = _without_bitcasts(body, root)
+    if root.opcode == "dynamic-update-slice":
+        return size(body.operands(root)[1])
+    if root.opcode == "fusion":
+        (inner,) = module.called(root)
+        return _written(inner, inner.root, module)
+    return size(root)
+
+
+def _without_bitcasts(body: Computation, instruction: Instruction) -> Instruction:
+    while instruction.opcode == "bitcast":
+        instruction = body.operands(instruction)[0]
+    return instruction

@@ -142,6 +142,11 @@ def _collective_lines(report: SimpleNamespace, most: int = 12) -> list[str]:
         )
     if len(report.collectives) > most:
         lines.append(f"                 and {len(report.collectives) - most} smaller kinds, in preflight.json")
+    if report.collectives:
+        lines.append(
+            f"                 a device sends {report.bytes_sent_per_step / 1e9:.1f} GB, "
+            f"{report.synchronous_bytes_sent_per_step / 1e9:.1f} of it synchronously, with nothing beside"
+        )
     return lines
 
 
@@ -150,7 +155,8 @@ def _time_lines(report: SimpleNamespace) -> list[str]:
         return []
     r = report.roofline
     lines = [
-        f"  at the peaks   compute {r['compute_seconds']:.3f} s, HBM {r['memory_seconds']:.3f} s, collectives "
+        f"  at the peaks   compute {r['compute_seconds']:.3f} s, HBM {r['memory_seconds']:.3f} s "
+        f"({report.hbm_bytes_per_step / 1e9:.0f} GB), collectives "
         f"{r['collective_seconds']:.3f} s: bound by {r['bound']}",
         f"  estimated      {report.step_seconds:.3f} s a step, {report.tokens_per_second:,.0f} tokens/s, "
         f"{report.hours_per_million_tokens:.3f} hours a million tokens, at {report.utilisation:.0%} of the matmul peak",

@@ -49,8 +49,8 @@ _ASKED = (
 NOT_COMPILED: dict[str, Any] = {
     "arguments_gib": None, "temporaries_gib": None, "outputs_gib": None, "aliased_gib": None, "kernels": [],
     "collectives": [], "collectives_by_kind": {}, "largest_arrays": [], "hbm_bytes_per_step": None,
-    "hbm_bytes_over_least": None, "roofline": None, "step_seconds": None, "tokens_per_second": None,
-    "hours_per_million_tokens": None, "hours": None,
+    "hbm_bytes_over_least": None, "bytes_sent_per_step": None, "synchronous_bytes_sent_per_step": None, "roofline": None,
+    "step_seconds": None, "tokens_per_second": None, "hours_per_million_tokens": None, "hours": None,
 }  # fmt: skip
 
 
@@ -147,9 +147,9 @@ def examine(
             of them visits: few in layers with a window.
         kernels, collectives: a line each by name and by reason; counts and bytes are of one device and one step.
         adapter_reach: of training with a known number of steps, how far its adapters can move (`training.program.adapter_reach`).
+        bytes_sent_per_step: by one device, all collectives together; of these, those that nothing hides are synchronous.
         hbm_bytes_over_least: of decoding, bytes moved against those of weights and cache.
-        largest_arrays: the shapes of the largest arrays on one device.
-        largest_shapes: of the largest arrays in the traced program, all devices together.
+        largest_arrays, largest_shapes: of the largest arrays on one device; in the traced program, all devices together.
     """
     hardware = hardware_of(devices[0].device_kind)
     jax.config.update("jax_enable_compilation_cache", False)  # so that `compile_seconds` is what it says
@@ -227,7 +227,8 @@ def _compiled_figures(
     moved = kernels.hbm_bytes(module)
     tokens, steps = report["tokens_per_step"], report["steps"]
     flops = report["matmul_flops_per_step"] / report["devices"]
-    roofline = Roofline.of(flops, moved, sum(item.sent for item in found), hardware)
+    sent = sum(item.sent for item in found)
+    roofline = Roofline.of(flops, moved, sent, hardware)
     seconds = roofline.step_seconds(report["utilisation"])
     arrays = collectives.largest_arrays(module, LARGEST)
     return {
@@ -240,6 +241,8 @@ def _compiled_figures(
         "collectives_by_kind": collectives.by_kind(found),
         "largest_arrays": [{"dtype": a.dtype, "shape": a.dims, "from": name} for a, name in arrays],
         "hbm_bytes_per_step": moved,
+        "bytes_sent_per_step": sent,
+        "synchronous_bytes_sent_per_step": sum(item.sent for item in found if item.synchronous),
         "hbm_bytes_over_least": moved / least_bytes if least_bytes else None,
         "roofline": roofline._asdict(),
         "step_seconds": seconds,

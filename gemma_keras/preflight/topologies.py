@@ -12,9 +12,11 @@ from typing import Any
 from gemma_keras.config.errors import UserError, require
 
 EXAMPLES = "v5e:2x4 (v5e-8), v3:2x2 (v3-8), v4:2x2x1 (v4-8), v6e:2x4 (v6e-8), v5p:2x2x1"
-_ENVIRONMENT = {
+ENVIRONMENT = {
     # The CPU runs what preflight itself runs, so that a TPU which is there stays free for training.
     "JAX_PLATFORMS": "cpu",
+    # A lock file of another process that uses libtpu would end this one; a compiler shares no device with it.
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     # libtpu would ask the cloud's metadata server what machine this is, and wait for an answer.
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
@@ -28,7 +30,7 @@ _ENVIRONMENT = {
 
 def prepare_environment() -> None:
     """Sets what libtpu and jax read when they are first used, whatever the shell says; call it before jax is imported."""
-    os.environ.update(_ENVIRONMENT)
+    os.environ.update(ENVIRONMENT)
 
 
 def topology_devices(topology: str) -> list[Any]:
@@ -38,7 +40,7 @@ def topology_devices(topology: str) -> list[Any]:
         topology: generation and chips along each axis, such as `v5e:2x4`.
 
     Raises:
-        UserError: no such slice, no libtpu, or another process uses it.
+        UserError: no such slice, or no libtpu.
     """
     found = re.fullmatch(r"(v\d+[a-z]*):(\d+(?:x\d+){0,2})", topology)
     if found is None:
@@ -55,7 +57,10 @@ def topology_devices(topology: str) -> list[Any]:
             topologies.get_topology_desc(topology_name=topology, platform="tpu", **_options(found[1], sizes)).devices
         )
     except Exception as error:  # jaxlib raises several kinds
-        raise _explained(topology, error) from error
+        text = " ".join(str(error).split())
+        raise UserError(
+            f"--topology={topology} is not known to libtpu ({text[:200]}): give one such as {EXAMPLES}"
+        ) from error
 
 
 def _options(generation: str, sizes: tuple[int, ...]) -> dict[str, Any]:
@@ -65,13 +70,3 @@ def _options(generation: str, sizes: tuple[int, ...]) -> dict[str, Any]:
     if generation in ("v5e", "v6e") and math.prod(sizes) <= 8:
         return {"chips_per_host_bounds": (*sizes, *(1,) * (3 - len(sizes)))}  # one host has up to 8 of these chips
     return {}
-
-
-def _explained(topology: str, error: Exception) -> UserError:
-    text = " ".join(str(error).split())
-    if "lockfile" in text or "already in use" in text.lower():
-        return UserError(
-            "libtpu is in use by another process, and only one at a time may load it: wait for that process to end, or, "
-            "if there is none, delete /tmp/libtpu_lockfile"
-        )
-    return UserError(f"--topology={topology} is not known to libtpu ({text[:200]}): give one such as {EXAMPLES}")

@@ -57,5 +57,5 @@ def check_collectives(report: dict[str, Any]) -> None:
         assert line["why"].partition(": ")[2] not in ("", "unnamed"), line
     for kind, sums in report["collectives_by_kind"].items():
         lines = [line for line in report["collectives"] if line["kind"] == kind]
-        assert sums["bytes"] == sum(line["bytes"] for line in lines)
-        assert sums["count"] == sum(line["count"] for line in lines)
+        for name in ("count", "bytes", "bytes_sent", "synchronous_bytes_sent"):
+            assert sums[name] == sum(line[name] for line in lines)

@@ -1,12 +1,21 @@
 """Counts of matmul FLOPs against hand counts and XLA's own cost analysis."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import pytest
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
+from gemma_keras.config.sections import AdapterConfig, DataConfig, TrainConfig
+from gemma_keras.config.stages import StepConfig
+from gemma_keras.models.architecture import LayerSpec
+from gemma_keras.models.families.registry import get_architecture
+from gemma_keras.models.weight_table import PROJECTIONS
+from gemma_keras.parallel.plan import ComputePlan
 from gemma_keras.preflight.flops import largest_shapes, matmul_flops
+from gemma_keras.training.program import train_program
 
 ROWS, WIDE, NARROW = 128, 512, 256
 UNIT = 2 * ROWS * NARROW * WIDE  # FLOPs of one matmul between the two widths
@@ -93,6 +102,22 @@ def test_a_shard_maps_body_counts_once_a_device():
         assert matmul_flops(jax.make_jaxpr(function)(X, WEIGHTS[0][0])).total == times * UNIT
 
 
+@pytest.mark.parametrize("name", ["gemma2_tiny", "gemma3_tiny"])
+def test_of_a_frozen_base_the_policy_projections_runs_no_projection_twice(name):
+    """2 FLOPs a weight and token forward, 2 for the gradient of the input; `matmul` runs query, key and value once more."""
+    config = StepConfig(
+        data=DataConfig(sequence_length=128), adapter=AdapterConfig(method="lora"), train=TrainConfig(batch_rows=2)
+    )
+    architecture = get_architecture(name).replace(num_layers=2, pattern=(LayerSpec(window=64),))
+    sizes = {kind.name: architecture.num_layers * math.prod(kind.shape(architecture)) for kind in PROJECTIONS}
+    expected = {"projections": 4 * sum(sizes.values())}
+    expected["matmul"] = expected["projections"] + 2 * sum(sizes[name] for name in ("query", "key", "value"))
+    for policy, flops_a_token in expected.items():
+        program = train_program(config, architecture, ComputePlan(remat=policy))
+        trace = program.step.trace(program.state, program.frozen, program.batch, program.settings)
+        assert matmul_flops(trace.jaxpr).parts["rest"] == 2 * 128 * flops_a_token
+
+
 @pytest.mark.parametrize("cap", [None, 50.0])
 def test_splash_kernels_count_the_blocks_that_their_mask_leaves(cap):
     heads, time, head_dim = 2, 1024, 128
@@ -116,6 +141,43 @@ def test_splash_kernels_count_the_blocks_that_their_mask_leaves(cap):
     # forward; keys and values; queries
     assert backward.attention == pytest.approx((2 + 4 + 3) / 2 * counted.attention, rel=0.01)
     assert backward.visits == {block_pairs: 3}
+
+
+def test_masks_of_a_kernel_that_a_jitted_function_makes_are_found_too():
+    """As MaxText makes it: its masks are results of a call, pinned to devices and handed to a `shard_map` in a loop."""
+    heads, time, head_dim, layers = 2, 1024, 128, 3
+    mesh = jax.sharding.AbstractMesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    p = jax.sharding.PartitionSpec
+
+    @jax.jit
+    def make() -> splash.SplashAttentionKernel:
+        blocks = splash.BlockSizes(
+            block_q=256, block_kv=256, block_q_dkv=256, block_kv_dkv=256, block_q_dq=256, block_kv_dq=256
+        )
+        mask = masks.MultiHeadMask([masks.LocalMask((time, time), (255, 0), 0)] * heads)
+        return splash.make_splash_mha(mask, block_sizes=blocks, head_shards=1, q_seq_shards=1)
+
+    @jax.checkpoint
+    def layer(x, _):
+        pinned = jax.tree.map(
+            lambda mask: jax.lax.with_sharding_constraint(mask, jax.sharding.NamedSharding(mesh, p())), make()
+        )
+        mapped = jax.shard_map(
+            lambda kernel, x: jax.vmap(kernel)(x, x, x), mesh=mesh, in_specs=(p(), p("data")), out_specs=p("data"),
+            check_vma=False,
+        )  # fmt: skip
+        return mapped(pinned, x), None
+
+    def summed(x):
+        return jnp.sum(jax.lax.scan(layer, x, None, length=layers)[0])
+
+    block_pairs = 4 + 3  # of 4 x 4, those on the diagonal and below it
+    x = spec(8, heads, time, head_dim)
+    forward = matmul_flops(jax.make_jaxpr(summed)(x))
+    assert forward.visits == {block_pairs: 4 * layers}
+    assert forward.attention == layers * 8 * heads * block_pairs * 2 * (2 * 256 * 256 * head_dim)
+    backward = matmul_flops(jax.make_jaxpr(jax.grad(summed))(x))
+    assert backward.visits == {block_pairs: 4 * layers * 4}  # forward twice; keys and values; queries
 
 
 def test_parts_are_told_by_scope():

@@ -153,8 +153,29 @@ def test_reasons(op_name, why):
     assert reason(op_name) == why
 
 
-def test_forms_that_only_tpu_programs_have():
-    text = Path(__file__).with_name("tpu_program.hlo").read_text()
+def beside_a_product() -> hlo.Module:
+    """A product beside which a weight is brought together, and whose result goes into a stack; in the TPU compiler's form."""
+    return parse(Path(__file__).with_name("beside_a_product.hlo").read_text())
+
+
+def test_what_a_fusion_hands_on_or_updates_in_place_moves_no_bytes():
+    piece, weight, row = 64 * 512 * 2, 512 * 512 * 2, 128 * 512 * 2
+    gathers = 2 * (piece + weight)
+    product = row + weight + row  # a row of the stack, the kernel, another row of the stack
+    sliced_on_chip, flag = row, 4  # which the first fusion writes and the last one reads
+    assert hbm_bytes(beside_a_product()) == gathers + product + sliced_on_chip + 2 * flag
+
+
+def test_collectives_with_nothing_beside_them_are_told_apart():
+    found = find_collectives(beside_a_product(), 8)
+    assert [(item.kind, item.synchronous) for item in found] == [("all-gather", False), ("all-gather", True)]
+    sums = by_kind(found)["all-gather"]
+    assert sums["bytes_sent"] == 2 * sums["synchronous_bytes_sent"] == 2 * 512 * 512 * 2 * 7 // 8
+
+
+@pytest.mark.parametrize("counter", ["s32", "u32"])
+def test_forms_that_only_tpu_programs_have(counter):
+    text = Path(__file__).with_name("tpu_program.hlo").read_text().replace("s32", counter)
     found = find_collectives(parse(text), 8)
     whole = 2 * 512 * 1024 * 2
     assert [(item.kind, item.times, item.bytes, item.group, item.why) for item in found] == [
@@ -162,3 +183,4 @@ def test_forms_that_only_tpu_programs_have():
         ("reduce-scatter", 4, whole, 8, "forward: ffw down"),
     ]
     assert all(item.sent == 4 * whole * 7 / 8 for item in found)
+    assert [item.synchronous for item in found] == [False, True]

@@ -30,6 +30,7 @@ def report(**changes) -> dict[str, Any]:
             {"kind": "all-gather", "why": "forward: query", "group": 8, "count": 42, "bytes": 2**30, "bytes_sent": 9e8}
         ],
         collectives_by_kind={"all-gather": {"count": 42, "bytes": 2**30, "bytes_sent": 900_000_000}},
+        bytes_sent_per_step=29.9e9, synchronous_bytes_sent_per_step=6.04e9, hbm_bytes_per_step=231.4e9,
         roofline={"compute_seconds": 0.44, "memory_seconds": 0.1, "collective_seconds": 0.2, "bound": "compute"},
         utilisation=0.5, step_seconds=0.88, tokens_per_second=18618.0, hours_per_million_tokens=0.0149, steps=1000, hours=0.24,
         compile_seconds=99.0, versions={}, advice=[],
@@ -56,6 +57,8 @@ def test_the_account_names_the_figures():
         "forward: query",
         "45 in 2 of them, 136 in 1 of them",
         "1.00 GiB",
+        "sends 29.9 GB, 6.0 of it synchronously",
+        "(231 GB)",
     ):
         assert part in text
     assert "none does not fit, matmul fits" in text

@@ -12,10 +12,13 @@ ROWS, LENGTH, LAYERS = 16, 1024, 2
 NARROW = dict(num_layers=LAYERS, hidden_dim=1024, intermediate_dim=4096, head_dim=128, vocabulary_size=32_000)
 
 
-@pytest.mark.parametrize(("data", "model"), [(1, 8), pytest.param(8, 1, marks=pytest.mark.long)])
-def test_the_matmul_policy_runs_no_kernel_twice(preflight, data, model):
+@pytest.mark.parametrize(
+    ("policy", "data", "model"),
+    [("matmul", 1, 8), *(pytest.param(policy, 8, 1, marks=pytest.mark.long) for policy in ("projections", "matmul"))],
+)
+def test_policies_that_keep_what_attention_gives_run_no_kernel_twice(preflight, policy, data, model):
     mesh = (f"--config.parallel.data={data}", f"--config.parallel.model={model}")
-    report = preflight.report("gemma2_9b", *mesh, "--config.train.remat=matmul", rows=ROWS, length=LENGTH, **NARROW)
+    report = preflight.report("gemma2_9b", *mesh, f"--config.train.remat={policy}", rows=ROWS, length=LENGTH, **NARROW)
     assert report["fits"] and report["mesh"] == {"data": data, "model": model}
     assert report["tokens_per_step"] == ROWS * LENGTH
     check_splash(report, LAYERS, recomputed=False)

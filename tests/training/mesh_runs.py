@@ -47,13 +47,14 @@ RUNS: dict[str, dict[str, tuple[int, int, dict, dict]]] = {
     },
     "policies": {
         "1x1 accumulation": (1, 1, {"accumulation": 2}, {}),
+        "2x4 projections": (2, 4, {"accumulation": 2, "remat": "projections"}, {}),
         "2x4 matmul": (2, 4, {"accumulation": 2, "remat": "matmul"}, {}),
         "2x4 attention": (2, 4, {"accumulation": 2, "remat": "attention"}, {"shard_sequence": "no"}),
         "2x4 full": (2, 4, {"accumulation": 2, "remat": "full"}, {}),
     },
     "Gemma 3": {
         "1x1 Gemma 3": (1, 1, {}, {}),
-        "2x4 Gemma 3": (2, 4, {"remat": "matmul"}, {}),
+        "2x4 Gemma 3": (2, 4, {"remat": "projections"}, {}),
     },
 }
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-5  # relative, float32
 GROUPS = {
     "meshes": ("1x8", "2x4", "8x1"),
-    "policies": ("2x4 matmul", "2x4 attention", "2x4 full"),
+    "policies": ("2x4 projections", "2x4 matmul", "2x4 attention", "2x4 full"),
     "Gemma 3": ("2x4 Gemma 3",),
 }
 CASES = [
