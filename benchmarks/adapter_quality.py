@@ -144,7 +144,8 @@ def pretrain(workdir: Path) -> str:
 
 def run_all(groups: list[Group], model: str) -> None:
     """Runs the groups, so many at once as there are jobs, each in a process of its own."""
-    waiting, running, cores = list(reversed(groups)), {}, list(range(JOBS.value))
+    waiting, cores = list(reversed(groups)), list(range(JOBS.value))
+    running: dict[subprocess.Popen[bytes], int] = {}
     while waiting or running:
         while waiting and cores:
             core, group = cores.pop(), waiting.pop()
@@ -347,8 +348,8 @@ def report(folder: Path, groups: list[Group]) -> str:
     ]
     for g in groups:
         grid = {f["rate"]: f["development"]["perplexity_response"] for _, f in runs_of(folder, g) if f["seed"] == 0}
-        cells = ", ".join(f"{rate:.2g}: {grid[rate]:.2f}" for rate in sorted(grid))
-        lines.append(f"| {g.method} | {g.rank} | {g.targets} | {g.scaling} | {cells} |")
+        rates = ", ".join(f"{rate:.2g}: {grid[rate]:.2f}" for rate in sorted(grid))
+        lines.append(f"| {g.method} | {g.rank} | {g.targets} | {g.scaling} | {rates} |")
     lines += [
         "",
         "| method | rank | projections | scaling | rate | weights kept | reach | perplexity of 800 rows (seeds) | loss "
@@ -358,13 +359,13 @@ def report(folder: Path, groups: list[Group]) -> str:
     for g in groups:
         own = best(folder, g)
         seeds = np.exp(own["nll"][:, 0].sum(axis=1) / own["nll"][:, 1].sum(axis=1))
-        cells = [g.method, g.rank, g.targets, g.scaling, f"{own['rate']:.2g}", f"{own['weights']:,.0f}"]
+        cells = [g.method, str(g.rank), g.targets, g.scaling, f"{own['rate']:.2g}", f"{own['weights']:,.0f}"]
         cells += [f"{own['reach']:.2g}", f"{seeds.mean():.3f} ({seeds.min():.3f} to {seeds.max():.3f})"]
         lora = Group("lora", g.rank, g.targets)
         if g != lora and runs_of(folder, lora):
             difference, low, high = interval(own["nll"], best(folder, lora)["nll"])
             cells.append(f"{difference:+.4f} ({low:+.4f} to {high:+.4f})")
-        lines.append(f"| {' | '.join(map(str, cells))} |")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

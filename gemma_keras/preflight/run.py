@@ -154,11 +154,7 @@ def examine(
     hardware = hardware_of(devices[0].device_kind)
     jax.config.update("jax_enable_compilation_cache", False)  # so that `compile_seconds` is what it says
     training = program == "train"
-    if training:
-        plan = plan_for(config, architecture, devices, "none")
-        policies = policies_to_try(config, architecture, plan, hardware.memory_gib * GIB)
-    else:
-        plan, policies = inference_plan(config, architecture, devices), ["none"]
+    plan, policies = _to_try(config, architecture, devices, training, hardware)
     mesh = dict(plan.mesh.shape) if plan.mesh is not None else {DATA: 1, MODEL: 1}
     count, fits, tried = mesh[DATA] * mesh[MODEL], False, []
     for policy in policies:
@@ -189,6 +185,16 @@ def examine(
     if compiled is not None:
         report |= _compiled_figures(compiled, hardware, least, report)
     return report
+
+
+def _to_try(
+    config: PreflightConfig, architecture: Architecture, devices: list[Any], training: bool, hardware: Hardware
+) -> tuple[ComputePlan, list[str]]:
+    """The plan, and the recompute policies that may fit."""
+    if not training:
+        return inference_plan(config, architecture, devices), ["none"]
+    plan = plan_for(config, architecture, devices, "none")
+    return plan, policies_to_try(config, architecture, plan, hardware.memory_gib * GIB)
 
 
 def _compile(lowered: Any) -> tuple[Any, float | None, float]:
