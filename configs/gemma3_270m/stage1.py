@@ -27,16 +27,14 @@ from gemma_keras.config.stages import SftConfig
 LIMITS = {"belle": 1_200, "alpaca_gpt4_zh": 1_200, "alpaca_chinese": 2_400}
 
 
-def stage(
-    data: DataConfig, *, init_r: int, target_r: int, alpha: float, learning_rate: float, tokens: int
-) -> SftConfig:
+def stage(data: DataConfig, *, init_r: int, target_r: int, learning_rate: float, tokens: int) -> SftConfig:
     """A stage of two packed rows a step, one at a time, which takes the least memory."""
     return SftConfig(
         model=ModelConfig(architecture="gemma3_270m", dtype="float32"),
         data=data,
         adapter=AdapterConfig(
-            method="adalora", init_r=init_r, target_r=target_r, alpha=alpha, dropout=0.0, delta_t=0.02, tinit=0.1, tfinal=0.3,
-            orth_reg_weight=0.1,
+            method="adalora", init_r=init_r, target_r=target_r, alpha=2.0 * init_r, start="zero_B", orth_reg_weight=0.0,
+            dropout=0.0, delta_t=0.02, tinit=0.1, tfinal=0.3,
         ),
         optim=OptimConfig(learning_rate=learning_rate, warmup=0.05),
         train=TrainConfig(tokens=tokens, batch_rows=2, accumulation=2, log_every=0.02, save_every=0.1),
@@ -56,4 +54,4 @@ def get_config() -> SftConfig:
         system_prompts=SystemPromptConfig(none=0.6, fixed=0.4),
         sequence_length=512,
     )
-    return stage(data, init_r=16, target_r=8, alpha=32.0, learning_rate=2e-3, tokens=400_000)
+    return stage(data, init_r=16, target_r=8, learning_rate=1e-3, tokens=400_000)

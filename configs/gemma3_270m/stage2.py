@@ -35,4 +35,4 @@ def data(mixture: tuple[CorpusConfig, ...], rows: int, path: str) -> DataConfig:
 def get_config() -> SftConfig:
     mixture = corpora("stage1", POOLS, 0.7) + corpora("stage2", stage2.POOLS, 0.3)
     rows = data(mixture, 3_000, "gemmalm_chinese/stage2/data_mixed/valid.json")
-    return stage(rows, init_r=12, target_r=6, alpha=24.0, learning_rate=1e-3, tokens=400_000)
+    return stage(rows, init_r=12, target_r=6, learning_rate=6e-4, tokens=400_000)

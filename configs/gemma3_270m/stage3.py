@@ -20,4 +20,4 @@ def get_config() -> SftConfig:
     earlier = corpora("stage1", POOLS, 0.5) + corpora("stage2", recipe_stage2.POOLS, 0.3)
     mixture = earlier + corpora("stage3", recipe_stage3.POOLS, 0.2)
     rows = data(mixture, 2_500, "gemmalm_chinese/stage3/data_mixed/valid.json")
-    return stage(rows, init_r=8, target_r=4, alpha=16.0, learning_rate=7e-4, tokens=300_000)
+    return stage(rows, init_r=8, target_r=4, learning_rate=4e-4, tokens=300_000)
