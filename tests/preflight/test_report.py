@@ -33,7 +33,7 @@ def report(**changes) -> dict[str, Any]:
         bytes_sent_per_step=29.9e9, synchronous_bytes_sent_per_step=6.04e9, hbm_bytes_per_step=231.4e9,
         roofline={"compute_seconds": 0.44, "memory_seconds": 0.1, "collective_seconds": 0.2, "bound": "compute"},
         utilisation=0.5, step_seconds=0.88, tokens_per_second=18618.0, hours_per_million_tokens=0.0149, steps=1000, hours=0.24,
-        compile_seconds=99.0, versions={}, advice=[],
+        compile_seconds=99.0, versions={}, advice=[], adapter_reach=0.05,
     )  # fmt: skip
     return NOT_COMPILED | fields | changes
 
@@ -58,6 +58,8 @@ def test_the_account_names_the_figures():
         "45 in 2 of them, 136 in 1 of them",
         "1.00 GiB",
         "sends 29.9 GB, 6.0 of it synchronously",
+        "by about 0.05 each",
+        "too little",
         "(231 GB)",
     ):
         assert part in text
