@@ -213,11 +213,18 @@ class RankAllocator:
         return jnp.stack(scores, axis=1).reshape(-1)
 
     def _survivors(self, state: AllocatorState, budget: jax.Array) -> Masks:
-        scores = self.triplet_scores(state)
-        place = jnp.argsort(jnp.argsort(-scores, stable=True), stable=True)
+        order = jnp.argsort(-self.triplet_scores(state), stable=True)
         layers, rank = self.stacks[0].shape("lora_E")
-        alive = (place < budget).reshape(layers, len(self.stacks), rank)
+        sizes = np.tile(np.repeat(self._sizes(), rank), layers)
+        # Half a triplet more, for sums of so many numbers are rounded.
+        within = jnp.cumsum(jnp.asarray(sizes)[order]) <= budget * sizes.mean() + sizes.min() / 2
+        alive = jnp.zeros(len(sizes), bool).at[order].set(within).reshape(layers, len(self.stacks), rank)
         return {s.name: alive[:, index] for index, s in enumerate(self.stacks)}
+
+    def _sizes(self) -> np.ndarray:
+        """What one triplet of each stack takes of the budget, f32: its weights, or 1 as in PEFT."""
+        weights = [1 if self.config.peft_compatible else s.adapter.d_in + s.adapter.d_out + 1 for s in self.stacks]
+        return np.array(weights, np.float32)
 
 
 def _departure_from_orthogonality(factors: jax.Array, active: jax.Array) -> jax.Array:
