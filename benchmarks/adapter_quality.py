@@ -45,6 +45,8 @@ GROUP = flags.DEFINE_string("group", "", "of this command's own processes: the g
 ATTENTION = ("query", "key", "value", "attention_output")
 TARGETS = {"all": (*ATTENTION, "ffw_gating", "ffw_gating_2", "ffw_linear"), "attention": ATTENTION}
 LENGTH, DEVELOPMENT_ROWS, WIDEST, FACTOR, RESAMPLES = 512, 300, 8, 3.0, 10_000
+# Of a rate at which the loss was not finite.
+DIVERGED = {"loss_response": float("inf"), "perplexity_response": float("inf")}
 CORPORA, TEXTS = ("belle", "alpaca_gpt4_zh", "alpaca_chinese"), ("zh_wiki", "cluecorpussmall")
 
 
@@ -213,10 +215,12 @@ def run_group(folder: Path, group: Group) -> None:
 def run(folder: Path, group: Group, power: int, seed: int, tokens: int, score: bool = False) -> dict[str, Any]:
     """One run at the method's rate times FACTOR to this power, or its figures where they are there."""
     from benchmarks import adapter_starts
+    from gemma_keras.config.errors import UserError
     from gemma_keras.config.serialization import to_dict
     from gemma_keras.data.prepare import prepare
     from gemma_keras.stages.running import workdir as files
     from gemma_keras.stages.running.training_run import TrainingRun
+    from gemma_keras.training.hooks import NonFiniteError
     from gemma_keras.training.program import adapter_reach
 
     how = METHODS[group.method]
@@ -238,7 +242,14 @@ def run(folder: Path, group: Group, power: int, seed: int, tokens: int, score: b
     if how.start and not figures:
         training.trainable = getattr(adapter_starts, how.start)(training)
     started = time.perf_counter()
-    state = training.fit()
+    try:
+        state = training.fit()
+    except UserError as error:
+        if score or not isinstance(error.__cause__, NonFiniteError):
+            raise
+        figures = {"group": str(group), "rate": rate, "seed": seed, "tokens": tokens, "development": DIVERGED}
+        files.write_json(workdir / "figures.json", figures)
+        return figures
     figures = figures or {
         "group": str(group), "rate": rate, "seed": seed, "steps": training.last_step, "tokens": tokens,
         "reach": adapter_reach(training.program.matrices, config.optim, training.last_step),
@@ -329,7 +340,7 @@ def best(folder: Path, group: Group) -> dict[str, Any]:
     first = min(grid_of(runs), key=lambda figures: figures["development"]["loss_response"])
     length = SEED_TOKENS.value or TOKENS.value
     repeated = [
-        (path / "nll.npy", figures["weights"])
+        (path / "nll.npy", figures.get("weights"))
         for path, figures in runs
         if (figures["rate"], figures["tokens"]) == (first["rate"], length) and figures["seed"] < SEEDS.value
     ]

@@ -33,10 +33,11 @@ def test_the_grid_chooses_and_only_runs_of_the_asked_length_and_seeds_are_measur
         keep(
             tmp_path, f"grid-{rate}", rate=rate, seed=0, tokens=100, loss=loss, nll=9.0
         )  # scored by an earlier command
+    keep(tmp_path, "diverged", rate=0.3, seed=0, tokens=100, loss=adapter_quality.DIVERGED["loss_response"])
     for seed in range(3):
         keep(tmp_path, f"seed-{seed}", rate=3e-3, seed=seed, tokens=1000, loss=1.0, nll=float(seed))
     group = adapter_quality.Group("lora", 2)
     best = adapter_quality.best(tmp_path, group)
     assert (best["rate"], best["loss"]) == (3e-3, 2.0)
     assert best["nll"][:, 0, 0].tolist() == [0.0, 1.0]
-    assert "0.001: 3.00, 0.003: 2.00, 0.009: 2.50" in adapter_quality.report(tmp_path, [group])
+    assert "0.001: 3.00, 0.003: 2.00, 0.009: 2.50, 0.3: inf" in adapter_quality.report(tmp_path, [group])
