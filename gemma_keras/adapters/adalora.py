@@ -46,8 +46,8 @@ class AdaLora(Lora):
         }
 
     def reach(self, rates: float) -> float:
-        """From noise, lora_E grows from 0 by the rate a step, between rows and columns that the penalty holds near norm 1; without
-        it they have the norms that they are drawn with."""
+        """From noise, lora_E grows from 0 by the rate a step, between rows and columns that the penalty holds near norm 1; where
+        it has no weight they have the norms that they are drawn with."""
         if self.start == "zero_B":
             return super().reach(rates)
         norms = 1.0 if self.penalised else 0.02**2 * math.sqrt(self.d_in * self.d_out)
