@@ -5,10 +5,10 @@ and are chosen by the loss of responses on 300 development rows; a best rate at 
 repeated with other seeds, and measured on the 800 validation rows of stage 1, row by row: intervals are of the mean over seeds,
 by resampling rows in pairs. With `--further`, the two best methods alone: at rank 32, there with alpha over the root of the rank
 (rsLoRA, arXiv 2312.03732), and on attention only. Every run keeps its figures, so that the same command goes on where it stopped,
-and prints the tables again when nothing is left.
+and prints the tables again when nothing is left. A folder is for one model: give another model another one.
 
     python -m benchmarks.adapter_quality --workdir=DIR --data_root=CORPORA
-    python -m benchmarks.adapter_quality --workdir=DIR --data_root=CORPORA --model=GEMMA3_270M --methods=lora,adalora \
+    python -m benchmarks.adapter_quality --workdir=DIR2 --data_root=CORPORA --model=GEMMA3_270M --methods=lora,adalora \
         --ranks=8 --rates=3 --tokens=30000 --seed_tokens=100000 --seeds=2 --jobs=1      (or on a GPU, whatever JAX finds)
 
 Without `--model` a base of 10 million weights is pretrained first, on the texts of the corpora.
@@ -45,6 +45,8 @@ GROUP = flags.DEFINE_string("group", "", "of this command's own processes: the g
 ATTENTION = ("query", "key", "value", "attention_output")
 TARGETS = {"all": (*ATTENTION, "ffw_gating", "ffw_gating_2", "ffw_linear"), "attention": ATTENTION}
 LENGTH, DEVELOPMENT_ROWS, WIDEST, FACTOR, RESAMPLES = 512, 300, 8, 3.0, 10_000
+# Of a rate at which the loss was not finite.
+DIVERGED = {"loss_response": float("inf"), "perplexity_response": float("inf")}
 CORPORA, TEXTS = ("belle", "alpaca_gpt4_zh", "alpaca_chinese"), ("zh_wiki", "cluecorpussmall")
 
 
@@ -213,10 +215,12 @@ def run_group(folder: Path, group: Group) -> None:
 def run(folder: Path, group: Group, power: int, seed: int, tokens: int, score: bool = False) -> dict[str, Any]:
     """One run at the method's rate times FACTOR to this power, or its figures where they are there."""
     from benchmarks import adapter_starts
+    from gemma_keras.config.errors import UserError
     from gemma_keras.config.serialization import to_dict
     from gemma_keras.data.prepare import prepare
     from gemma_keras.stages.running import workdir as files
     from gemma_keras.stages.running.training_run import TrainingRun
+    from gemma_keras.training.hooks import NonFiniteError
     from gemma_keras.training.program import adapter_reach
 
     how = METHODS[group.method]
@@ -238,7 +242,14 @@ def run(folder: Path, group: Group, power: int, seed: int, tokens: int, score: b
     if how.start and not figures:
         training.trainable = getattr(adapter_starts, how.start)(training)
     started = time.perf_counter()
-    state = training.fit()
+    try:
+        state = training.fit()
+    except UserError as error:
+        if score or not isinstance(error.__cause__, NonFiniteError):
+            raise
+        figures = {"group": str(group), "rate": rate, "seed": seed, "tokens": tokens, "development": DIVERGED}
+        files.write_json(workdir / "figures.json", figures)
+        return figures
     figures = figures or {
         "group": str(group), "rate": rate, "seed": seed, "steps": training.last_step, "tokens": tokens,
         "reach": adapter_reach(training.program.matrices, config.optim, training.last_step),
@@ -246,7 +257,9 @@ def run(folder: Path, group: Group, power: int, seed: int, tokens: int, score: b
         "weights": kept_weights(training, state), "ranks": ranks(training, state),
     }  # fmt: skip
     if score:
-        np.save(workdir / "nll.npy", score_rows(training, state.trainable, validation))
+        scored = workdir / "unfinished.npy"
+        np.save(scored, score_rows(training, state.trainable, validation))
+        scored.replace(workdir / "nll.npy")  # which is there as a whole or not at all
     files.write_json(workdir / "figures.json", figures)
     print(f"{workdir.name}: development perplexity {figures['development']['perplexity_response']:.3f}", flush=True)
     return figures
@@ -316,15 +329,22 @@ def runs_of(folder: Path, group: Group) -> list[tuple[Path, dict[str, Any]]]:
     return [(path, figures) for path, figures in found if figures and figures["group"] == str(group)]
 
 
+def grid_of(runs: list[tuple[Path, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The figures that a rate is chosen by; runs at the best rate may be longer."""
+    return [figures for _, figures in runs if figures["seed"] == 0 and figures["tokens"] == TOKENS.value]
+
+
 def best(folder: Path, group: Group) -> dict[str, Any]:
     """The rate that the development rows chose, its loss there, and negative log-likelihoods f64[seeds, 2, rows]."""
     runs = runs_of(folder, group)
-    grid = [figures for _, figures in runs if figures["seed"] == 0 and figures["tokens"] == TOKENS.value]
-    first = min(grid, key=lambda figures: figures["development"]["loss_response"])
-    scored = [
-        path / "nll.npy" for path, figures in runs if figures["rate"] == first["rate"] and (path / "nll.npy").exists()
+    first = min(grid_of(runs), key=lambda figures: figures["development"]["loss_response"])
+    length = SEED_TOKENS.value or TOKENS.value
+    repeated = [
+        (path / "nll.npy", figures.get("weights"))
+        for path, figures in runs
+        if (figures["rate"], figures["tokens"]) == (first["rate"], length) and figures["seed"] < SEEDS.value
     ]
-    weights = [figures["weights"] for path, figures in runs if path / "nll.npy" in scored]
+    scored, weights = zip(*[(path, kept) for path, kept in repeated if path.exists()], strict=True)
     return {
         "rate": first["rate"], "loss": first["development"]["loss_response"], "reach": first["reach"],
         "weights": float(np.mean(weights)), "nll": np.stack([np.load(path) for path in scored]),
@@ -347,7 +367,7 @@ def report(folder: Path, groups: list[Group]) -> str:
         "|---|---:|---|---|---|",
     ]
     for g in groups:
-        grid = {f["rate"]: f["development"]["perplexity_response"] for _, f in runs_of(folder, g) if f["seed"] == 0}
+        grid = {f["rate"]: f["development"]["perplexity_response"] for f in grid_of(runs_of(folder, g))}
         rates = ", ".join(f"{rate:.2g}: {grid[rate]:.2f}" for rate in sorted(grid))
         lines.append(f"| {g.method} | {g.rank} | {g.targets} | {g.scaling} | {rates} |")
     lines += [
