@@ -207,7 +207,7 @@ def run_group(folder: Path, group: Group) -> None:
             tried[power] = run(folder, group, power, 0, TOKENS.value)["development"]["loss_response"]
         chosen = min(tried, key=tried.__getitem__)
         edges = {min(tried): min(tried) - 1, max(tried): max(tried) + 1}
-        wanted = [edges[chosen]] if chosen in edges and len(tried) < WIDEST else []
+        wanted = [edges[chosen]] if RATES.value > 1 and chosen in edges and len(tried) < WIDEST else []
     for seed in range(SEEDS.value):
         run(folder, group, chosen, seed, SEED_TOKENS.value or TOKENS.value, score=True)
 

@@ -12,9 +12,8 @@ Expected result (published for the recipe, all tokens of the validation rows): p
 
 The length is given in tokens and all else as shares of the run, so that another batch or another length of row changes none of
 it; of a few rows for a trial (data.rows), give fewer train.tokens, too. The recipe's own values, for 50,000 steps of 8 rows that
-are not packed, are in configs/published/stage1.py. Triplets start as LoRA's do, at rates that LoRA is usually tuned with: by
-benchmarks/adapter_quality.py this learns what LoRA learns, where the published rule hardly moves; the rate itself is not measured
-on 9b.
+are not packed, are in configs/published/stage1.py; packed they would hardly move the model. Here triplets start as LoRA's do, at
+rates that LoRA is usually tuned with, which are not measured on 9b.
 """
 
 from gemma_keras.config.sections import (

@@ -3,6 +3,7 @@
 Axes: r rank, d_in flattened input features, d_out flattened output features.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -25,7 +26,7 @@ class AdaLora(Lora):
 
     def __init__(self, axes: EinsumAxes, config: AdapterConfig, dtype: str):
         super().__init__(axes, config, dtype, name="adalora")
-        self.start = config.start
+        self.start, self.penalised = config.start, config.orth_reg_weight > 0
         self.scaling = self.alpha / (self.rank + 1e-5)
 
     def build(self, input_shape) -> None:
@@ -45,8 +46,12 @@ class AdaLora(Lora):
         }
 
     def reach(self, rates: float) -> float:
-        """From noise, lora_E grows from 0 by the rate a step, between rows and columns that are held near norm 1."""
-        return self.scaling * rates if self.start == "noise" else super().reach(rates)
+        """From noise, lora_E grows from 0 by the rate a step, between rows and columns that the penalty holds near norm 1; where
+        it has no weight they have the norms that they are drawn with."""
+        if self.start == "zero_B":
+            return super().reach(rates)
+        norms = 1.0 if self.penalised else 0.02**2 * math.sqrt(self.d_in * self.d_out)
+        return self.scaling * rates * norms
 
     def peft_config(self) -> dict[str, Any]:
         return {

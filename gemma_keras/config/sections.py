@@ -251,7 +251,7 @@ class TrainConfig:
     loss: str = field("supervised", "supervised, or preference (DPO on the pairs of data.corpora)", within=("supervised", "preference"))
     preference_beta: float = field(0.1, "of DPO: how strongly the policy is held to the model that it starts from", within=POSITIVE)
     remat: str = field("auto", "what the backward pass computes again: none, projections, matmul, attention or full; auto: the first of these that fits in memory", within=("auto", "none", "projections", "matmul", "attention", "full"))
-    log_every: float = field(10, "steps between lines of metrics.jsonl, each of them the mean since the one before; below 1: a fraction of all steps", within=POSITIVE)
+    log_every: float = field(10, "steps between lines of metrics.jsonl, whose loss is the mean since the line before; below 1: a fraction of all steps", within=POSITIVE)
     eval_every: float = field(0.1, "steps between evaluations of the validation rows, or of a fixed part of them where all would take over 5 % of the time; below 1: a fraction of all steps; 0: at the end only", within=NOT_NEGATIVE)
     save_every: float = field(100, "steps between checkpoints; below 1: a fraction of all steps", within=POSITIVE)
     keep_checkpoints: int = field(2, "newest checkpoints kept", within=COUNT)
