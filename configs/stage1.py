@@ -68,7 +68,7 @@ def stage(
             dropout=0.05, beta1=0.85, beta2=0.85, delta_t=0.0025, tinit=0.01, tfinal=0.04,
         ),
         optim=OptimConfig(learning_rate=learning_rate, warmup=0.01),
-        train=TrainConfig(tokens=tokens, batch_rows=16, log_every=0.0025, save_every=0.05),
+        train=TrainConfig(tokens=tokens, batch_rows=16, log_every=0.01, save_every=0.05),
     )  # fmt: skip
 
 
