@@ -65,17 +65,17 @@ class Method:
 
 
 METHODS = {
-    "lora": Method(1e-3, 2.0, {"method": "lora"}),
+    "lora": Method(3e-3, 2.0, {"method": "lora"}),
     # As published: alpha is half the initial rank, which is twice the final one.
     "published": Method(1e-2, 0.5, {"method": "adalora", "orth_reg_weight": 0.5}, over=2.0),
-    "adalora": Method(1e-3, 2.0, {"method": "adalora", "start": "zero_B", "orth_reg_weight": 0.0}, over=1.5),
+    "adalora": Method(3e-3, 2.0, {"method": "adalora", "start": "zero_B", "orth_reg_weight": 0.0}, over=1.5),
     "gradient": Method(
-        1e-3, 2.0, {"method": "adalora", "start": "zero_B", "orth_reg_weight": 0.0}, over=1.5, start="gradient_start"
+        3e-3, 2.0, {"method": "adalora", "start": "zero_B", "orth_reg_weight": 0.0}, over=1.5, start="gradient_start"
     ),
     # From noise, with singular values that move as fast as LoRA's.
-    "noise": Method(1e-3, 16.0, {"method": "adalora", "orth_reg_weight": 0.1}, over=1.5),
+    "noise": Method(3e-3, 16.0, {"method": "adalora", "orth_reg_weight": 0.1}, over=1.5),
     "kernel": Method(
-        1e-3, 2.0, {"method": "adalora", "start": "zero_B", "orth_reg_weight": 0.0}, over=1.5, start="kernel_start"
+        3e-3, 2.0, {"method": "adalora", "start": "zero_B", "orth_reg_weight": 0.0}, over=1.5, start="kernel_start"
     ),
 }
 
