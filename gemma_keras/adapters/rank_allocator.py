@@ -3,8 +3,9 @@
 Axes: L blocks, r triplets of one matrix, R triplets of all matrices together.
 
 Numerically as `peft/tuners/adalora/layer.py`, except for what `peft_compatible=False` mends: equal scores cannot
-over-prune, target_r may equal init_r, and once the pattern is fixed pruned triplets leave the penalty and get neither
-updates nor moments, so that dropping them physically changes nothing for the survivors.
+over-prune, target_r may equal init_r, the budget counts weights rather than triplets, so that what is left is as large whichever
+matrices keep it, and once the pattern is fixed pruned triplets leave the penalty and get neither updates nor moments, so that
+dropping them physically changes nothing for the survivors.
 
 `t` is the number of optimizer steps completed. The schedule runs on the host, in double precision, and hands each step its
 `Phase`; everything else runs inside the jitted train step, which so is the same program for a run of any length.
@@ -30,7 +31,7 @@ class Phase(NamedTuple):
     """What happens to ranks in one step: scalars, so that they can be traced.
 
     `fixed`: only survivors are trained. After the update: `scores` adds to the averages, `allocates` chooses the best
-    `budget` triplets anew, `prunes` sets lora_E of all others to 0.
+    `budget` triplets (of a matrix of mean size) anew, `prunes` sets lora_E of all others to 0.
     """
 
     fixed: Any

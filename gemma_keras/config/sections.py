@@ -184,7 +184,7 @@ class AdapterConfig:
     method: str = field("none", "none (all weights are trained), lora or adalora", within=("none", "lora", "adalora"))
     targets: tuple[str, ...] = field(("query", "key", "value", "attention_output"), "projections that get an adapter")
     init_r: int = field(64, "rank of each matrix at the start (lora: the rank)", within=COUNT)
-    target_r: int = field(32, "average rank of a matrix at the end", within=COUNT)
+    target_r: int = field(32, "average rank of a matrix at the end, larger matrices counting for more", within=COUNT)
     alpha: float = field(32.0, "the delta is scaled by alpha / init_r", within=POSITIVE)
     dropout: float = field(0.05, "dropout on the adapter's input", within=BELOW_ONE)
     start: str = field("noise", "adalora: noise (lora_E zero, as PEFT) or zero_B (lora_B zero and lora_E one, as LoRA starts)", within=("noise", "zero_B"))

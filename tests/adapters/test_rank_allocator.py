@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemma_keras.adapters.inject import adapter_stacks, add_adapters, initial_adapter_params
+from gemma_keras.adapters.inject import TARGETS, adapter_stacks, add_adapters, initial_adapter_params
 from gemma_keras.adapters.rank_allocator import RankAllocator, RankSchedule, resolve_schedule
 from gemma_keras.config.errors import UserError
 from gemma_keras.config.sections import AdapterConfig
@@ -120,6 +120,23 @@ def test_equal_scores_do_not_over_prune(stacks, schedule):
     zeros = lambda stacks, t: jax.tree.map(jnp.zeros_like, random_params(stacks))  # noqa: E731
     _, state = run(allocator, schedule, grads=zeros)
     assert int(allocator.ranks(state).sum()) == 2 * LAYERS * len(stacks)
+
+
+def test_the_budget_counts_weights():
+    """Of all seven projections, whose triplets differ in size; PEFT's counts triplets."""
+    config = dataclasses.replace(CONFIG, targets=TARGETS)
+    stacks = adapter_stacks(add_adapters(build_backbone(small(num_layers=LAYERS), "float32"), config))
+    sizes = np.array([s.adapter.d_in + s.adapter.d_out + 1 for s in stacks])
+    assert len(set(sizes.tolist())) > 1
+    target, used, triplets = 2 * LAYERS * sizes.sum(), [], []
+    for compatible in (False, True):
+        allocator = RankAllocator(stacks, dataclasses.replace(config, peft_compatible=compatible))
+        _, state = run(allocator, resolve_schedule(config, STEPS, LAYERS * len(stacks)))
+        ranks = np.array([np.asarray(state.alive[s.name]).sum() for s in stacks])
+        used.append(int(ranks @ sizes))
+        triplets.append(int(ranks.sum()))
+    assert target - sizes.max() <= used[0] <= target + sizes.min() / 2
+    assert triplets[1] == 2 * LAYERS * len(stacks)
 
 
 def test_target_equal_to_initial_rank_prunes_nothing(stacks):

@@ -41,7 +41,9 @@ def test_pipeline_from_data_to_verified_export(tmp_path, capsys):
     config = dataclasses.replace(config, pretrain=pretrain, sft=tuned)
     result = pipeline.run(config, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "result.json").read_text()) == result
-    assert result["rank_initial"] == config.sft.adapter.init_r and result["rank_final"] == config.sft.adapter.target_r
+    assert result["rank_initial"] == config.sft.adapter.init_r and result["rank_final"] == pytest.approx(
+        config.sft.adapter.target_r, rel=0.01
+    )
     assert result["verification"]["verified"] is True, result["verification"]
     assert [sample["answer"].startswith("[prompt 3 has ") for sample in result["samples"]] == [False] * 3 + [True]
     assert result["base_perplexity"] > 1 and result["tuned_perplexity"] > 1

@@ -34,9 +34,10 @@ def finish(run: TrainingRun, state: TrainState) -> dict:
     }
     ranks = {name: sum(alive) for name, alive in _survivors(run, state).items()}
     if ranks:
-        result |= {
-            "rank_initial": config.adapter.init_r, "rank_final": sum(ranks.values()) / len(ranks), "ranks": ranks,
-        }  # fmt: skip
+        # The mean as the budget counts: larger matrices count for more.
+        sizes = [matrix.adapter.d_in + matrix.adapter.d_out for matrix in program.matrices]
+        mean = sum(rank * size for rank, size in zip(ranks.values(), sizes, strict=True)) / sum(sizes)
+        result |= {"rank_initial": config.adapter.init_r, "rank_final": mean, "ranks": ranks}
     if len(run.splits["valid"]):
         result["valid"] = run.evaluate(state.trainable)
         require(
