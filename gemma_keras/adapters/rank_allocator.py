@@ -217,8 +217,8 @@ class RankAllocator:
         order = jnp.argsort(-self.triplet_scores(state), stable=True)
         layers, rank = self.stacks[0].shape("lora_E")
         sizes = np.tile(np.repeat(self._sizes(), rank), layers)
-        # Half a triplet more, for sums of so many numbers are rounded.
-        within = jnp.cumsum(jnp.asarray(sizes)[order]) <= budget * sizes.mean() + sizes.min() / 2
+        # A little more, for sums of so many numbers are rounded.
+        within = jnp.cumsum(jnp.asarray(sizes)[order]) <= budget * sizes.mean() * (1 + 1e-5)
         alive = jnp.zeros(len(sizes), bool).at[order].set(within).reshape(layers, len(self.stacks), rank)
         return {s.name: alive[:, index] for index, s in enumerate(self.stacks)}
 

@@ -135,7 +135,7 @@ def test_the_budget_counts_weights():
         ranks = np.array([np.asarray(state.alive[s.name]).sum() for s in stacks])
         used.append(int(ranks @ sizes))
         triplets.append(int(ranks.sum()))
-    assert target - sizes.max() <= used[0] <= target + sizes.min() / 2
+    assert target - sizes.max() < used[0] <= target
     assert triplets[1] == 2 * LAYERS * len(stacks)
 
 
@@ -153,7 +153,7 @@ def test_survivors_have_the_largest_scores_of_all_matrices(stacks, schedule):
     scores, alive = np.asarray(allocator.triplet_scores(state)), flat(allocator, state.alive)
     assert scores[alive].min() > scores[~alive].max()
     pruned = flat(allocator, {s.name: params[s.path("lora_E")] == 0 for s in stacks})
-    np.testing.assert_array_equal(pruned, ~alive)
+    assert pruned[~alive].all()  # one that was chosen again is still 0, for nothing trains here
     ranks = np.asarray(allocator.ranks(state))
     np.testing.assert_array_equal(ranks, alive.reshape(-1, CONFIG.init_r).sum(axis=1))
     assert len(set(ranks.tolist())) > 1  # ranks differ between matrices
@@ -188,7 +188,8 @@ def test_active_triplets_before_and_after_the_pattern_is_fixed(stacks, schedule)
     before = allocator.active(state, schedule.phase(schedule.fixed_at))
     after = allocator.active(state, schedule.phase(schedule.fixed_at + 1))
     assert all(np.asarray(mask).all() for mask in before.values())
-    assert sum(int(mask.sum()) for mask in after.values()) == 2 * LAYERS * len(stacks)
+    left = sum(int(mask.sum()) for mask in after.values())
+    assert left == int(allocator.ranks(state).sum()) < 4 * LAYERS * len(stacks)
 
 
 def dense_penalty(stacks, params, alive):

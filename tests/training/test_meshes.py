@@ -60,7 +60,7 @@ def test_the_same_triplets_survive(group, name):
 
 def test_triplets_are_pruned_within_these_steps():
     alive = [sum(np.sum(mask) for mask in masks.values()) for masks in one_device("meshes")["alive"]]
-    assert alive[0] == 2 * alive[-1] and len(set(alive)) > 2
+    assert alive[0] == pytest.approx(2 * alive[-1], rel=0.1) and len(set(alive)) > 2  # half of the weights
 
 
 @pytest.mark.long

@@ -35,7 +35,7 @@ def finish(run: TrainingRun, state: TrainState) -> dict:
     ranks = {name: sum(alive) for name, alive in _survivors(run, state).items()}
     if ranks:
         # The mean as the budget counts: larger matrices count for more.
-        sizes = [matrix.adapter.d_in + matrix.adapter.d_out for matrix in program.matrices]
+        sizes = [matrix.adapter.d_in + matrix.adapter.d_out + 1 for matrix in program.matrices]
         mean = sum(rank * size for rank, size in zip(ranks.values(), sizes, strict=True)) / sum(sizes)
         result |= {"rank_initial": config.adapter.init_r, "rank_final": mean, "ranks": ranks}
     if len(run.splits["valid"]):
