@@ -200,13 +200,15 @@ def test_merged_weights_compute_what_the_adapter_computes():
 
 
 @pytest.mark.long
-def test_final_phase_of_ours_reaches_the_same_ranks():
+def test_final_phase_of_ours_reaches_its_budget():
     config = AdapterConfig(**{f: getattr(ADAPTER, f) for f in ADAPTER.__slots__} | {"peft_compatible": False})
     ours = Ours("adamw", config)
     for t, tokens in enumerate(token_batches(), start=1):
         ours.step(t, tokens)
-    ranks = np.asarray(ours.allocator.ranks(ours.state.allocator))
-    assert ranks.sum() == ADAPTER.target_r * len(ours.matrices)
+    sizes = np.array([matrix.adapter.d_in + matrix.adapter.d_out + 1 for matrix in ours.matrices])
+    left = int(np.asarray(ours.allocator.ranks(ours.state.allocator)) @ sizes)
+    budget = ADAPTER.target_r * sizes.sum()  # ours counts weights, PEFT's triplets
+    assert budget - sizes.max() < left <= budget
     for stack in ours.allocator.stacks:
         dead = ~np.asarray(ours.state.allocator.alive[stack.name])
         assert not np.asarray(ours.state.trainable[stack.path("lora_E")])[dead].any()
